@@ -1,0 +1,106 @@
+"""Scores of images under a trained network; smaller = more outlying in all three."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from e3jax import networks, operations, training
+
+SCORES = ("ne", "pl", "mp")
+
+
+class Scores(NamedTuple):
+    """Of n images, in their order.
+
+    Attributes:
+      pl: float32 [n] in [0, 1], mean probability of the pseudo label (eq. 4).
+      mp: float32 [n] in [1/k, 1], mean largest probability (eq. 5).
+      ne: float32 [n] in [-log k, 0], mean negative entropy in nats (eq. 6).
+      accuracy: float32 [n] in [0, 1], share of the k views whose operation was recognised.
+      representation: float32 [n, d], the penultimate layer of the untransformed image.
+
+    With ``per_operation=True`` the first four are [n, k].
+    """
+
+    pl: jax.Array
+    mp: jax.Array
+    ne: jax.Array
+    accuracy: jax.Array
+    representation: jax.Array
+
+
+def make_scorer(
+    network_name: str,
+    operation_set: operations.OperationSet,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str = "float32",
+    per_operation: bool = False,
+    images_per_call: int = 64,
+) -> Callable[..., Scores]:
+    """Builds ``score(variables, images uint8 [n, h, w, c], on_block=...) -> Scores`` of NumPy arrays.
+
+    One jitted pass in evaluation mode (running statistics): an image's views go through the network
+    together and with no other's, so its scores do not depend on its neighbours. The last block is
+    filled up, so there is one shape. ``on_block(images done)`` is called after every block.
+
+    Args:
+      network_name: name for :func:`e3jax.networks.build`.
+      operation_set: the K operations the network was trained on.
+      mesh: devices to split the images over (default: all).
+      dtype: compute dtype of the convolutions.
+      per_operation: keep the scores of every view instead of their mean.
+      images_per_call: images a call; a multiple of the number of devices.
+    """
+    mesh = mesh or training.device_mesh()
+    network = networks.build(network_name, len(operation_set), jnp.dtype(dtype))
+    labels = jnp.arange(len(operation_set))
+
+    def score_image(tables: operations.OperationSet, variables: Any, image: jax.Array) -> Scores:
+        image = training.to_unit(image)
+        views = jax.vmap(operations.apply_operation, in_axes=(None, None, 0))(tables, image, labels)
+        # The untransformed image rides along for its representation.
+        logits, representation = network.apply(
+            variables, jnp.concatenate([image[None], views]), train=False
+        )
+        log_p = jax.nn.log_softmax(logits[1:])
+        p = jnp.exp(log_p)
+        # Where p underflows to 0, log_p is still finite: 0 log 0 = 0 without a special case.
+        scores = (p[labels, labels], p.max(-1), (p * log_p).sum(-1), log_p.argmax(-1) == labels)
+        if not per_operation:
+            scores = (s.mean(dtype=jnp.float32) for s in scores)
+        return Scores(*scores, representation[0])
+
+    def block(tables, variables, images):
+        return jax.lax.map(lambda image: score_image(tables, variables, image), images)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
+    block = jax.jit(
+        jax.shard_map(
+            block,
+            mesh=mesh,
+            in_specs=(everywhere, everywhere, split),
+            out_specs=split,
+            check_vma=False,
+        )
+    )
+    tables = jax.device_put(operation_set, NamedSharding(mesh, everywhere))
+
+    def score(
+        variables: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
+    ) -> Scores:
+        parts = []
+        for start in range(0, len(images), images_per_call):
+            part = np.asarray(images[start : start + images_per_call])
+            missing = images_per_call - len(part)
+            filled = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
+            parts.append(
+                jax.tree.map(lambda a: np.asarray(a)[: len(part)], block(tables, variables, filled))
+            )
+            on_block(start + len(part))
+        return jax.tree.map(lambda *a: np.concatenate(a), *parts)
+
+    return score

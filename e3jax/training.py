@@ -1,0 +1,288 @@
+"""Training a network to tell operations apart: one whole run as a pure function.
+
+Views are born inside the step from the uint8 bank by (image, operation) pairs; no array of views and
+no permutation of all of them exists. Legend: ``n`` images, ``k`` operations, ``b`` batch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from e3jax import networks, operations
+
+# The mesh has this one axis: images of a batch are split over it, everything else is replicated.
+AXIS = "batch"
+_ROUNDS = 8
+
+
+class TrainConfig(NamedTuple):
+    """What a run depends on besides key and images; hashable.
+
+    Attributes:
+      network: name for :func:`e3jax.networks.build`.
+      optimizer: "sgd" (momentum 0.9, not Nesterov) or "adam" (0.9, 0.999, eps 1e-7).
+      learning_rate: constant, or the peak of ``schedule="onecycle"``.
+      schedule: "constant" or "onecycle" (cosine up over 30 %, cosine down; needs ``steps``).
+      weight_decay: L2 added to the gradient of every parameter, before the optimizer sees it.
+      batch_size: views a step.
+      steps: length of the run; None means ``epochs`` over all n * k views.
+      epochs: used where ``steps`` is None.
+      dtype: compute dtype of the convolutions, "float32" or "bfloat16".
+    """
+
+    network: str = "wrn-10-4"
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    steps: int | None = None
+    epochs: int = 3
+    dtype: str = "float32"
+
+    def num_steps(self, n: int, k: int) -> int:
+        """Steps of a run over n images and k operations; the last batch is filled up."""
+        return self.steps or -(-self.epochs * n * k // self.batch_size)
+
+
+class TrainState(NamedTuple):
+    """What the next step needs.
+
+    Attributes:
+      variables: ``{"params": ..., "batch_stats": ...}`` of the network.
+      opt_state: of the optax optimizer.
+      step: int32, steps done.
+      cursor: int32 [3], (epoch, image, operation): the next place in the epoch's order.
+      order_key: the epochs' orders are drawn from it.
+    """
+
+    variables: Any
+    opt_state: Any
+    step: jax.Array
+    cursor: jax.Array
+    order_key: jax.Array
+
+
+class StepLog(NamedTuple):
+    """What a person wants to see: float32 [steps of a chunk], NaN where no step was left to do."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+class Trainer(NamedTuple):
+    """A run in two pure functions.
+
+    Attributes:
+      init: ``(key, channels) -> TrainState``.
+      advance: ``(state, images uint8 [capacity, h, w, c], n, total) -> (TrainState, StepLog)``: a
+        chunk of steps, none beyond step ``total``; ``n`` of the bank's rows are images. Donates the
+        state. Neither ``n`` nor ``total`` is a shape, so all classes and seeds share one trace.
+      chunk: steps a call of ``advance`` does.
+      mesh: devices the batch is split over.
+    """
+
+    init: Callable[..., TrainState]
+    advance: Callable[..., tuple[TrainState, StepLog]]
+    chunk: int
+    mesh: jax.sharding.Mesh
+
+
+def device_mesh(devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """A mesh of one axis over the given devices (default: all)."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    )
+
+
+def place_bank(
+    mesh: jax.sharding.Mesh, images: np.ndarray, capacity: int | None = None
+) -> jax.Array:
+    """Puts a bank on the devices, filled up to ``capacity`` rows so that banks share one shape."""
+    missing = (capacity or len(images)) - len(images)
+    images = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+    return jax.device_put(images, NamedSharding(mesh, PartitionSpec()))
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [-1, 1]."""
+    return images.astype(jnp.float32) * (2 / 255) - 1
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The optimizers of the paper, with L2 coupled (not AdamW).
+
+    Raises:
+      ValueError: for an unknown optimizer or schedule, or one-cycle without ``steps``.
+    """
+    if config.schedule == "constant":
+        rate = config.learning_rate
+    elif config.schedule == "onecycle" and config.steps:
+        rate = optax.cosine_onecycle_schedule(config.steps, config.learning_rate)
+    else:
+        raise ValueError(
+            f"schedule must be 'constant', or 'onecycle' with steps, got {config.schedule!r}, steps={config.steps}"
+        )
+    if config.optimizer == "sgd":
+        rule = optax.sgd(rate, momentum=0.9)
+    elif config.optimizer == "adam":
+        rule = optax.adam(rate, eps=1e-7)
+    else:
+        raise ValueError(f"optimizer must be 'sgd' or 'adam', got {config.optimizer!r}")
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
+
+
+def next_views(
+    order_key: jax.Array, cursor: jax.Array, batch: int, n: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The next ``batch`` (image, operation) pairs of a random order, new in every epoch.
+
+    Every epoch visits each of the n * k pairs once. The order is a keyed bijection computed on the
+    fly: a Feistel network over Z_n x Z_k (image and operation in turn are shifted by a hash of the
+    other), so it needs no memory and n * k may exceed 2**31.
+
+    Returns:
+      int32 [batch] image indices, int32 [batch] pseudo labels, the cursor behind them.
+    """
+    epoch, image, operation = cursor
+    operation = operation + jnp.arange(batch + 1)
+    image = image + operation // k
+    epoch, image, operation = epoch + image // n, image % n, operation % k
+    keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(order_key, e), (_ROUNDS,)))(epoch)
+    cursor = jnp.stack([epoch[-1], image[-1], operation[-1]])
+    image, operation, n = (
+        image[:-1].astype(jnp.uint32),
+        operation[:-1].astype(jnp.uint32),
+        jnp.uint32(n),
+    )
+    for i in range(0, _ROUNDS, 2):
+        operation = (operation + _hash(image ^ keys[:-1, i]) % k) % k
+        image = (image + _hash(operation ^ keys[:-1, i + 1]) % n) % n
+    return image.astype(jnp.int32), operation.astype(jnp.int32), cursor
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """uint32 -> uint32, every bit of the input reaching every bit of the output (lowbias32)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def make_trainer(
+    config: TrainConfig,
+    operation_set: operations.OperationSet,
+    mesh: jax.sharding.Mesh | None = None,
+    chunk: int = 50,
+) -> Trainer:
+    """Builds the functions of a run; compile time is paid at the first ``advance``.
+
+    Args:
+      config: what to train and how.
+      operation_set: the K operations, for the images' side.
+      mesh: devices to split each batch over (default: all); ``batch_size`` must be a multiple.
+      chunk: steps a call of ``advance``.
+
+    Raises:
+      ValueError: if the batch does not divide over the devices, or the config is unknown.
+    """
+    mesh = mesh or device_mesh()
+    devices, k = mesh.size, len(operation_set)
+    if config.batch_size % devices:
+        raise ValueError(
+            f"batch_size {config.batch_size} must be a multiple of the {devices} devices"
+        )
+    network = networks.build(config.network, k, jnp.dtype(config.dtype), AXIS)
+    optimizer = make_optimizer(config)
+    side = operation_set.side
+
+    def init(key: jax.Array, channels: int) -> TrainState:
+        variables = network.init(
+            jax.random.fold_in(key, 0), jnp.zeros((1, side, side, channels)), train=False
+        )
+        return TrainState(
+            variables=variables,
+            opt_state=optimizer.init(variables["params"]),
+            step=jnp.int32(0),
+            cursor=jnp.zeros(3, jnp.int32),
+            order_key=jax.random.fold_in(key, 1),
+        )
+
+    def loss_fn(params, batch_stats, views, labels):
+        (logits, _), updates = network.apply(
+            {"params": params, "batch_stats": batch_stats},
+            views,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, (updates["batch_stats"], jnp.mean(logits.argmax(-1) == labels))
+
+    def step(state: TrainState, tables, images, n) -> tuple[TrainState, StepLog]:
+        index, labels, cursor = next_views(state.order_key, state.cursor, config.batch_size, n, k)
+        # Every device draws the same batch and takes its own part of it.
+        part = config.batch_size // devices
+        start = jax.lax.axis_index(AXIS) * part
+        index, labels = (jax.lax.dynamic_slice_in_dim(a, start, part) for a in (index, labels))
+        views = operations.views_of(tables, to_unit(images[index]), labels)
+        params = state.variables["params"]
+        (loss, (batch_stats, accuracy)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, state.variables["batch_stats"], views, labels
+        )
+        gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), AXIS)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+        state = TrainState(variables, opt_state, state.step + 1, cursor, state.order_key)
+        return state, StepLog(loss, accuracy)
+
+    def advance(state: TrainState, tables, images, n, total) -> tuple[TrainState, StepLog]:
+        nothing = StepLog(jnp.float32(jnp.nan), jnp.float32(jnp.nan))
+
+        def step_if_left(state, _):
+            return jax.lax.cond(
+                state.step < total,
+                lambda s: step(s, tables, images, n),
+                lambda s: (s, nothing),
+                state,
+            )
+
+        return jax.lax.scan(step_if_left, state, length=chunk)
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    advance = jax.shard_map(
+        advance, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False
+    )
+    advance = jax.jit(advance, donate_argnums=0)
+    tables = jax.device_put(operation_set, everywhere)
+    return Trainer(
+        init=jax.jit(init, static_argnums=1, out_shardings=everywhere),
+        advance=lambda state, images, n, total: advance(
+            state, tables, images, jnp.int32(n), jnp.int32(total)
+        ),
+        chunk=chunk,
+        mesh=mesh,
+    )
+
+
+def train(
+    trainer: Trainer,
+    state: TrainState,
+    images: jax.Array,
+    n: int,
+    total: int,
+    on_chunk: Callable[[TrainState, StepLog], None] = lambda state, log: None,
+) -> TrainState:
+    """Advances a state to step ``total``, calling ``on_chunk`` after every chunk.
+
+    The state passed in is donated. ``on_chunk`` may save the state: a run continued from it is the
+    same run, bit for bit on CPU.
+    """
+    while int(state.step) < total:
+        state, log = trainer.advance(state, images, n, total)
+        on_chunk(state, log)
+    return state
