@@ -1,0 +1,32 @@
+"""e3jax finds the images that do not belong in an unlabelled collection (E3Outlier in JAX)."""
+
+from e3jax.datasets import contaminate
+from e3jax.images import ImageBank, InputError
+from e3jax.metrics import aupr_in, aupr_out, auroc
+from e3jax.operations import Operation, OperationSet, all_views, apply_operation, operation_set
+from e3jax.scoring import Scores, make_scorer
+from e3jax.training import TrainConfig, device_mesh, make_trainer, paper_config, quick_config, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ImageBank",
+    "InputError",
+    "Operation",
+    "OperationSet",
+    "Scores",
+    "TrainConfig",
+    "all_views",
+    "apply_operation",
+    "aupr_in",
+    "aupr_out",
+    "auroc",
+    "contaminate",
+    "device_mesh",
+    "make_scorer",
+    "make_trainer",
+    "operation_set",
+    "paper_config",
+    "quick_config",
+    "train",
+]

@@ -1,7 +1,7 @@
 """How well scores separate inliers from outliers. Labels are used here and nowhere else.
 
-All take ``scores`` float [n], smaller = more outlying, and ``is_outlier`` bool [n] with at least one
-of each; all return a fraction in [0, 1], larger = better.
+All take ``scores`` float [n], smaller = more outlying, and ``is_outlier`` bool [n] with at
+least one of each; all return a fraction in [0, 1], larger = better.
 """
 
 import numpy as np

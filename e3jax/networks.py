@@ -19,7 +19,7 @@ def _uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Images whose patches are laid out at once in the filter gradient on CPU: few, so that they stay in cache.
+# Images whose patches the CPU's filter gradient lays out at once: few, so that they stay in cache.
 _PATCH_IMAGES = 4
 
 
@@ -31,11 +31,12 @@ def _native_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Square convolution, [b, h, w, i] and [k, k, i, o] -> [b, h', w', o], with its own gradient on CPU.
+    """Square convolution, [b, h, w, i] and [k, k, i, o] -> [b, h', w', o].
 
-    XLA's CPU back end computes filter gradients, and every gradient of a strided convolution, many
-    times slower than forward convolutions, and slower again inside ``lax.scan``. Matrix products over
-    patches of a few images and plain forward convolutions give the same numbers.
+    On CPU it has its own gradient: XLA computes filter gradients, and every gradient of a strided
+    convolution, many times slower than forward convolutions there, and slower again inside
+    ``lax.scan``. Matrix products over patches of a few images and plain forward convolutions give
+    the same numbers.
     """
     return _native_conv(x, kernel, stride, padding)
 
@@ -183,7 +184,8 @@ def build(
     match = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
     if not match or int(match[1]) < 10 or (int(match[1]) - 4) % 6 or int(match[2]) < 1:
         raise ValueError(
-            f"unknown network {name!r}: expected wrn-DEPTH-WIDTH with DEPTH 10, 16, 22 ..., e.g. wrn-10-4"
+            f"unknown network {name!r}: expected wrn-DEPTH-WIDTH with DEPTH 10, 16, 22 ..., "
+            "for example wrn-10-4"
         )
     return WideResNet(
         num_outputs, depth=int(match[1]), width=int(match[2]), dtype=dtype, axis_name=axis_name

@@ -5,7 +5,8 @@ Operations differ by tables, not by code: every one is a pixel gather (flip, shi
 patch permutation) followed by a rotation whose identity is one of its cases. So a batch that mixes
 operations costs the same under ``vmap`` as a batch of one, and nothing branches.
 
-Shapes: ``n`` images, ``k`` operations, ``p = side * side`` pixels, ``h = w = side``, ``c`` channels.
+Shapes: ``n`` images, ``k`` operations, ``p = side * side`` pixels, ``h = w = side``, ``c``
+channels.
 Values are in [-1, 1]; rotated views leave that range by spline overshoot (about -1.4 ... 1.4).
 """
 

@@ -33,6 +33,25 @@ class Scores(NamedTuple):
     representation: jax.Array
 
 
+def health(scores: Scores, k: int) -> str:
+    """Why these scores mean nothing, in one sentence; "" if they look sound.
+
+    They do if they are finite, differ between images, and the network has learnt to recognise
+    operations: pretext accuracy a tenth of the way from chance 1/k to 1.
+    """
+    if not all(np.isfinite(s).all() for s in (scores.ne, scores.pl, scores.mp)):
+        return "scores are not finite: training diverged, lower the learning rate"
+    if np.ptp(scores.ne) == 0:
+        return "all scores are the same: the images are identical or training failed"
+    accuracy, chance = float(np.mean(scores.accuracy)), 1 / k
+    if accuracy < chance + 0.1 * (1 - chance):
+        return (
+            f"pretext accuracy {accuracy:.1%} is near chance ({chance:.1%}), so the scores mean "
+            "little and may be inverted: train for more steps, or with Adam"
+        )
+    return ""
+
+
 def make_scorer(
     network_name: str,
     operation_set: operations.OperationSet,
@@ -41,7 +60,9 @@ def make_scorer(
     per_operation: bool = False,
     images_per_call: int = 64,
 ) -> Callable[..., Scores]:
-    """Builds ``score(variables, images uint8 [n, h, w, c], on_block=...) -> Scores`` of NumPy arrays.
+    """Builds ``score(variables, uint8 [n, h, w, c], on_block=...) -> Scores``.
+
+    The scores are NumPy arrays.
 
     One jitted pass in evaluation mode (running statistics): an image's views go through the network
     together and with no other's, so its scores do not depend on its neighbours. The last block is
@@ -97,10 +118,8 @@ def make_scorer(
             part = np.asarray(images[start : start + images_per_call])
             missing = images_per_call - len(part)
             filled = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
-            parts.append(
-                jax.tree.map(lambda a: np.asarray(a)[: len(part)], block(tables, variables, filled))
-            )
+            parts.append(jax.tree.map(np.asarray, block(tables, variables, filled)))
             on_block(start + len(part))
-        return jax.tree.map(lambda *a: np.concatenate(a), *parts)
+        return jax.tree.map(lambda *a: np.concatenate(a)[: len(images)], *parts)
 
     return score

@@ -1,0 +1,198 @@
+"""Tables and figures for people. Everything is made from rows and scores that lie on disk."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from e3jax import operations, training
+
+# Table 1 and the text of the paper: AUROC, AUPR-in, AUPR-out in percent; None where unreadable.
+PAPER = {
+    ("mnist", 0.1): (94.1, None, None),
+    ("fashion_mnist", 0.1): (93.3, 99.0, 75.9),
+    ("fashion_mnist", 0.2): (91.2, 97.1, 78.9),
+    ("cifar10", 0.1): (83.5, 97.5, 43.4),
+    ("cifar10", 0.2): (79.3, 93.1, 52.7),
+    ("svhn", 0.1): (86.0, None, None),
+    ("cifar100", 0.1): (79.2, 96.8, 33.3),
+    ("cifar100", 0.2): (77.0, 92.4, 46.5),
+}
+METRICS = ("auroc", "aupr_in", "aupr_out")
+_INLIER, _OUTLIER = "#4477aa", "#ee6677"
+matplotlib.rcParams["svg.hashsalt"] = "e3jax"
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    figure.savefig(partial, dpi=110, bbox_inches="tight")
+    os.replace(partial, path)
+
+
+def plot_scores(
+    path: str | os.PathLike, scores: np.ndarray, is_outlier: np.ndarray, title: str
+) -> None:
+    """Draws normalised histograms of inliers' and outliers' scores [n], as Fig. 4 of the paper."""
+    figure = Figure(figsize=(5, 3))
+    axes = figure.add_subplot()
+    bins = np.linspace(scores.min(), scores.max() + 1e-9, 41)
+    for outlier, colour, name in ((False, _INLIER, "inliers"), (True, _OUTLIER, "outliers")):
+        group = scores[is_outlier == outlier]
+        share = np.full(len(group), 1 / max(len(group), 1))
+        label = f"{name} ({len(group)})"
+        axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
+    axes.set(title=title, xlabel="score (smaller = more outlying)", ylabel="share of the group")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_overview(path: str | os.PathLike, rows: Sequence[dict], title: str) -> None:
+    """Draws the AUROC of every method for every inlier class; one dot a run, a bar for the mean.
+
+    Args:
+      path: PNG or PDF.
+      rows: with ``inlier_class``, ``method`` and ``auroc`` (a fraction).
+      title: of the figure.
+    """
+    classes = sorted({row["inlier_class"] for row in rows})
+    methods = _ordered({row["method"] for row in rows})
+    figure = Figure(figsize=(2.5 + 0.8 * len(classes), 3.4))
+    axes = figure.add_subplot()
+    width = 0.8 / len(methods)
+    for m, method in enumerate(methods):
+        for c, name in enumerate(classes):
+            values = [
+                100 * r["auroc"]
+                for r in rows
+                if (r["method"], r["inlier_class"]) == (method, name) and math.isfinite(r["auroc"])
+            ]
+            x = c + (m + 0.5) * width - 0.4
+            if values:
+                label = method if c == 0 else None
+                axes.bar(x, np.mean(values), width, color=f"C{m}", alpha=0.75, label=label)
+                axes.plot([x] * len(values), values, "k.", markersize=3)
+    axes.axhline(50, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_xticks(range(len(classes)), [str(c) for c in classes])
+    axes.set(title=title, xlabel="inlier class", ylabel="AUROC (%)", ylim=(0, 101))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def plot_views(
+    path: str | os.PathLike, image: np.ndarray, operation_set: operations.OperationSet
+) -> None:
+    """Draws all views of an image uint8 [h, w, c] as a labelled sheet, a block for each family."""
+    unit = training.to_unit(jnp.asarray(image))
+    views = np.asarray(operations.all_views(operation_set, unit[None])[0])
+    views = np.clip((views + 1) / 2, 0, 1)
+    columns = 12
+    families = list(dict.fromkeys(operation_set.families))
+    members = {f: [k for k, g in enumerate(operation_set.families) if g == f] for f in families}
+    heights = [math.ceil(len(m) / columns) for m in members.values()]
+    figure = Figure(figsize=(columns * 1.15, sum(heights) * 1.32 + 0.4 * len(families)))
+    blocks = figure.subfigures(len(families), 1, height_ratios=[h + 0.3 for h in heights])
+    for block, family, height in zip(np.atleast_1d(blocks), families, heights, strict=True):
+        block.suptitle(f"{family}: {len(members[family])} operations", x=0.01, ha="left", size=10)
+        grid = block.subplots(height, columns, squeeze=False)
+        block.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.97 - 0.42 / (height + 0.3))
+        block.subplots_adjust(hspace=0.42)
+        for axes in grid.ravel():
+            axes.axis("off")
+        for axes, k in zip(grid.ravel(), members[family], strict=False):
+            axes.imshow(views[k].squeeze(-1) if image.shape[-1] == 1 else views[k], cmap="gray")
+            axes.set_title(f"{k} {operation_set.names[k]}".replace("·", "\n", 1), size=5, pad=2)
+    _save(figure, path)
+
+
+def _ordered(methods: Iterable[str]) -> list[str]:
+    """e3outlier and its variants first, then the others by name."""
+    return sorted(methods, key=lambda m: (not m.startswith("e3outlier"), m))
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    """Tables of result rows, one for every data set, ratio, protocol, network and operation set.
+
+    The cells of a class are AUROC in percent, averaged over seeds; below them the mean over classes
+    and its standard deviation over seeds, for all three metrics, beside the paper's E3Outlier.
+    A run with a ``warning`` is marked.
+
+    Args:
+      rows: of ``results.csv``, numbers as numbers, with an optional ``warning``.
+    """
+    tables = defaultdict(list)
+    # Baselines have no network, operations or protocol: they stand in every table of their images.
+    learnt = [row for row in rows if row["network"]]
+    shared = [row for row in rows if not row["network"]]
+    for row in learnt:
+        tables[_table_key(row)].append(row)
+    for row in shared:
+        keys = [k for k in tables if k[:3] == _table_key(row)[:3]] or [_table_key(row)]
+        for key in keys:
+            tables[key].append(row)
+    return "\n".join(_table(key, tables[key]) for key in sorted(tables))
+
+
+def _table_key(row: dict) -> tuple:
+    return (
+        *(row[name] for name in ("dataset", "source", "ratio")),
+        *(row[name] for name in ("protocol", "network", "operations")),
+    )
+
+
+def _table(key: tuple, rows: list[dict]) -> str:
+    dataset, source, ratio, protocol, network, operation_set = key
+    methods = _ordered({row["method"] for row in rows})
+    classes = sorted({row["inlier_class"] for row in rows})
+    seeds = sorted({row["seed"] for row in rows})
+    sizes = sorted({row["n_inliers"] for row in rows})
+    size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    what = f"protocol {protocol}, {network}, {operation_set}, " if network else ""
+    lines = [
+        f"### {dataset}, ρ = {100 * ratio:g} %\n",
+        f"Images from {source}; {what}{size} inliers a class, {len(seeds)} seed(s).",
+        f"Devices: {', '.join(sorted({row['device'] for row in rows}))}. AUROC in percent.\n",
+        "| inlier class | " + " | ".join(methods) + " |",
+        "| --- " * (len(methods) + 1) + "|",
+    ]
+    cells = defaultdict(list)
+    for row in rows:
+        cells[row["method"], row["inlier_class"]].append(row)
+    for name in classes:
+        values = [_cell(cells[method, name]) for method in methods]
+        lines.append(f"| {name} | " + " | ".join(values) + " |")
+    paper = PAPER.get((dataset, round(ratio, 4)), (None,) * len(METRICS))
+    for metric, number in zip(METRICS, paper, strict=True):
+        values = [_mean_and_spread(cells, method, classes, metric) for method in methods]
+        beside = f" (paper's E³Outlier: {number})" if number else ""
+        lines.append(f"| **mean {metric}**{beside} | " + " | ".join(values) + " |")
+    warnings = sorted({row["warning"] for row in rows if row.get("warning")})
+    lines += [f"\n⚠ {text}" for text in warnings]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(rows: list[dict]) -> str:
+    if not rows:
+        return "missing"
+    mark = " ⚠" if any(row.get("warning") for row in rows) else ""
+    return f"{100 * np.mean([row['auroc'] for row in rows]):.1f}{mark}"
+
+
+def _mean_and_spread(cells: dict, method: str, classes: Sequence, metric: str) -> str:
+    """Mean over classes, of every seed that has all of them; spread over those seeds."""
+    by_seed = defaultdict(dict)
+    for name in classes:
+        for row in cells[method, name]:
+            by_seed[row["seed"]][name] = 100 * row[metric]
+    means = [np.mean(list(v.values())) for v in by_seed.values() if len(v) == len(classes)]
+    if not means:
+        return "incomplete"
+    spread = f" ± {np.std(means, ddof=1):.1f}" if len(means) > 1 else ""
+    return f"**{np.mean(means):.1f}**{spread}"

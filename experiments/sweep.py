@@ -1,0 +1,157 @@
+"""A sweep's files: one atomic pair a finished run, tables and figures built from them.
+
+``folder/runs/NAME.json`` says what was run and what came out, ``NAME.npz`` holds every image's
+scores, so that any metric can be computed again. NAME ends in the hash of the run's configuration:
+a run is done exactly if its JSON file is there.
+"""
+
+import csv
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from e3jax import metrics, report
+
+COLUMNS = (
+    "dataset,source,method,network,operations,inlier_class,ratio,seed,protocol,n_inliers,"
+    "n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,score_seconds,"
+    "device,versions,commit"
+).split(",")
+_FORMAT = 1
+
+
+class Run(NamedTuple):
+    """One training (or baseline) on one contaminated set: everything its result depends on.
+
+    ``config`` holds the constants of the protocol, so that changing one makes a new run.
+    """
+
+    dataset: str
+    source: str
+    method: str
+    network: str
+    operations: str
+    inlier_class: int
+    ratio: float
+    seed: int
+    protocol: str
+    max_images: int | None
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        text = json.dumps([_FORMAT, self._asdict()], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        where = f"{self.dataset}-{self.method}-class{self.inlier_class}-ratio{self.ratio:g}"
+        return f"{where}-seed{self.seed}-{digest}"
+
+
+class Folder:
+    """A results folder."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.runs = self.path / "runs"
+        self.runs.mkdir(parents=True, exist_ok=True)
+
+    def is_done(self, run: Run) -> bool:
+        return (self.runs / f"{run.name}.json").exists()
+
+    def checkpoint(self, run: Run) -> Path:
+        """Where a run keeps the state of its training while it is not finished."""
+        return self.runs / f"{run.name}.state"
+
+    def finish(
+        self, run: Run, scores: dict[str, np.ndarray], is_outlier, ids, extra: dict
+    ) -> list[dict]:
+        """Writes a run's files and returns its rows, one for each name in ``scores``."""
+        rows = []
+        for method, values in scores.items():
+            sound = np.isfinite(values).all()
+            measured = {
+                name: getattr(metrics, name)(values, is_outlier) if sound else float("nan")
+                for name in report.METRICS
+            }
+            rows.append(run._asdict() | {"method": method} | measured | extra)
+        _atomic(
+            self.runs / f"{run.name}.npz",
+            lambda file: np.savez_compressed(file, is_outlier=is_outlier, ids=ids, **scores),
+        )
+        text = json.dumps({"format": _FORMAT, "rows": rows}, indent=1)
+        _atomic(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
+        title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
+        if np.isfinite(scores[run.method]).all():
+            report.plot_scores(self.runs / f"{run.name}.png", scores[run.method], is_outlier, title)
+        return rows
+
+    def rows(self) -> list[dict]:
+        """The rows of all finished runs, in the order of their columns."""
+        rows = []
+        for path in self.runs.glob("*.json"):
+            rows += json.loads(path.read_text())["rows"]
+        return sorted(rows, key=lambda row: [str(row[c]) for c in COLUMNS[:10]])
+
+    def write_tables(self) -> str:
+        """Builds results.csv, results.md and a figure a data set from all finished runs."""
+        rows = self.rows()
+
+        table = report.markdown(rows)
+        _atomic(self.path / "results.csv", lambda file: file.write(_csv(rows).encode()))
+        _atomic(self.path / "results.md", lambda file: file.write(table.encode()))
+        groups = defaultdict(list)
+        for row in rows:
+            if row["method"] == "e3outlier" or not row["network"]:
+                groups[row["dataset"], row["ratio"]].append(row)
+        for (dataset, ratio), group in groups.items():
+            report.plot_overview(
+                self.path / f"{dataset}-ratio{ratio:g}.png", group, f"{dataset}, ρ = {ratio:.0%}"
+            )
+        return table
+
+
+def _csv(rows: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS])
+    return text.getvalue()
+
+
+def _atomic(path: Path, write) -> None:
+    """Writes a file beside its place and moves it there: a kill leaves the old one or none."""
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@functools.cache
+def provenance() -> dict[str, str]:
+    """Versions and commit, for every row."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = [f"{name}={importlib.metadata.version(name)}" for name in packages]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "versions": " ".join([f"python={platform.python_version()}", *versions]),
+        "commit": commit or "unknown",
+    }
