@@ -138,7 +138,7 @@ def _load(name, data_dir, source, cache_dir, announce, url_infos) -> Dataset:
         raise InputError(f"unknown dataset {name!r}, expected one of: {', '.join(NAMES)}")
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}, expected one of: {', '.join(SOURCES)}")
-    cache = _cache_folder(cache_dir)
+    cache = cache_folder(cache_dir)
     ways = {
         "prepared": lambda: _prepared(name, data_dir),
         "download": lambda: _downloadable(name, cache, url_infos, announce),
@@ -535,7 +535,8 @@ def _read_embedded() -> tuple[np.ndarray, np.ndarray, str]:
 # and what it was made from), labels as little-endian int32, images as uint8.
 
 
-def _cache_folder(cache_dir: str | os.PathLike | None) -> Path:
+def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
+    """E3JAX_CACHE_DIR, else e3jax in XDG_CACHE_HOME, else ~/.cache/e3jax."""
     cache_dir = cache_dir or os.environ.get("E3JAX_CACHE_DIR")
     if cache_dir:
         return Path(cache_dir).expanduser()

@@ -55,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
         help="paper: the paper's training; quick: sized for a CPU, on "
         f"{QUICK_IMAGES} images a class; auto: paper on an accelerator, quick on a CPU",
     )
+    add("--steps", type=int, help="length of a training (default: the protocol's)")
     add("--network", help="wrn-DEPTH-WIDTH (default: the protocol's)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
@@ -69,6 +70,7 @@ def main() -> int:
     # One device a core: XLA uses the cores of a machine better through a mesh than by itself.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jax.config.update("jax_num_cpu_devices", 2 ** min(cores.bit_length() - 1, _MOST_CPU_DEVICES))
+    jax.config.update("jax_compilation_cache_dir", str(datasets.cache_folder() / "compiled"))
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -108,7 +110,8 @@ class Benchmark:
         quick, grey = self.protocol == "quick", self.dataset.images.shape[-1] == 1
         config = training.quick_config() if quick else training.paper_config(grey)
         network = arguments.network or config.network
-        self.config = config._replace(network=network, dtype=arguments.dtype)
+        steps = arguments.steps or config.steps
+        self.config = config._replace(network=network, dtype=arguments.dtype, steps=steps)
         self.max_images = QUICK_IMAGES if quick else None
         if arguments.max_images is not None:
             self.max_images = arguments.max_images or None

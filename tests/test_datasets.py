@@ -530,7 +530,7 @@ def test_real_data(name, source, mean):
     np.testing.assert_array_equal(np.unique(labels), np.arange(10))
 
     decoded_once = candidate._replace(read=lambda: read)
-    first = datasets._through_cache(name, decoded_once, datasets._cache_folder(None), no_lines)
+    first = datasets._through_cache(name, decoded_once, datasets.cache_folder(None), no_lines)
     assert first.source == source
     assert first.images.sum(dtype=np.int64) == images.sum(dtype=np.int64)
     start = time.monotonic()
@@ -715,12 +715,12 @@ def test_cache_folder_that_cannot_be_made(small, tmp_path):
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("E3JAX_CACHE_DIR", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert datasets._cache_folder("/c") == Path("/c")
-    assert datasets._cache_folder(None) == Path("/a")
+    assert datasets.cache_folder("/c") == Path("/c")
+    assert datasets.cache_folder(None) == Path("/a")
     monkeypatch.delenv("E3JAX_CACHE_DIR")
-    assert datasets._cache_folder(None) == Path("/b/e3jax")
+    assert datasets.cache_folder(None) == Path("/b/e3jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert datasets._cache_folder(None) == Path.home() / ".cache" / "e3jax"
+    assert datasets.cache_folder(None) == Path.home() / ".cache" / "e3jax"
 
 
 # --- The contaminated set ------------------------------------------------------------------

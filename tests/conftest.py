@@ -1,0 +1,52 @@
+"""Two simulated devices and one cache for the whole session, also for the programs tests start."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from e3jax import datasets
+
+jax.config.update("jax_num_cpu_devices", 2)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A fresh cache folder, so that nothing depends on what the machine had."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("E3JAX_CACHE_DIR")
+    os.environ["E3JAX_CACHE_DIR"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["E3JAX_CACHE_DIR"]
+    else:
+        os.environ["E3JAX_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def mnist(cache) -> datasets.Dataset:
+    """5,000 real digits."""
+    return datasets.load("mnist", source="embedded", announce=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def digits(mnist) -> np.ndarray:
+    """60 images uint8 [60, 32, 32, 1], 54 fours and 6 others."""
+    return datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Runs a script of the repository as a user would; returns the finished process."""
+
+    def run(script: str, *arguments, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+        options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT} | options
+        return subprocess.run(command, **options)
+
+    return run

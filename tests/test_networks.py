@@ -1,0 +1,295 @@
+"""Networks against golden counts, the native convolution and numbers worked out by hand."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+
+from e3jax.networks import build, conv
+
+LEAVES = jax.tree_util.tree_leaves_with_path
+
+
+def shapes_of(name, num_outputs=111, channels=1, side=32):
+    """{collection: {path: shape}} of a network's variables, without computing them."""
+    network, key = build(name, num_outputs), jax.random.key(0)
+    image = jnp.zeros((1, side, side, channels))
+    variables = jax.eval_shape(functools.partial(network.init, train=False), key, image)
+    return {
+        collection: {jax.tree_util.keystr(p, simple=True, separator="/"): v.shape for p, v in tree}
+        for collection, tree in ((name, LEAVES(variables[name])) for name in variables)
+    }
+
+
+# --- Structure -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 1_224_479), (3, 1_224_767)])
+def test_wrn_10_4_with_111_outputs_has_the_papers_number_of_parameters(channels, count):
+    shapes = shapes_of("wrn-10-4", channels=channels)["params"]
+    assert sum(np.prod(shape, dtype=int) for shape in shapes.values()) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "width"), [("wrn-10-1", 1, 1), ("wrn-16-2", 2, 2), ("wrn-28-10", 4, 10)]
+)
+def test_depth_sets_the_blocks_of_a_group_and_width_their_channels(name, blocks, width):
+    variables = shapes_of(name)
+    kernels = [s for s in variables["params"].values() if len(s) == 4]
+    wide = [16 * width, 32 * width, 64 * width]
+    for channels, before in zip(wide, [16, *wide], strict=False):
+        inside = (3, 3, channels, channels)
+        entry = (3, 3, before, channels)
+        expected = 2 * blocks if entry == inside else 2 * blocks - 1
+        assert kernels.count(inside) == expected + (inside == (3, 3, 1, 16))
+        assert kernels.count((1, 1, before, channels)) == (before != channels)
+    depth = int(name.split("-")[1])
+    assert sum(shape[:2] == (3, 3) for shape in kernels) == depth - 3 == 6 * blocks + 1
+    means = [path for path in variables["batch_stats"] if path.endswith("mean")]
+    assert len(means) == 6 * blocks + 1
+    assert variables["params"]["head/kernel"] == (64 * width, 111)
+
+
+def test_convolutions_have_no_bias_and_the_head_has_one():
+    biases = {p for p in shapes_of("wrn-10-4")["params"] if p.endswith("bias")}
+    assert biases == {"head/bias", *(f"BatchNorm_{i}/bias" for i in range(7))}
+
+
+@pytest.mark.parametrize(
+    ("name", "shortcuts"),
+    [
+        ("wrn-10-1", [(1, 1, 16, 32), (1, 1, 32, 64)]),
+        ("wrn-10-4", [(1, 1, 16, 64), (1, 1, 64, 128), (1, 1, 128, 256)]),
+    ],
+)
+def test_only_blocks_that_change_channels_have_a_shortcut_convolution(name, shortcuts):
+    kernels = shapes_of(name)["params"].values()
+    assert sorted(shape for shape in kernels if shape[:2] == (1, 1)) == shortcuts
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", "wrn", "wrn-10", "wrn-10-0", "wrn-4-4", "wrn-11-4", "wrn-10-4x", "WRN-10-4"]
+)
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match=f"unknown network '{name}': expected wrn-DEPTH-WIDTH"):
+        build(name, 111)
+
+
+# --- The convolution and its own gradient ----------------------------------------------------
+
+
+def native_conv(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding), (padding, padding)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+
+
+def random_arrays(*shapes, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def value_and_gradients(convolution, stride, x, kernel, dy):
+    """[forward, gradient of x, gradient of the kernel]."""
+    y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, stride, 1), x, kernel)
+    return [y, *pullback(dy)]
+
+
+def assert_same(ours, native):
+    for a, b in zip(ours, native, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("batch", "side"), [(8, 8), (5, 9), (6, 8)])
+def test_value_and_gradients_are_those_of_the_native_convolution(batch, side, stride):
+    out = (side + 2 - 3) // stride + 1
+    arrays = random_arrays((batch, side, side, 3), (3, 3, 3, 5), (batch, out, out, 5))
+    ours = jax.jit(functools.partial(value_and_gradients, conv, stride))(*arrays)
+    native = jax.jit(functools.partial(value_and_gradients, native_conv, stride))(*arrays)
+    assert_same(ours, native)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_are_the_same_inside_a_jitted_scan(stride):
+    out = 8 // stride
+    x, kernel, dy = random_arrays((3, 4, 8, 8, 2), (3, 3, 2, 4), (3, 4, out, out, 4))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def scanned(convolution, x, kernel, dy):
+        def step(total, x_and_dy):
+            y, dx, dkernel = value_and_gradients(convolution, stride, x_and_dy[0], kernel, dy[0])
+            return total + dkernel, (y, dx)
+
+        total, (y, dx) = jax.lax.scan(step, jnp.zeros_like(kernel), (x, dy))
+        return y, dx, total
+
+    assert_same(scanned(conv, x, kernel, dy), scanned(native_conv, x, kernel, dy))
+
+
+def test_gradients_are_the_same_for_a_batch_of_networks():
+    x, kernel, dy = random_arrays((2, 4, 8, 8, 2), (2, 3, 3, 2, 4), (2, 4, 4, 4, 4))
+
+    def many(convolution):
+        return jax.jit(jax.vmap(functools.partial(value_and_gradients, convolution, 2)))
+
+    assert_same(many(conv)(x, kernel, dy), many(native_conv)(x, kernel, dy))
+
+
+def test_gradients_agree_with_finite_differences():
+    x, kernel = random_arrays((2, 5, 5, 2), (3, 3, 2, 2))
+    jax.test_util.check_grads(
+        jax.jit(lambda x, kernel: conv(x, kernel, 2, 1)),
+        (x, kernel),
+        order=1,
+        modes=["rev"],
+        rtol=1e-2,
+        atol=1e-2,
+    )
+
+
+def test_strided_convolutions_pad_one_pixel_on_every_side():
+    x, kernel = random_arrays((1, 8, 8, 2), (3, 3, 2, 4))
+    y = np.asarray(conv(x, kernel, 2, 1))
+    assert y.shape == (1, 4, 4, 4)
+    # The first pixel sees the image's corner [0:2, 0:2]; the last one its rows and columns 5 to 7.
+    first = np.einsum("hwi,hwio->o", x[0, :2, :2], kernel[1:, 1:])
+    last = np.einsum("hwi,hwio->o", x[0, 5:, 5:], kernel)
+    np.testing.assert_allclose(y[0, 0, 0], first, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y[0, 3, 3], last, rtol=1e-5, atol=1e-5)
+
+
+# --- Initialisation --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide_params():
+    network = build("wrn-10-4", 111)
+    init = jax.jit(functools.partial(network.init, train=False))
+    return init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+
+
+def test_convolutions_start_he_normal_by_fan_in_and_not_truncated(wide_params):
+    kernels = [p["kernel"] for p in wide_params.values() if p.get("kernel", np.zeros(0)).ndim == 4]
+    kernel = np.asarray(max(kernels, key=np.size))
+    assert kernel.shape == (3, 3, 256, 256)
+    z = kernel / np.sqrt(2 / (9 * 256))
+    assert z.std() == pytest.approx(1, rel=0.01)
+    assert z.mean() == pytest.approx(0, abs=0.01)
+    # Truncated at two standard deviations and rescaled, none would be beyond 2.28.
+    assert (np.abs(z) > 2).mean() == pytest.approx(0.0455, abs=0.002)
+    assert np.abs(z).max() > 4
+
+
+def test_every_convolution_has_the_spread_of_its_own_fan_in(wide_params):
+    kernels = {k: np.asarray(p["kernel"]) for k, p in wide_params.items() if "Conv" in k}
+    assert len(kernels) == 10
+    for name, kernel in kernels.items():
+        fan_in = np.prod(kernel.shape[:3])
+        # Five standard errors of the spread of so many normal numbers.
+        tolerance = 5 / np.sqrt(2 * kernel.size)
+        assert kernel.std() * np.sqrt(fan_in / 2) == pytest.approx(1, abs=tolerance), name
+
+
+def test_the_head_starts_uniform_within_one_over_the_root_of_its_inputs(wide_params):
+    kernel, bias = (np.asarray(wide_params["head"][name]) for name in ("kernel", "bias"))
+    assert kernel.shape == (256, 111)
+    assert np.abs(kernel).max() <= 1 / 16
+    assert np.abs(kernel).max() > 0.99 / 16
+    assert kernel.std() == pytest.approx(1 / 16 / np.sqrt(3), rel=0.02)
+    assert not bias.any()
+
+
+# --- Batch norm, numbers and types -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    """wrn-10-1 with 5 outputs: its variables, and 6 images of side 8."""
+    network = build("wrn-10-1", 5)
+    (images,) = random_arrays((6, 8, 8, 3))
+    init = jax.jit(functools.partial(network.init, train=False))
+    return init(jax.random.key(1), images), images
+
+
+@functools.cache
+def traced(train):
+    """Output, batch norms' outputs and new batch statistics of the small network."""
+    network = build("wrn-10-1", 5)
+
+    def apply(variables, images):
+        return network.apply(
+            variables,
+            images,
+            train=train,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: module.name in ("Conv_0", "BatchNorm_0"),
+        )
+
+    return jax.jit(apply)
+
+
+def test_running_statistics_move_a_tenth_of_the_way_and_training_uses_the_batchs(small):
+    variables, images = small
+    _, updates = traced(True)(variables, images)
+    captured = updates["intermediates"]
+    x = np.asarray(captured["Conv_0"]["__call__"][0], np.float64)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    new = updates["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(new["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(new["var"], 0.9 + 0.1 * variance, rtol=1e-4)
+    normalised = (x - mean) / np.sqrt(variance + 1e-5)
+    np.testing.assert_allclose(captured["BatchNorm_0"]["__call__"][0], normalised, atol=1e-4)
+
+
+def test_scoring_uses_the_running_statistics_with_epsilon_1e_5_and_leaves_them(small):
+    variables, images = small
+    # At variance 0, only epsilon is left to divide by.
+    stats = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    _, updates = traced(False)(variables | {"batch_stats": stats}, images)
+    captured = updates["intermediates"]
+    x = np.asarray(captured["Conv_0"]["__call__"][0])
+    expected = x / np.sqrt(1e-5)
+    np.testing.assert_allclose(captured["BatchNorm_0"]["__call__"][0], expected, rtol=1e-4)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates["batch_stats"]))
+
+
+def test_logits_are_the_head_of_the_representation_and_do_not_see_other_images(small):
+    variables, images = small
+    (logits, representation), _ = traced(False)(variables, images)
+    assert logits.shape == (6, 5) and representation.shape == (6, 64)
+    assert (representation >= 0).all() and np.ptp(representation) > 0
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(
+        logits, representation @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-5
+    )
+    (turned, _), _ = traced(False)(variables, images[::-1])
+    np.testing.assert_allclose(turned[::-1], logits, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_computes_close_to_float32_and_keeps_everything_else_float32(small):
+    variables, images = small
+    network = build("wrn-10-1", 5, jnp.bfloat16)
+    assert isinstance(network, nn.Module)
+
+    def apply(variables):
+        return network.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    (logits, representation), updates = jax.jit(apply)(variables)
+    initial = jax.eval_shape(
+        functools.partial(network.init, train=False), jax.random.key(0), images
+    )
+    types = {leaf.dtype for leaf in jax.tree.leaves((initial, updates, logits, representation))}
+    assert types == {jnp.dtype("float32")}
+    (exact, _), _ = traced(True)(variables, images)
+    difference = np.abs(logits - exact).max()
+    assert 0 < difference < 0.05 * np.abs(exact).max()
