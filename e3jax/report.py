@@ -5,10 +5,12 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import scipy.stats
 from matplotlib.figure import Figure
 
 from e3jax import operations, training
@@ -118,7 +120,7 @@ def _ordered(methods: Iterable[str]) -> list[str]:
 
 
 def markdown(rows: Sequence[dict]) -> str:
-    """Tables of result rows, one for every data set, ratio, protocol, network and operation set.
+    """Tables of result rows, one for each group of :func:`comparable`.
 
     The cells of a class are AUROC in percent, averaged over seeds; below them the mean over classes
     and its standard deviation over seeds, for all three metrics, beside the paper's E3Outlier.
@@ -127,28 +129,43 @@ def markdown(rows: Sequence[dict]) -> str:
     Args:
       rows: of ``results.csv``, numbers as numbers, with an optional ``warning``.
     """
-    tables = defaultdict(list)
-    # Baselines have no network, operations or protocol: they stand in every table of their images.
-    learnt = [row for row in rows if row["network"]]
-    shared = [row for row in rows if not row["network"]]
-    for row in learnt:
-        tables[_table_key(row)].append(row)
-    for row in shared:
-        keys = [k for k in tables if k[:3] == _table_key(row)[:3]] or [_table_key(row)]
-        for key in keys:
-            tables[key].append(row)
-    return "\n".join(_table(key, tables[key]) for key in sorted(tables))
+    return "\n".join(_table(key, group) for key, group in comparable(rows).items())
 
 
-def _table_key(row: dict) -> tuple:
-    return (
-        *(row[name] for name in ("dataset", "source", "ratio")),
-        *(row[name] for name in ("protocol", "network", "operations")),
-    )
+class TableKey(NamedTuple):
+    """What the runs of one table have in common; the last three are "" without a network."""
+
+    dataset: str
+    source: str
+    ratio: float
+    max_images: int
+    protocol: str
+    network: str
+    operations: str
+
+    @property
+    def images(self) -> tuple:
+        return self[:4]
 
 
-def _table(key: tuple, rows: list[dict]) -> str:
-    dataset, source, ratio, protocol, network, operation_set = key
+def comparable(rows: Iterable[dict]) -> dict[TableKey, list[dict]]:
+    """Groups rows of runs that may stand in one table.
+
+    Baselines have no network, operations or protocol: they stand in each table of their images.
+    """
+    groups = defaultdict(list)
+    for row in rows:
+        row = row | {"max_images": row.get("max_images") or 0}
+        groups[TableKey(*(row[field] for field in TableKey._fields))].append(row)
+    learnt = {key: list(group) for key, group in groups.items() if key.network}
+    for key in groups.keys() - learnt.keys():
+        for other in [k for k in learnt if k.images == key.images] or [key]:
+            learnt.setdefault(other, []).extend(groups[key])
+    return dict(sorted(learnt.items()))
+
+
+def _table(key: TableKey, rows: list[dict]) -> str:
+    dataset, source, ratio, _, protocol, network, operation_set = key
     methods = _ordered({row["method"] for row in rows})
     classes = sorted({row["inlier_class"] for row in rows})
     seeds = sorted({row["seed"] for row in rows})
@@ -173,9 +190,30 @@ def _table(key: tuple, rows: list[dict]) -> str:
         values = [_mean_and_spread(cells, method, classes, metric) for method in methods]
         beside = f" (paper's E³Outlier: {number})" if number else ""
         lines.append(f"| **mean {metric}**{beside} | " + " | ".join(values) + " |")
+    lines += _paired_difference(cells, methods, classes)
     warnings = sorted({row["warning"] for row in rows if row.get("warning")})
     lines += [f"\n⚠ {text}" for text in warnings]
     return "\n".join(lines) + "\n"
+
+
+def _paired_difference(cells: dict, methods: Sequence[str], classes: Sequence) -> list[str]:
+    """E3Outlier against the best method without a network, class by class on the same images."""
+    auroc = {
+        method: [100 * np.mean([row["auroc"] for row in cells[method, c]]) for c in classes]
+        for method in methods
+        if all(cells[method, c] for c in classes)
+    }
+    others = [m for m in auroc if not m.startswith("e3outlier")]
+    if "e3outlier" not in auroc or not others or len(classes) < 2:
+        return []
+    best = max(others, key=lambda method: np.mean(auroc[method]))
+    difference = np.subtract(auroc["e3outlier"], auroc[best])
+    half = scipy.stats.t.ppf(0.975, len(classes) - 1) * scipy.stats.sem(difference)
+    mean = difference.mean()
+    return [
+        f"\ne3outlier - {best}: {mean:+.1f} points of AUROC "
+        f"(95 % interval over classes {mean - half:+.1f} to {mean + half:+.1f}, paired t)."
+    ]
 
 
 def _cell(rows: list[dict]) -> str:

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,15 +107,26 @@ class Folder:
         table = report.markdown(rows)
         _atomic(self.path / "results.csv", lambda file: file.write(_csv(rows).encode()))
         _atomic(self.path / "results.md", lambda file: file.write(table.encode()))
-        groups = defaultdict(list)
-        for row in rows:
-            if row["method"] == "e3outlier" or not row["network"]:
-                groups[row["dataset"], row["ratio"]].append(row)
-        for (dataset, ratio), group in groups.items():
-            report.plot_overview(
-                self.path / f"{dataset}-ratio{ratio:g}.png", group, f"{dataset}, ρ = {ratio:.0%}"
-            )
+        for key, group in report.comparable(rows).items():
+            parts = [key.dataset, f"ratio{key.ratio:g}", key.protocol, key.network, key.operations]
+            parts.append(f"{key.max_images}images" if key.max_images else "")
+            name = "-".join(filter(None, parts))
+            group = [row for row in group if row["method"] not in ("e3outlier-pl", "e3outlier-mp")]
+            title = f"{key.dataset}, ρ = {key.ratio:.0%}, images from {key.source}"
+            report.plot_overview(self.path / f"{name}.png", group, title)
         return table
+
+
+def read_csv(path: str | os.PathLike) -> list[dict]:
+    """The rows of a results.csv, numbers as numbers."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for name in ("inlier_class", "seed", "n_inliers", "n_outliers"):
+            row[name] = int(row[name])
+        for name in ("ratio", *report.METRICS):
+            row[name] = float(row[name])
+    return rows
 
 
 def _csv(rows: list[dict]) -> str:

@@ -1,0 +1,45 @@
+"""Views are never stored: the original program needs 16 to 33 GB for those of 12,000 images."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PROGRAM = """
+import resource, sys
+import jax
+import numpy as np
+import e3jax
+from e3jax import training
+
+jax.config.update("jax_num_cpu_devices", 2)
+n = int(sys.argv[1])
+config, operations = e3jax.paper_config(grey=False), e3jax.operation_set()
+trainer = e3jax.make_trainer(config, operations, chunk=2)
+state = trainer.init(jax.random.key(0), 3)
+images = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)
+bank = training.place_bank(trainer.mesh, images)
+del images
+state = e3jax.train(trainer, state, bank, n, 4)
+scorer = e3jax.make_scorer(config.network, operations, images_per_call=4)
+scorer(state.variables, np.asarray(bank[:4]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_bytes(n: int) -> int:
+    command = [sys.executable, "-c", PROGRAM, str(n)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's resident set size")
+def test_the_papers_protocol_on_12000_colour_images_stays_under_2_gb():
+    few, many = peak_bytes(128), peak_bytes(12_000)
+    assert many < 2e9
+    # What the images add is two copies of the bank (a device each), not their 111 views.
+    bank = 12_000 * 32 * 32 * 3
+    assert many - few < 2 * bank + 50e6, f"{few / 1e6:.0f} and {many / 1e6:.0f} MB"
