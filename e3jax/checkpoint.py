@@ -1,7 +1,6 @@
 """Saving and loading. Files are written whole or not at all."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,12 @@ class TrainCheckpoint:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: training.TrainState, seconds: float) -> None:
-        """Saves a state and the seconds of training behind it; returns when it is on disk."""
+        """Saves a state and the seconds of training behind it; returns when it is on disk.
+
+        Does nothing if this step is saved already.
+        """
+        if self._manager.latest_step() == int(state.step):
+            return
         item = {"state": _plain(state), "seconds": seconds}
         self._manager.save(int(state.step), args=ocp.args.StandardSave(item))
         self._manager.wait_until_finished()
@@ -41,10 +45,9 @@ class TrainCheckpoint:
         key = jax.random.wrap_key_data(state.order_key, impl=jax.random.key_impl(like.order_key))
         return state._replace(order_key=key), float(item["seconds"])
 
-    def delete(self) -> None:
-        """Removes the folder: the run it belongs to is finished."""
+    def close(self) -> None:
+        """Lets go of the folder."""
         self._manager.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _plain(state: training.TrainState) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def aupr_in(scores: np.ndarray, is_outlier: np.ndarray) -> float:
 
 def aupr_out(scores: np.ndarray, is_outlier: np.ndarray) -> float:
     """As :func:`aupr_in` with outliers as the positives and the scores negated."""
-    return _aupr(-np.asarray(scores), np.asarray(is_outlier, bool))
+    return _aupr(-np.asarray(scores, float), np.asarray(is_outlier, bool))
 
 
 def _aupr(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -147,27 +147,30 @@ def operation_set(
 
     Raises:
       ValueError: for an odd or too small side, an unknown fill or family, a permutation that is
-        none, fewer than two operations or two that are the same.
+        none, an angle that is a quarter turn, fewer than two operations or two that are the same.
     """
     if side < 4 or side % 2:
         raise ValueError(f"side must be even and at least 4, got {side}: resize or pad the images")
     if fill not in FILLS:
         raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
     operations = paper_operations(name, side) if isinstance(name, str) else list(name)
-    names = tuple(operation.name for operation in operations)
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError("an operation set needs at least two operations, all different")
+    for operation in operations:
+        _check(operation)
+    gather = np.stack([_gather_table(operation, side) for operation in operations])
     angles = [0.0, *sorted({op.angle % 360 for op in operations} - {0.0})]
     tables = [_rotation_table(angle, side, fill) for angle in angles]
     tap, row_weight, column_weight = (
         jnp.asarray(np.stack(table)) for table in zip(*tables, strict=True)
     )
+    rotation = np.array([angles.index(op.angle % 360) for op in operations], np.int32)
+    if len(np.unique(np.column_stack([gather, rotation]), axis=0)) < max(len(operations), 2):
+        raise ValueError("an operation set needs at least two operations, all different")
     return OperationSet(
-        names=names,
+        names=tuple(op.name for op in operations),
         families=tuple(op.family for op in operations),
         side=side,
-        gather=jnp.asarray(np.stack([_gather_table(op, side) for op in operations])),
-        rotation=jnp.asarray([angles.index(op.angle % 360) for op in operations], jnp.int32),
+        gather=jnp.asarray(gather),
+        rotation=jnp.asarray(rotation),
         tap=tap,
         row_weight=row_weight,
         column_weight=column_weight,
@@ -177,10 +180,17 @@ def operation_set(
     )
 
 
+def _check(operation: Operation) -> None:
+    if sorted(operation.patches) != [0, 1, 2, 3] or not isinstance(operation.patches, tuple):
+        raise ValueError(
+            f"patches must be a permutation of (0, 1, 2, 3), a tuple, got {operation.patches}"
+        )
+    if operation.angle % 90 == 0 and operation.angle % 360:
+        raise ValueError(f"angle {operation.angle:g} is a quarter turn: set quarter_turns instead")
+
+
 def _gather_table(operation: Operation, side: int) -> np.ndarray:
     """int32 [p]: what flip, shift, quarter turns and patches do to the pixels' own numbers."""
-    if sorted(operation.patches) != [0, 1, 2, 3]:
-        raise ValueError(f"patches must be a permutation of (0, 1, 2, 3), got {operation.patches}")
     pixels = np.arange(side * side, dtype=np.int32).reshape(side, side)
     if operation.flip:
         pixels = pixels[:, ::-1]
@@ -248,13 +258,15 @@ def apply_operation(operations: OperationSet, image: jax.Array, label: jax.Array
       float [h, w, c], of the image's dtype.
 
     Raises:
-      ValueError: if the image is not [side, side, c].
+      ValueError: if the image is not [side, side, c] or not floating.
     """
     side = operations.side
     if image.ndim != 3 or image.shape[:2] != (side, side):
         raise ValueError(
             f"expected an image [{side}, {side}, c] for these operations, got {image.shape}"
         )
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"expected floating values in [-1, 1], got {image.dtype}: scale the image")
     channels = image.shape[-1]
     pixels = image.reshape(-1, channels)[operations.gather[label]].reshape(image.shape)
     rotation = operations.rotation[label]

@@ -35,8 +35,11 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{os.getpid()}-{path.name}")
-    figure.savefig(partial, dpi=110, bbox_inches="tight")
-    os.replace(partial, path)
+    try:
+        figure.savefig(partial, dpi=110, bbox_inches="tight")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def plot_scores(
@@ -52,6 +55,7 @@ def plot_scores(
         label = f"{name} ({len(group)})"
         axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
     axes.set(title=title, xlabel="score (smaller = more outlying)", ylabel="share of the group")
+    axes.locator_params(axis="x", nbins=6)
     axes.legend(frameon=False)
     _save(figure, path)
 
@@ -70,6 +74,7 @@ def plot_overview(path: str | os.PathLike, rows: Sequence[dict], title: str) -> 
     axes = figure.add_subplot()
     width = 0.8 / len(methods)
     for m, method in enumerate(methods):
+        label = method
         for c, name in enumerate(classes):
             values = [
                 100 * r["auroc"]
@@ -78,8 +83,9 @@ def plot_overview(path: str | os.PathLike, rows: Sequence[dict], title: str) -> 
             ]
             x = c + (m + 0.5) * width - 0.4
             if values:
-                label = method if c == 0 else None
-                axes.bar(x, np.mean(values), width, color=f"C{m}", alpha=0.75, label=label)
+                colour = matplotlib.colormaps["tab20"](m % 20)
+                axes.bar(x, np.mean(values), width, color=colour, label=label)
+                label = None  # one entry in the legend
                 axes.plot([x] * len(values), values, "k.", markersize=3)
     axes.axhline(50, color="grey", linewidth=0.8, linestyle="--")
     axes.set_xticks(range(len(classes)), [str(c) for c in classes])
@@ -99,18 +105,23 @@ def plot_views(
     families = list(dict.fromkeys(operation_set.families))
     members = {f: [k for k, g in enumerate(operation_set.families) if g == f] for f in families}
     heights = [math.ceil(len(m) / columns) for m in members.values()]
-    figure = Figure(figsize=(columns * 1.15, sum(heights) * 1.32 + 0.4 * len(families)))
+    figure = Figure(figsize=(columns * 1.1, sum(heights) * 1.5 + 0.4 * len(families)))
     blocks = figure.subfigures(len(families), 1, height_ratios=[h + 0.3 for h in heights])
     for block, family, height in zip(np.atleast_1d(blocks), families, heights, strict=True):
         block.suptitle(f"{family}: {len(members[family])} operations", x=0.01, ha="left", size=10)
         grid = block.subplots(height, columns, squeeze=False)
-        block.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.97 - 0.42 / (height + 0.3))
-        block.subplots_adjust(hspace=0.42)
+        top = 0.97 - 0.35 / (height + 0.3)
+        block.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=top, hspace=0.55)
         for axes in grid.ravel():
             axes.axis("off")
         for axes, k in zip(grid.ravel(), members[family], strict=False):
-            axes.imshow(views[k].squeeze(-1) if image.shape[-1] == 1 else views[k], cmap="gray")
-            axes.set_title(f"{k} {operation_set.names[k]}".replace("·", "\n", 1), size=5, pad=2)
+            axes.imshow(
+                views[k].squeeze(-1) if image.shape[-1] == 1 else views[k],
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+            )
+            axes.set_title(f"{k} {operation_set.names[k]}".replace("·", "\n"), size=6, pad=2)
     _save(figure, path)
 
 
@@ -191,8 +202,8 @@ def _table(key: TableKey, rows: list[dict]) -> str:
         beside = f" (paper's E³Outlier: {number})" if number else ""
         lines.append(f"| **mean {metric}**{beside} | " + " | ".join(values) + " |")
     lines += _paired_difference(cells, methods, classes)
-    warnings = sorted({row["warning"] for row in rows if row.get("warning")})
-    lines += [f"\n⚠ {text}" for text in warnings]
+    warnings = {f"class {r['inlier_class']}: {r['warning']}" for r in rows if r.get("warning")}
+    lines += [f"\n⚠ {text}" for text in sorted(warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -220,7 +231,8 @@ def _cell(rows: list[dict]) -> str:
     if not rows:
         return "missing"
     mark = " ⚠" if any(row.get("warning") for row in rows) else ""
-    return f"{100 * np.mean([row['auroc'] for row in rows]):.1f}{mark}"
+    mean = 100 * np.mean([row["auroc"] for row in rows])
+    return (f"{mean:.1f}" if math.isfinite(mean) else "diverged") + mark
 
 
 def _mean_and_spread(cells: dict, method: str, classes: Sequence, metric: str) -> str:

@@ -18,7 +18,7 @@ import sweep
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, datasets, operations, scoring, training
+from e3jax import checkpoint, datasets, images, operations, scoring, training
 from e3jax.baselines import pixels
 
 METHODS = ("e3outlier", *pixels.METHODS)
@@ -78,7 +78,7 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jax.config.update("jax_num_cpu_devices", 2 ** min(cores.bit_length() - 1, _MOST_CPU_DEVICES))
     jax.config.update("jax_compilation_cache_dir", str(datasets.cache_folder() / "compiled"))
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         folder = sweep.Folder(arguments.results_dir)
@@ -128,6 +128,7 @@ class Benchmark:
         if arguments.max_images is not None:
             self.max_images = arguments.max_images or None
         self.runs = list(self._plan())
+        self._check()
         self.todo = [run for run in self.runs if not folder.is_done(run)]
         self._announce()
 
@@ -152,6 +153,23 @@ class Benchmark:
                 config=self.config._asdict() if learns else {},
             )
 
+    def _contaminated(self, run: sweep.Run) -> datasets.Contaminated:
+        data, draw = self.dataset, (run.inlier_class, run.ratio, run.seed)
+        return datasets.contaminate(data.images, data.labels, *draw, max_images=run.max_images)
+
+    def _check(self) -> None:
+        """Finds what is wrong with a plan before its first run, not after an hour."""
+        known = range(len(self.dataset.class_names))
+        for run in self.runs:
+            if run.inlier_class not in known:
+                raise images.InputError(
+                    f"no image of {run.dataset} has the inlier class {run.inlier_class}: "
+                    f"choose from 0 to {known[-1]}"
+                )
+        for ratio in self.arguments.ratios:
+            runs = [run for run in self.runs if run.ratio == ratio]
+            self._contaminated(min(runs, key=self._size))
+
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
         say, config = self.console.print, self.config
@@ -175,7 +193,9 @@ class Benchmark:
     def run_all(self) -> None:
         """Does what is missing; every finished run is on disk before the next starts."""
         capacity = max(map(self._size, self.runs))
-        trainer = training.make_trainer(self.config, self.operations, self.mesh)
+        # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
+        chunk = 10 if self.mesh.devices.flat[0].platform == "cpu" else 200
+        trainer = training.make_trainer(self.config, self.operations, self.mesh, chunk)
         scorer = scoring.make_scorer(
             self.config.network, self.operations, self.mesh, self.config.dtype
         )
@@ -183,14 +203,7 @@ class Benchmark:
             for run in self.todo:
                 title = f"{run.dataset} class {run.inlier_class} {run.method} seed {run.seed}"
                 meter.start(title, self._work(run))
-                data = datasets.contaminate(
-                    self.dataset.images,
-                    self.dataset.labels,
-                    run.inlier_class,
-                    run.ratio,
-                    run.seed,
-                    max_images=run.max_images,
-                )
+                data = self._contaminated(run)
                 if run.method == "e3outlier":
                     bank = training.place_bank(self.mesh, data.images, capacity)
                     scores, extra = self._e3outlier(run, trainer, scorer, bank, data.images, meter)
@@ -224,6 +237,9 @@ class Benchmark:
 
         state = training.train(trainer, state, bank, n, total, on_chunk)
         train_seconds, start = before + time.monotonic() - start, time.monotonic()
+        if train_seconds >= 60 * self.arguments.checkpoint_minutes:
+            saved.save(state, train_seconds)
+        saved.close()
         done = 0
 
         def on_block(images_done: int) -> None:
@@ -232,7 +248,6 @@ class Benchmark:
             done = images_done
 
         scores = scorer(state.variables, data, on_block)
-        saved.delete()
         names = {"e3outlier": scores.ne, "e3outlier-pl": scores.pl, "e3outlier-mp": scores.mp}
         return names, {
             "steps": total,
@@ -289,7 +304,7 @@ class Meter:
 
     def start(self, title: str, work: int) -> None:
         self.number += 1
-        self.title, self.end = title, self.done + work
+        self.end = self.done + work
         self.current = self.progress.add_task(title, total=max(work, 1), note="compiling")
 
     def advance(self, work: int, note: str = "") -> None:
@@ -313,9 +328,9 @@ class Meter:
         self.progress.update(self.all, advance=max(self.end - self.done, 0))
         self.done = self.end
         self.progress.remove_task(self.current)
-        self.console.print(f"[{self.number}/{self.runs}] {text}", markup=False)
+        self.console.print(f"[{self.number}/{self.runs}] {text}")
         if warning:
-            self.console.print(f"    warning: {warning}", style="yellow", markup=False)
+            self.console.print(f"    warning: {warning}", style="yellow")
 
 
 if __name__ == "__main__":

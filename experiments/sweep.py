@@ -13,6 +13,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +65,10 @@ class Folder:
         self.runs.mkdir(parents=True, exist_ok=True)
 
     def is_done(self, run: Run) -> bool:
-        return (self.runs / f"{run.name}.json").exists()
+        done = (self.runs / f"{run.name}.json").exists()
+        if done:  # a kill may have come between the result and the removal of the state behind it
+            shutil.rmtree(self.checkpoint(run), ignore_errors=True)
+        return done
 
     def checkpoint(self, run: Run) -> Path:
         """Where a run keeps the state of its training while it is not finished."""
@@ -86,11 +90,13 @@ class Folder:
             self.runs / f"{run.name}.npz",
             lambda file: np.savez_compressed(file, is_outlier=is_outlier, ids=ids, **scores),
         )
-        text = json.dumps({"format": _FORMAT, "rows": rows}, indent=1)
-        _atomic(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
         title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
         if np.isfinite(scores[run.method]).all():
             report.plot_scores(self.runs / f"{run.name}.png", scores[run.method], is_outlier, title)
+        # Last: where this file is, the run is done.
+        text = json.dumps({"format": _FORMAT, "rows": rows}, indent=1)
+        _atomic(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
+        shutil.rmtree(self.checkpoint(run), ignore_errors=True)
         return rows
 
     def rows(self) -> list[dict]:

@@ -102,9 +102,9 @@ def test_kill_minus_nine_loses_and_doubles_nothing(undisturbed, tmp_path):
     command += ["--results-dir", str(tmp_path), "--checkpoint-minutes", "0"]
     runs, states = tmp_path / "runs", []
     moments = (
-        lambda: any(runs.glob("*.state/50/*")),
+        lambda: any(runs.glob("*.state/[0-9]*")),
         lambda: any(runs.glob("*pca*.json")),
-        lambda: any(runs.glob("*class4*.state/100/*")),
+        lambda: any(runs.glob("*class4*.state/[0-9]*")),
     )
     for moment in moments:
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -137,7 +137,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--dataset", "mnist", "--classes", "11"], "no image has the inlier class 11"),
+        (["--dataset", "mnist", "--classes", "11"], "has the inlier class 11"),
         (["--dataset", "mnist", "--ratios", "0.7"], "outlier ratio is 0.7"),
         (["--dataset", "mnist", "--max-images", "5"], "max_images is 5"),
         (["--dataset", "mnist", "--operations", "RA+XY"], "operation set 'RA+XY'"),
@@ -165,4 +165,4 @@ def test_the_papers_protocol_on_few_images_is_warned_of(run_script, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert "scores may be inverted" in finished.stderr
     assert "warning: pretext accuracy" in finished.stderr
-    assert "⚠ pretext accuracy" in finished.stdout and " ⚠ |" in finished.stdout
+    assert "⚠ class 1: pretext accuracy" in finished.stdout and " ⚠ |" in finished.stdout

@@ -296,7 +296,7 @@ def test_all_views_are_apply_operation_one_by_one(paper_set, image, label):
 def test_shifts_read_mirrored_rows_and_columns_even_beyond_the_side():
     side = 4
     mirrored = [0, 1, 2, 3, 3, 2, 1, 0]  # the law, m(i) for i modulo 8
-    shifts = list(itertools.product(range(-5, 6), repeat=2))
+    shifts = list(itertools.product(range(-5, 3), repeat=2))  # 8 repeats 0
     operations = operation_set([Operation(shift=shift) for shift in shifts], side)
     image = np.arange(16, dtype=np.float32).reshape(1, side, side, 1)
     views = np.asarray(all_views(operations, image))[0]
@@ -408,13 +408,12 @@ def test_every_complaint_about_a_set_says_what_was_expected(arguments, sentence)
         operation_set(**({"side": SIDE} | arguments))
 
 
-@pytest.mark.xfail(strict=True, reason="operations are compared by name, and named unchecked")
 @pytest.mark.parametrize(
     ("operations", "sentence"),
     [
         ([Operation(angle=30), Operation(angle=390)], "all different"),
         ([Operation(), Operation(shift=(2 * SIDE, 0))], "all different"),
-        ([Operation(quarter_turns=2), Operation(angle=180)], "all different"),
+        ([Operation(quarter_turns=2), Operation(angle=180)], "set quarter_turns instead"),
         ([Operation(), Operation(patches=(0, 1, 2))], "must be a permutation"),
     ],
 )
