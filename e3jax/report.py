@@ -34,9 +34,9 @@ matplotlib.rcParams["svg.hashsalt"] = "e3jax"
 def _save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure whole or not at all."""
     path = Path(path)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        figure.savefig(partial, dpi=110, bbox_inches="tight")
+        figure.savefig(partial, format=path.suffix[1:], dpi=110, bbox_inches="tight")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -65,10 +65,16 @@ class Folder:
         self.runs.mkdir(parents=True, exist_ok=True)
 
     def is_done(self, run: Run) -> bool:
+        """Whether a run has its result; if so, what a kill may have left beside it is removed."""
         done = (self.runs / f"{run.name}.json").exists()
-        if done:  # a kill may have come between the result and the removal of the state behind it
-            shutil.rmtree(self.checkpoint(run), ignore_errors=True)
+        if done:
+            self._tidy(run)
         return done
+
+    def _tidy(self, run: Run) -> None:
+        shutil.rmtree(self.checkpoint(run), ignore_errors=True)
+        for partial in self.runs.glob(f"{run.name}.*.partial"):
+            partial.unlink(missing_ok=True)
 
     def checkpoint(self, run: Run) -> Path:
         """Where a run keeps the state of its training while it is not finished."""
@@ -96,7 +102,7 @@ class Folder:
         # Last: where this file is, the run is done.
         text = json.dumps({"format": _FORMAT, "rows": rows}, indent=1)
         _atomic(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
-        shutil.rmtree(self.checkpoint(run), ignore_errors=True)
+        self._tidy(run)
         return rows
 
     def rows(self) -> list[dict]:
@@ -146,7 +152,7 @@ def _csv(rows: list[dict]) -> str:
 
 def _atomic(path: Path, write) -> None:
     """Writes a file beside its place and moves it there: a kill leaves the old one or none."""
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
             write(file)
