@@ -21,6 +21,8 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("E3JAX_CACHE_DIR")
     os.environ["E3JAX_CACHE_DIR"] = str(folder)
+    # The folder benchmark.py uses: what is compiled once serves every test and every program.
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     yield folder
     if before is None:
         del os.environ["E3JAX_CACHE_DIR"]
