@@ -47,7 +47,7 @@ def health(scores: Scores, k: int) -> str:
     if accuracy < chance + 0.1 * (1 - chance):
         return (
             f"pretext accuracy {accuracy:.1%} is near chance ({chance:.1%}), so the scores mean "
-            "little and may be inverted: train for more steps, or with Adam"
+            "little and may be inverted: train for more steps"
         )
     return ""
 

@@ -125,11 +125,21 @@ def test_kill_minus_nine_loses_and_doubles_nothing(undisturbed, tmp_path):
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     command = [sys.executable, str(ROOT / "experiments/benchmark.py"), *map(str, SMALL)]
     command += ["--results-dir", str(tmp_path), "--methods", "pixel-pca", "e3outlier"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not any((tmp_path / "runs").glob("*.json")) and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, programs start with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while not any((tmp_path / "runs").glob("*.json")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "the same command continues" in errors
     assert "Traceback" not in errors
     assert [row["method"] for row in rows(tmp_path)][:1] == ["pixel-pca"]
