@@ -177,8 +177,7 @@ def comparable(rows: Iterable[dict]) -> dict[TableKey, list[dict]]:
 
 def _table(key: TableKey, rows: list[dict]) -> str:
     dataset, source, ratio, _, protocol, network, operation_set = key
-    methods = _ordered({row["method"] for row in rows})
-    classes = sorted({row["inlier_class"] for row in rows})
+    cells, methods, classes = _cells(rows)
     seeds = sorted({row["seed"] for row in rows})
     sizes = sorted({row["n_inliers"] for row in rows})
     size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -190,9 +189,6 @@ def _table(key: TableKey, rows: list[dict]) -> str:
         "| inlier class | " + " | ".join(methods) + " |",
         "| --- " * (len(methods) + 1) + "|",
     ]
-    cells = defaultdict(list)
-    for row in rows:
-        cells[row["method"], row["inlier_class"]].append(row)
     for name in classes:
         values = [_cell(cells[method, name]) for method in methods]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
@@ -201,14 +197,44 @@ def _table(key: TableKey, rows: list[dict]) -> str:
         values = [_mean_and_spread(cells, method, classes, metric) for method in methods]
         beside = f" (paper's E³Outlier: {number})" if number else ""
         lines.append(f"| **mean {metric}**{beside} | " + " | ".join(values) + " |")
-    lines += _paired_difference(cells, methods, classes)
+    if difference := _paired_difference(cells, methods, classes):
+        lines.append(f"\ne3outlier - {difference} (points of AUROC, paired t over classes).")
     warnings = {f"class {r['inlier_class']}: {r['warning']}" for r in rows if r.get("warning")}
     lines += [f"\n⚠ {text}" for text in sorted(warnings)]
     return "\n".join(lines) + "\n"
 
 
-def _paired_difference(cells: dict, methods: Sequence[str], classes: Sequence) -> list[str]:
-    """E3Outlier against the best method without a network, class by class on the same images."""
+def summary(rows: Sequence[dict]) -> str:
+    """One table of mean AUROC in percent, a line for each group of :func:`comparable`."""
+    groups = comparable(rows)
+    methods = _ordered({row["method"] for row in rows})
+    lines = [
+        f"| images | ρ | protocol | {' | '.join(methods)} | e3outlier - best without a network |",
+        "| --- " * (len(methods) + 4) + "|",
+    ]
+    for key, group in groups.items():
+        cells, present, classes = _cells(group)
+        means = [_mean_and_spread(cells, method, classes, "auroc") for method in methods]
+        difference = _paired_difference(cells, present, classes)
+        what = [f"{key.dataset} ({key.source})", f"{100 * key.ratio:g} %", key.protocol]
+        lines.append(f"| {' | '.join([*what, *means, difference])} |")
+    return "\n".join(lines)
+
+
+def _cells(rows: Sequence[dict]) -> tuple[dict, list[str], list]:
+    """Rows by (method, inlier class); the methods; the classes."""
+    cells = defaultdict(list)
+    for row in rows:
+        cells[row["method"], row["inlier_class"]].append(row)
+    methods, classes = zip(*cells, strict=True)
+    return cells, _ordered(set(methods)), sorted(set(classes))
+
+
+def _paired_difference(cells: dict, methods: Sequence[str], classes: Sequence) -> str:
+    """E3Outlier against the best method without a network, class by class on the same images.
+
+    "METHOD: mean (95 % interval)", or "" where there is nothing to compare.
+    """
     auroc = {
         method: [100 * np.mean([row["auroc"] for row in cells[method, c]]) for c in classes]
         for method in methods
@@ -216,15 +242,12 @@ def _paired_difference(cells: dict, methods: Sequence[str], classes: Sequence) -
     }
     others = [m for m in auroc if not m.startswith("e3outlier")]
     if "e3outlier" not in auroc or not others or len(classes) < 2:
-        return []
+        return ""
     best = max(others, key=lambda method: np.mean(auroc[method]))
     difference = np.subtract(auroc["e3outlier"], auroc[best])
     half = scipy.stats.t.ppf(0.975, len(classes) - 1) * scipy.stats.sem(difference)
     mean = difference.mean()
-    return [
-        f"\ne3outlier - {best}: {mean:+.1f} points of AUROC "
-        f"(95 % interval over classes {mean - half:+.1f} to {mean + half:+.1f}, paired t)."
-    ]
+    return f"{best}: {mean:+.1f}, 95 % interval {mean - half:+.1f} to {mean + half:+.1f}"
 
 
 def _cell(rows: list[dict]) -> str:
