@@ -7,13 +7,14 @@ import pytest
 from conftest import ROOT
 
 PROGRAM = """
-import resource, sys
+import os, resource, sys
 import jax
 import numpy as np
 import e3jax
 from e3jax import training
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_compilation_cache_dir", os.environ["E3JAX_CACHE_DIR"] + "/compiled")
 n = int(sys.argv[1])
 config, operations = e3jax.paper_config(grey=False), e3jax.operation_set()
 trainer = e3jax.make_trainer(config, operations, chunk=2)
