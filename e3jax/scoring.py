@@ -43,7 +43,12 @@ def health(scores: Scores, k: int) -> str:
         return "scores are not finite: training diverged, lower the learning rate"
     if np.ptp(scores.ne) == 0:
         return "all scores are the same: the images are identical or training failed"
-    accuracy, chance = float(np.mean(scores.accuracy)), 1 / k
+    return pretext_health(float(np.mean(scores.accuracy)), k)
+
+
+def pretext_health(accuracy: float, k: int) -> str:
+    """The part of :func:`health` that needs only the pretext accuracy."""
+    chance = 1 / k
     if accuracy < chance + 0.1 * (1 - chance):
         return (
             f"pretext accuracy {accuracy:.1%} is near chance ({chance:.1%}), so the scores mean "

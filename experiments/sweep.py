@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from e3jax import metrics, report
+from e3jax import metrics, operations, report, scoring
 
 COLUMNS = (
     "dataset,source,method,network,operations,inlier_class,ratio,seed,protocol,n_inliers,"
@@ -130,7 +130,7 @@ class Folder:
 
 
 def read_csv(path: str | os.PathLike) -> list[dict]:
-    """The rows of a results.csv, numbers as numbers."""
+    """The rows of a results.csv, numbers as numbers, warnings told again from the accuracy."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -138,6 +138,9 @@ def read_csv(path: str | os.PathLike) -> list[dict]:
             row[name] = int(row[name])
         for name in ("ratio", *report.METRICS):
             row[name] = float(row[name])
+        if row["pretext_accuracy"]:
+            k = len(operations.paper_operations(row["operations"]))
+            row["warning"] = scoring.pretext_health(float(row["pretext_accuracy"]), k)
     return rows
 
 

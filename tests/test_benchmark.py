@@ -16,7 +16,7 @@ from e3jax import metrics
 
 SMALL = (
     *("--dataset", "mnist", "--source", "embedded", "--protocol", "quick", "--operations", "IA"),
-    *("--max-images", 40, "--steps", 150, "--methods", "e3outlier", "pixel-pca"),
+    *("--max-images", 40, "--steps", 60, "--methods", "e3outlier", "pixel-pca"),
 )
 SWEEP = (*SMALL, "--classes", 1, 4)
 UNTIMED = [c for c in sweep.COLUMNS if not c.endswith("_seconds")]
