@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from e3jax import training
 
@@ -14,41 +16,71 @@ class TrainCheckpoint:
     """The latest state of one running training, in a folder of its own (Orbax).
 
     A process killed while it saves leaves the state before it. Numbers come back bit for bit.
+
+    Of several processes of a job the first alone reads and writes, since the folder may be on a
+    disk that only it sees; ``save`` does nothing in the others, ``restore`` must be called by all.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = None
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=1,
+                cleanup_tmp_directories=True,
+                create=False,
+                # Or Orbax would wait for the other processes.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=0, active_processes={0}, barrier_sync_key_prefix=self.folder.name
+                ),
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, state: training.TrainState, seconds: float) -> None:
         """Saves a state and the seconds of training behind it; returns when it is on disk.
 
         Does nothing if this step is saved already.
         """
-        if self._manager.latest_step() == int(state.step):
+        if self._manager is None:
             return
-        item = {"state": _plain(state), "seconds": seconds}
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(item))
+        item = _to_host(state, seconds)
+        step = int(item["state"]["step"])
+        if self._manager.latest_step() == step:
+            return
+        self._manager.save(step, args=ocp.args.StandardSave(item))
         self._manager.wait_until_finished()
 
     def restore(self, like: training.TrainState) -> tuple[training.TrainState, float] | None:
         """The saved state, placed as ``like`` is, and its seconds; None if nothing was saved."""
-        if self._manager.latest_step() is None:
+        found = self._manager is not None and self._manager.latest_step() is not None
+        if not _from_first(np.int32(found)):
             return None
-        item = {
-            "state": jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like)),
-            "seconds": 0.0,
-        }
-        item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
-        state = training.TrainState(**item["state"])
+        item = _to_host(like, 0.0)
+        if self._manager is not None:
+            item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
+        item = _from_first(item)
+        state = training.TrainState(**training.place(like.step.sharding.mesh, item["state"]))
         key = jax.random.wrap_key_data(state.order_key, impl=jax.random.key_impl(like.order_key))
         return state._replace(order_key=key), float(item["seconds"])
 
     def close(self) -> None:
         """Lets go of the folder."""
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
 
-def _plain(state: training.TrainState) -> dict[str, Any]:
-    return state._replace(order_key=jax.random.key_data(state.order_key))._asdict()
+def _to_host(state: training.TrainState, seconds: float) -> dict[str, Any]:
+    """What is saved: arrays that need no devices, so that any mesh can take them up again."""
+    plain = state._replace(order_key=jax.random.key_data(state.order_key))
+    return {"state": jax.device_get(plain)._asdict(), "seconds": np.asarray(seconds, np.float32)}
+
+
+def _from_first(tree: Any) -> Any:
+    """Every process's tree of 4-byte numbers replaced by the first's."""
+    if jax.process_count() == 1:
+        return tree
+    # As integers: what sums the processes' floats turns -0.0 into 0.0.
+    bits = jax.tree.map(lambda a: np.asarray(a).view(np.uint32), tree)
+    bits = multihost_utils.broadcast_one_to_all(bits)
+    return jax.tree.map(lambda a, b: b.view(np.asarray(a).dtype), tree, bits)

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from e3jax.convolutions import conv
+
 # He normal, not truncated (jax.nn.initializers.he_normal is), as PyTorch's kaiming_normal_.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -16,86 +18,6 @@ def _uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for a dense kernel [fan_in, fan_out]."""
     bound = shape[0] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Images whose patches the CPU's filter gradient lays out at once: few, so that they stay in cache.
-_PATCH_IMAGES = 4
-
-
-def _native_conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_DIMENSIONS
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Square convolution, [b, h, w, i] and [k, k, i, o] -> [b, h', w', o].
-
-    On CPU it has its own gradient: XLA computes filter gradients, and every gradient of a strided
-    convolution, many times slower than forward convolutions there, and slower again inside
-    ``lax.scan``. Matrix products over patches of a few images and plain forward convolutions give
-    the same numbers.
-    """
-    return _native_conv(x, kernel, stride, padding)
-
-
-def _conv_forward(x, kernel, stride, padding):
-    return _native_conv(x, kernel, stride, padding), (x, kernel)
-
-
-def _conv_backward(stride, padding, residuals, dy):
-    def native(x, kernel, dy):
-        return jax.vjp(lambda x, kernel: _native_conv(x, kernel, stride, padding), x, kernel)[1](dy)
-
-    def by_products(x, kernel, dy):
-        return _input_gradient(x, kernel, dy, stride, padding), _filter_gradient(
-            x, kernel, dy, stride, padding
-        )
-
-    return jax.lax.platform_dependent(*residuals, dy, cpu=by_products, default=native)
-
-
-conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _input_gradient(x, kernel, dy, stride, padding):
-    """The transposed convolution as a forward one over dy with zeros between its pixels."""
-    low = kernel.shape[0] - 1 - padding
-    spread = [(0, 0, 0)]
-    for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
-        spread.append((low, size + padding - 1 - stride * (out - 1), stride - 1))
-    dy = jax.lax.pad(dy, jnp.zeros((), dy.dtype), [*spread, (0, 0, 0)])
-    return _native_conv(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1, 0)
-
-
-def _filter_gradient(x, kernel, dy, stride, padding):
-    """Sum over images of patches' @ dy, a few images at a time."""
-    size, height, width = kernel.shape[0], *dy.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-
-    def some_images(total, x_and_dy):
-        x, dy = x_and_dy
-        shifted = [
-            x[
-                :,
-                i : i + stride * (height - 1) + 1 : stride,
-                j : j + stride * (width - 1) + 1 : stride,
-            ]
-            for i in range(size)
-            for j in range(size)
-        ]
-        patches = jnp.concatenate(shifted, axis=-1)
-        return total + jnp.einsum(
-            "bhwp,bhwo->po", patches, dy, preferred_element_type=total.dtype
-        ), None
-
-    few = _PATCH_IMAGES if x.shape[0] % _PATCH_IMAGES == 0 else 1
-    groups = [a.reshape(-1, few, *a.shape[1:]) for a in (x, dy)]
-    total = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), jnp.float32)
-    total, _ = jax.lax.scan(some_images, total, tuple(groups))
-    return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 class Conv(nn.Module):
@@ -113,10 +35,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", _he_normal, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.size == 1:  # a matrix product is faster than a convolution everywhere
-            return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        return conv(x, kernel, self.stride, self.size // 2)
+        return conv(x.astype(self.dtype), kernel, self.stride, self.size // 2)
 
 
 class WideResNet(nn.Module):

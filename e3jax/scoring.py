@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from e3jax import networks, operations, training
 
@@ -67,7 +67,7 @@ def make_scorer(
 ) -> Callable[..., Scores]:
     """Builds ``score(variables, uint8 [n, h, w, c], on_block=...) -> Scores``.
 
-    The scores are NumPy arrays.
+    The scores are NumPy arrays, whole in every process if the mesh spans several.
 
     One jitted pass in evaluation mode (running statistics): an image's views go through the network
     together and with no other's, so its scores do not depend on its neighbours. The last block is
@@ -101,7 +101,9 @@ def make_scorer(
         return Scores(*scores, representation[0])
 
     def block(tables, variables, images):
-        return jax.lax.map(lambda image: score_image(tables, variables, image), images)
+        scores = jax.lax.map(lambda image: score_image(tables, variables, image), images)
+        # Gathered here and not on the host, which may see a part of the mesh's devices only.
+        return jax.lax.all_gather(scores, training.AXIS, tiled=True)
 
     everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
     block = jax.jit(
@@ -109,11 +111,12 @@ def make_scorer(
             block,
             mesh=mesh,
             in_specs=(everywhere, everywhere, split),
-            out_specs=split,
+            out_specs=everywhere,
             check_vma=False,
-        )
+        ),
+        compiler_options=training.compiler_options(mesh, level=1),
     )
-    tables = jax.device_put(operation_set, NamedSharding(mesh, everywhere))
+    tables = training.place(mesh, operation_set)
 
     def score(
         variables: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
@@ -123,7 +126,8 @@ def make_scorer(
             part = np.asarray(images[start : start + images_per_call])
             missing = images_per_call - len(part)
             filled = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
-            parts.append(jax.tree.map(np.asarray, block(tables, variables, filled)))
+            placed = training.place(mesh, filled, split)
+            parts.append(jax.device_get(block(tables, variables, placed)))
             on_block(start + len(part))
         return jax.tree.map(lambda *a: np.concatenate(a)[: len(images)], *parts)
 

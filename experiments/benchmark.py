@@ -5,16 +5,24 @@ stays on disk: the same command again, also after Ctrl-C or a crash, does only w
 """
 
 import argparse
+import concurrent.futures
+import contextlib
 import itertools
-import os
+import queue
+import re
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import runtime
 import sweep
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -27,7 +35,6 @@ QUICK_IMAGES = 500
 _FEW_IMAGES = 2000
 # A training view costs about three scored ones (forward and backward).
 _TRAIN_COST = 3
-_MOST_CPU_DEVICES = 6  # as a power of two: 64, the quick protocol's batch
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,7 +69,53 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
     add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
-    return parser.parse_args()
+    add(
+        "--runs-at-once",
+        type=_auto_or_positive,
+        default="auto",
+        help="runs in flight, each on its share of the devices; auto: one a device, at most as "
+        "many as there are trainings",
+    )
+    _add_job_arguments(parser)
+    arguments = parser.parse_args()
+    if complaint := _job_complaint(arguments):
+        parser.error(complaint)
+    return arguments
+
+
+def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "several processes", "Every process runs the same command; the first alone writes."
+    ).add_argument
+    add(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes of one job, see jax.distributed.initialize; under "
+        "Slurm, Open MPI, Kubernetes or on a TPU pod the rest is found out",
+    )
+    add("--coordinator", metavar="HOST:PORT", help="where the first process can be reached")
+    add("--num-processes", type=_positive, help="processes of the job")
+    add("--process-id", type=int, help="which of them this is, from 0")
+
+
+def _job_complaint(arguments: argparse.Namespace) -> str:
+    """What is wrong with the flags for several processes, in one sentence; "" if nothing."""
+    given = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    if arguments.distributed and arguments.runs_at_once not in ("auto", 1):
+        return "--distributed does one run at a time, so --runs-at-once must be 1"
+    if given == (None, None, None):
+        return ""
+    if not arguments.distributed:
+        return "--coordinator, --num-processes and --process-id need --distributed"
+    if None in given:
+        return "--coordinator, --num-processes and --process-id are given together or not at all"
+    if not re.fullmatch(r".+:\d+", arguments.coordinator):
+        return f"--coordinator is HOST:PORT, got {arguments.coordinator!r}"
+    if not 0 <= arguments.process_id < arguments.num_processes:
+        return (
+            f"--process-id is one of 0 to {arguments.num_processes - 1}, got {arguments.process_id}"
+        )
+    return ""
 
 
 def _positive(text: str) -> int:
@@ -72,38 +125,64 @@ def _positive(text: str) -> int:
     return number
 
 
+def _auto_or_positive(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
 def main() -> int:
     arguments = parse_arguments()
-    # One device a core: XLA uses the cores of a machine better through a mesh than by itself.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", 2 ** min(cores.bit_length() - 1, _MOST_CPU_DEVICES))
-    jax.config.update("jax_compilation_cache_dir", str(datasets.cache_folder() / "compiled"))
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = None
     try:
-        folder = sweep.Folder(arguments.results_dir)
+        runtime.start(
+            arguments.distributed,
+            arguments.coordinator,
+            arguments.num_processes,
+            arguments.process_id,
+        )
+        # The other processes of a job compute, and are silent unless they fail.
+        console.quiet = jax.process_index() > 0
+        folder = None if jax.process_index() else sweep.Folder(arguments.results_dir)
         Benchmark(arguments, folder, console).run_all()
-        print(folder.write_tables())
-        console.print(f"Tables, figures and every image's scores are in {folder.path}/")
+        if folder:
+            print(folder.write_tables())
+            console.print(f"Tables, figures and every image's scores are in {folder.path}/")
     except (ValueError, OSError) as error:  # images.InputError is a ValueError
+        console.quiet = False
         console.print(f"error: {error}", style="red")
         return 2
     except KeyboardInterrupt:
-        if folder.rows():
+        if folder and folder.rows():
             folder.write_tables()
         console.print("Stopped. What is finished is kept; the same command continues from here.")
         return 130
     return 0
 
 
-class Benchmark:
-    """The plan of a command and the loop over its runs."""
+class Station(NamedTuple):
+    """Devices that do one run after the other, and what was built for them."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: sweep.Folder, console: Console):
+    mesh: jax.sharding.Mesh
+    trainer: training.Trainer
+    score: Callable[..., scoring.Scores]
+
+
+class Stopped(Exception):
+    """Raised in a run's thread once the command has failed or was interrupted."""
+
+
+class Benchmark:
+    """The plan of a command and the loop over its runs.
+
+    In a job of several processes every one has such an object and takes the same decisions;
+    ``folder`` is None in all but the first.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, folder: sweep.Folder | None, console):
         self.arguments, self.folder, self.console = arguments, folder, console
-        self.mesh = training.device_mesh()
-        device = self.mesh.devices.flat[0]
-        self.device = f"{self.mesh.size} x {device.device_kind}"
+        self.stop, self.writing = threading.Event(), threading.Lock()
+        device = jax.devices()[0]
         self.protocol = arguments.protocol
         if self.protocol == "auto":
             self.protocol = "quick" if device.platform == "cpu" else "paper"
@@ -129,7 +208,10 @@ class Benchmark:
             self.max_images = arguments.max_images or None
         self.runs = list(self._plan())
         self._check()
-        self.todo = [run for run in self.runs if not folder.is_done(run)]
+        self.at_once = self._runs_at_once()
+        self.meshes = self._split_devices()
+        self.device = f"{self.meshes[0].size} x {device.device_kind}"
+        self.todo = self._missing()
         self._announce()
 
     def _plan(self) -> Iterator[sweep.Run]:
@@ -170,6 +252,44 @@ class Benchmark:
             runs = [run for run in self.runs if run.ratio == ratio]
             self._contaminated(min(runs, key=self._size))
 
+    def _runs_at_once(self) -> int:
+        """Runs in flight. Small ones use a machine better side by side than each split over it.
+
+        "auto" looks at what was planned, not at what is left: it decides over how many devices a
+        batch is split, and a command that continues must give the same numbers.
+        """
+        asked, devices = self.arguments.runs_at_once, jax.device_count()
+        if jax.process_count() > 1:
+            return 1
+        if asked == "auto":
+            trainings = sum(run.method == "e3outlier" for run in self.runs)
+            fitting = (n for n in range(1, devices + 1) if devices % n == 0)
+            return max(n for n in fitting if n <= max(trainings, 1))
+        if devices % asked and asked % devices:
+            raise ValueError(
+                f"--runs-at-once {asked} cannot share {devices} devices evenly: give a number that "
+                f"divides {devices}, or a multiple of it"
+            )
+        return asked
+
+    def _split_devices(self) -> list[jax.sharding.Mesh]:
+        """A mesh for every run in flight, or as many as there are devices if those are fewer."""
+        devices = jax.devices()
+        size = max(len(devices) // self.at_once, 1)
+        groups = (devices[i : i + size] for i in range(0, len(devices), size))
+        return [training.device_mesh(group) for group in groups]
+
+    def _missing(self) -> list[sweep.Run]:
+        """The runs to do, as the first process sees them, which alone need see the folder."""
+        done = np.array([bool(self.folder and self.folder.is_done(run)) for run in self.runs])
+        if jax.process_count() > 1:
+            plan = repr([run.name for run in self.runs]).encode()
+            digest = np.uint32(zlib.crc32(self.dataset.images, zlib.crc32(plan)))
+            if len(set(multihost_utils.process_allgather(digest).tolist())) > 1:
+                raise ValueError("the processes of this job have different commands or images")
+            done = multihost_utils.broadcast_one_to_all(done)
+        return [run for run, is_done in zip(self.runs, done, strict=True) if not is_done]
+
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
         say, config = self.console.print, self.config
@@ -181,6 +301,7 @@ class Benchmark:
             f"{config.optimizer}, {steps} steps of {config.batch_size} views, {config.dtype})"
         )
         say(f"Device: {self.device}")
+        say(f"Runs at once: {self.at_once}")
         done = len(self.runs) - len(self.todo)
         say(f"Plan: {len(self.runs)} runs, {done} of them finished before")
         if "paper" in self.protocol and config.optimizer == "sgd" and n < _FEW_IMAGES:
@@ -191,71 +312,120 @@ class Benchmark:
             )
 
     def run_all(self) -> None:
-        """Does what is missing; every finished run is on disk before the next starts."""
-        capacity = max(map(self._size, self.runs))
+        """Does what is missing; every finished run is on disk before its thread takes the next."""
+        stations = [self._station(mesh) for mesh in self.meshes]
+        todo = queue.SimpleQueue()
+        for run in [*self.todo, *[None] * self.at_once]:
+            todo.put(run)
+        work = sum(map(self._work, self.todo))
+        with (
+            Meter(self.console, work, len(self.todo), self.at_once) as meter,
+            concurrent.futures.ThreadPoolExecutor(self.at_once) as threads,
+        ):
+            try:
+                # Threads suffice: nearly all time is spent in XLA.
+                for thread in concurrent.futures.as_completed(
+                    threads.submit(self._work_off, todo, stations[i % len(stations)], meter)
+                    for i in range(self.at_once)
+                ):
+                    thread.result()
+            except BaseException:
+                self.stop.set()
+                raise
+
+    def _station(self, mesh: jax.sharding.Mesh) -> Station:
+        config = self.config
         # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
-        chunk = 10 if self.mesh.devices.flat[0].platform == "cpu" else 200
-        trainer = training.make_trainer(self.config, self.operations, self.mesh, chunk)
-        scorer = scoring.make_scorer(
-            self.config.network, self.operations, self.mesh, self.config.dtype
+        chunk = 10 if mesh.devices.flat[0].platform == "cpu" else 200
+        return Station(
+            mesh,
+            training.make_trainer(config, self.operations, mesh, chunk),
+            scoring.make_scorer(config.network, self.operations, mesh, config.dtype),
         )
-        with Meter(self.console, sum(map(self._work, self.todo)), len(self.todo)) as meter:
-            for run in self.todo:
-                title = f"{run.dataset} class {run.inlier_class} {run.method} seed {run.seed}"
-                meter.start(title, self._work(run))
-                data = self._contaminated(run)
-                if run.method == "e3outlier":
-                    bank = training.place_bank(self.mesh, data.images, capacity)
-                    scores, extra = self._e3outlier(run, trainer, scorer, bank, data.images, meter)
-                else:
-                    scores, extra = self._pixels(run, data.images)
-                extra |= {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
-                extra |= {"device": self.device} | sweep.provenance()
-                rows = self.folder.finish(run, scores, data.is_outlier, data.ids, extra)
-                meter.finish(f"{title}: AUROC {rows[0]['auroc']:.1%}", extra["warning"])
 
-    def _e3outlier(self, run, trainer, scorer, bank, data, meter) -> tuple[dict, dict]:
-        n, k, config = len(data), len(self.operations), self.config
-        key = jax.random.fold_in(jax.random.key(run.seed), run.inlier_class)
-        state, before = trainer.init(key, data.shape[-1]), 0.0
-        saved = checkpoint.TrainCheckpoint(self.folder.checkpoint(run))
-        if restored := saved.restore(state):
-            state, before = restored
-            meter.advance(int(state.step) * config.batch_size * _TRAIN_COST)
-        total, start, last_save = config.num_steps(n, k), time.monotonic(), time.monotonic()
+    def _work_off(self, todo: queue.SimpleQueue, station: Station, meter: "Meter") -> None:
+        while run := todo.get():
+            self._go_on()
+            self._do(run, station, meter)
 
-        def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
-            nonlocal last_save
-            steps = np.isfinite(np.asarray(log.accuracy))
-            text = (
-                f"loss {np.nanmean(log.loss):.3f}, pretext accuracy {np.nanmean(log.accuracy):.0%}"
-            )
-            meter.advance(int(steps.sum()) * config.batch_size * _TRAIN_COST, text)
-            if time.monotonic() - last_save >= 60 * self.arguments.checkpoint_minutes:
-                saved.save(state, before + time.monotonic() - start)
-                last_save = time.monotonic()
+    def _go_on(self) -> None:
+        if self.stop.is_set():
+            raise Stopped
 
-        state = training.train(trainer, state, bank, n, total, on_chunk)
-        train_seconds, start = before + time.monotonic() - start, time.monotonic()
-        if train_seconds >= 60 * self.arguments.checkpoint_minutes:
-            saved.save(state, train_seconds)
-        saved.close()
-        done = 0
+    def _do(self, run: sweep.Run, station: Station, meter: "Meter") -> None:
+        title = f"{run.dataset} class {run.inlier_class} {run.method} seed {run.seed}"
+        bar = meter.start(title, self._work(run))
+        data = self._contaminated(run)
+        if run.method == "e3outlier":
+            scores, extra = self._e3outlier(run, station, data.images, bar)
+        elif self.folder:
+            scores, extra = self._pixels(run, data.images)
+        if self.folder is None:
+            return
+        extra |= {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
+        extra |= {"device": self.device} | sweep.provenance()
+        with self.writing:  # matplotlib serves one thread at a time
+            rows = self.folder.finish(run, scores, data.is_outlier, data.ids, extra)
+        bar.finish(f"{title}: AUROC {rows[0]['auroc']:.1%}", extra["warning"])
+
+    def _e3outlier(
+        self, run: sweep.Run, station: Station, data: np.ndarray, bar: "Bar"
+    ) -> tuple[dict, dict]:
+        k = len(self.operations)
+        state, train_seconds = self._train(run, station, data, bar)
+        start, done = time.monotonic(), 0
 
         def on_block(images_done: int) -> None:
             nonlocal done
-            meter.advance((images_done - done) * k, "scoring")
+            self._go_on()
+            bar.advance((images_done - done) * k, "scoring")
             done = images_done
 
-        scores = scorer(state.variables, data, on_block)
+        scores = station.score(state.variables, data, on_block)
         names = {"e3outlier": scores.ne, "e3outlier-pl": scores.pl, "e3outlier-mp": scores.mp}
         return names, {
-            "steps": total,
+            "steps": self.config.num_steps(len(data), k),
             "pretext_accuracy": float(scores.accuracy.mean()),
             "train_seconds": train_seconds,
             "score_seconds": time.monotonic() - start,
             "warning": scoring.health(scores, k),
         }
+
+    def _train(
+        self, run: sweep.Run, station: Station, data: np.ndarray, bar: "Bar"
+    ) -> tuple[training.TrainState, float]:
+        """The trained state and the seconds it took, with those of an earlier start."""
+        config, trainer = self.config, station.trainer
+        bank = training.place_bank(station.mesh, data, max(map(self._size, self.runs)))
+        key = jax.random.fold_in(jax.random.key(run.seed), run.inlier_class)
+        state, before = trainer.init(key, data.shape[-1]), 0.0
+        # The other processes of a job have no folder and touch none.
+        where = self.folder.checkpoint(run) if self.folder else run.name
+        with contextlib.closing(checkpoint.TrainCheckpoint(where)) as saved:
+            if restored := saved.restore(state):
+                state, before = restored
+                bar.skip(int(state.step) * config.batch_size * _TRAIN_COST)
+            start = last_save = time.monotonic()
+
+            def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
+                nonlocal last_save
+                log = jax.device_get(log)
+                self._go_on()
+                bar.advance(
+                    int(np.isfinite(log.accuracy).sum()) * config.batch_size * _TRAIN_COST,
+                    f"loss {np.nanmean(log.loss):.3f}, "
+                    f"pretext accuracy {np.nanmean(log.accuracy):.0%}",
+                )
+                if time.monotonic() - last_save >= 60 * self.arguments.checkpoint_minutes:
+                    saved.save(state, before + time.monotonic() - start)
+                    last_save = time.monotonic()
+
+            total = config.num_steps(len(data), len(self.operations))
+            state = training.train(trainer, state, bank, len(data), total, on_chunk)
+            train_seconds = before + time.monotonic() - start
+            if train_seconds >= 60 * self.arguments.checkpoint_minutes:
+                saved.save(state, train_seconds)
+        return state, train_seconds
 
     def _pixels(self, run: sweep.Run, data: np.ndarray) -> tuple[dict, dict]:
         start = time.monotonic()
@@ -278,11 +448,15 @@ class Benchmark:
 
 
 class Meter:
-    """Two progress bars on a terminal; elsewhere one line a finished run and one estimate."""
+    """On a terminal a bar for every run in flight and one for all; elsewhere a line a finished run.
 
-    def __init__(self, console: Console, total_work: int, runs: int):
-        self.console, self.total, self.runs = console, total_work, runs
-        self.done, self.number, self._mark = 0, 0, None
+    And one estimate. Runs in several threads may use it.
+    """
+
+    def __init__(self, console: Console, total_work: int, runs: int, at_once: int):
+        self.console, self.total, self.runs, self.at_once = console, total_work, runs, at_once
+        self.done, self.finished, self.chunks, self.mark = 0, 0, 0, (0.0, 0)
+        self.lock = threading.RLock()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -291,9 +465,9 @@ class Meter:
             TextColumn("{task.fields[note]}"),
         )
         # On a terminal alone: elsewhere rich would print its bars once more at the end.
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        shown = console.is_terminal and not console.quiet
+        self.progress = Progress(*columns, console=console, disable=not shown)
         self.all = self.progress.add_task("all runs", total=max(total_work, 1), note="")
-        self.current = None
 
     def __enter__(self) -> "Meter":
         self.progress.start()
@@ -302,35 +476,58 @@ class Meter:
     def __exit__(self, *_) -> None:
         self.progress.stop()
 
-    def start(self, title: str, work: int) -> None:
-        self.number += 1
-        self.end = self.done + work
-        self.current = self.progress.add_task(title, total=max(work, 1), note="compiling")
+    def start(self, title: str, work: int) -> "Bar":
+        note = "compiling" if work else ""
+        task = self.progress.add_task(title, total=max(work, 1), note=note)
+        return Bar(self, task, work)
 
-    def advance(self, work: int, note: str = "") -> None:
-        self.done += work
-        self.progress.update(self.current, advance=work, note=note)
-        self.progress.update(self.all, advance=work)
-        self._estimate()
+    def advance(self, work: int) -> None:
+        with self.lock:
+            self.done += work
+            self.progress.update(self.all, advance=work)
 
-    def _estimate(self) -> None:
-        """Once, from the second chunk of work: the first one compiles."""
-        now = time.monotonic()
-        if self._mark is None:
-            self._mark = (now, self.done)
-        elif self._mark and self.done > self._mark[1]:
-            rate = (self.done - self._mark[1]) / (now - self._mark[0])
-            minutes = (self.total - self.done) / rate / 60
-            self.console.print(f"Estimate: about {max(minutes, 1):.0f} more minute(s) for all runs")
-            self._mark = ()
+    def estimate(self) -> None:
+        """Once, from the second chunk of every run in flight: the first one compiles."""
+        with self.lock:
+            self.chunks += 1
+            if self.chunks == self.at_once:
+                self.mark = (time.monotonic(), self.done)
+            elif self.chunks == 2 * self.at_once:
+                seconds, work = time.monotonic() - self.mark[0], self.done - self.mark[1]
+                minutes = (self.total - self.done) * seconds / max(work, 1) / 60
+                self.console.print(
+                    f"Estimate: about {max(minutes, 1):.0f} more minute(s) for all runs"
+                )
 
     def finish(self, text: str, warning: str) -> None:
-        self.progress.update(self.all, advance=max(self.end - self.done, 0))
-        self.done = self.end
-        self.progress.remove_task(self.current)
-        self.console.print(f"[{self.number}/{self.runs}] {text}")
-        if warning:
-            self.console.print(f"    warning: {warning}", style="yellow")
+        with self.lock:
+            self.finished += 1
+            self.console.print(f"[{self.finished}/{self.runs}] {text}")
+            if warning:
+                self.console.print(f"    warning: {warning}", style="yellow")
+
+
+class Bar:
+    """One run's part of a meter."""
+
+    def __init__(self, meter: Meter, task, work: int):
+        self.meter, self.task, self.left = meter, task, work
+
+    def skip(self, work: int) -> None:
+        """Counts work done by an earlier start."""
+        self.left -= work
+        self.meter.progress.update(self.task, advance=work)
+        self.meter.advance(work)
+
+    def advance(self, work: int, note: str) -> None:
+        self.skip(work)
+        self.meter.progress.update(self.task, note=note)
+        self.meter.estimate()
+
+    def finish(self, text: str, warning: str) -> None:
+        self.meter.advance(self.left)  # what the run had less to do than was thought
+        self.meter.progress.remove_task(self.task)
+        self.meter.finish(text, warning)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import argparse
 import sys
 
 import numpy as np
+import runtime
 from PIL import Image, UnidentifiedImageError
 
 from e3jax import datasets, operations, report
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
     parser.add_argument("--out", default="views.png", help="PNG or PDF to write")
     arguments = parser.parse_args()
+    runtime.start()
     try:
         operation_set = operations.operation_set(arguments.operations, fill=arguments.fill)
         if arguments.image:

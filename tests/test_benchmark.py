@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ SMALL = (
     *("--max-images", 40, "--steps", 60, "--methods", "e3outlier", "pixel-pca"),
 )
 SWEEP = (*SMALL, "--classes", 1, 4)
+TWO_DEVICES = {"JAX_NUM_CPU_DEVICES": "2"}  # so two runs at once, whatever the machine
 UNTIMED = [c for c in sweep.COLUMNS if not c.endswith("_seconds")]
 
 
@@ -48,7 +50,8 @@ def assert_same_results(folder, expected):
 @pytest.fixture(scope="module")
 def undisturbed(run_script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    finished = run_script("experiments/benchmark.py", *SWEEP, "--results-dir", folder)
+    options = {"env": os.environ | TWO_DEVICES}
+    finished = run_script("experiments/benchmark.py", *SWEEP, "--results-dir", folder, **options)
     assert finished.returncode == 0, finished.stderr
     return folder, finished
 
@@ -77,7 +80,8 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(undisturbed):
     for part in (
         "Data: mnist from embedded",
         "Protocol: quick",
-        "Device: ",
+        "Device: 1 x cpu",
+        "Runs at once: 2",
         "Plan: 4 runs",
         "[4/4]",
     ):
@@ -97,24 +101,34 @@ def test_the_same_command_again_does_nothing_twice(undisturbed, run_script):
 
 @pytest.mark.slow
 def test_kill_minus_nine_loses_and_doubles_nothing(undisturbed, tmp_path):
-    """Killed at three moments, each later in its work than the last, then left to finish."""
+    """Killed at three moments, each later in its work than the last, then left to finish.
+
+    At the last two both trainings are in flight and have saved their state.
+    """
     command = [sys.executable, str(ROOT / "experiments/benchmark.py"), *map(str, SWEEP)]
     command += ["--results-dir", str(tmp_path), "--checkpoint-minutes", "0"]
     runs, states = tmp_path / "runs", []
+
+    def both_beyond(step: int) -> bool:
+        saved = [int(p.name) for p in runs.glob("*.state/[0-9]*") if p.name.isdigit()]
+        return len(saved) > 1 and min(saved) > step
+
     moments = (
-        lambda: any(runs.glob("*.state/[0-9]*")),
         lambda: any(runs.glob("*pca*.json")),
-        lambda: any(runs.glob("*class4*.state/[0-9]*")),
+        lambda: both_beyond(0),
+        lambda: both_beyond(20),
     )
     for moment in moments:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        options = {"cwd": ROOT, "env": os.environ | TWO_DEVICES, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, **options)
         deadline = time.monotonic() + 300
         while not moment() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it finished before it could be killed"
-        states.append(sorted(p.name for p in runs.iterdir()))
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        states.append(sorted(p.name for p in (*runs.iterdir(), *runs.glob("*.state/*"))))
+    options = {"cwd": ROOT, "env": os.environ | TWO_DEVICES, "capture_output": True, "text": True}
+    finished = subprocess.run(command, **options)
     assert finished.returncode == 0, finished.stderr
     assert states[0] != states[1] != states[2]
     assert_same_results(tmp_path, undisturbed[0])
@@ -128,6 +142,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     process = subprocess.Popen(
         command,
         cwd=ROOT,
+        env=os.environ | TWO_DEVICES,
         stderr=subprocess.PIPE,
         text=True,
         # Where the tests run in the background, programs start with Ctrl-C ignored.

@@ -16,6 +16,7 @@ ROOMS = (
     "images",
     "datasets",
     "operations",
+    "convolutions",
     "networks",
     "training",
     "scoring",
@@ -129,7 +130,7 @@ def test_the_face_offers_what_it_lists_and_nothing_private():
 
 @pytest.fixture(scope="module")
 def fresh_import():
-    """What `import e3jax` changes in a new process: (environment before, after, new modules).
+    """What `import e3jax` does in a new process: (what is set before, after, modules).
 
     Its third-party packages come first: what they do to the environment is not ours.
     """
@@ -137,9 +138,12 @@ def fresh_import():
     code = f"""
 import os, sys
 import {", ".join([*others, "sklearn.metrics"])}
-before = dict(os.environ)
+def settings():
+    config = {{name: repr(value) for name, value in jax.config.values.items()}}
+    return dict(os.environ), config
+before = settings()
 import e3jax
-print(repr((before, dict(os.environ), sorted({{m.split(".")[0] for m in sys.modules}}))))
+print(repr((before, settings(), sorted({{m.split(".")[0] for m in sys.modules}}))))
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -155,9 +159,16 @@ def test_importing_e3jax_does_not_import(package, fresh_import):
     assert package not in fresh_import[2]
 
 
-def test_importing_e3jax_changes_no_environment_variable(fresh_import):
+def test_importing_e3jax_changes_no_environment_variable_and_no_setting_of_jax(fresh_import):
     before, after, _ = fresh_import
-    assert before and before == after
+    assert all(before) and before == after
+
+
+def test_importing_e3jax_starts_no_backend():
+    """Which would be too early for the number of devices and for a job of several processes."""
+    code = "import e3jax, jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.devices())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.count("id=2") == 1, done.stderr
 
 
 @per_file

@@ -4,11 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jax.test_util
 import numpy as np
 import pytest
 
-from e3jax.networks import build, conv
+from e3jax.networks import build
 
 LEAVES = jax.tree_util.tree_leaves_with_path
 
@@ -78,95 +77,6 @@ def test_unknown_names_are_refused(name):
         build(name, 111)
 
 
-# --- The convolution and its own gradient ----------------------------------------------------
-
-
-def native_conv(x, kernel, stride, padding):
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(padding, padding), (padding, padding)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
-    )
-
-
-def random_arrays(*shapes, seed=0):
-    generator = np.random.default_rng(seed)
-    return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
-
-
-def value_and_gradients(convolution, stride, x, kernel, dy):
-    """[forward, gradient of x, gradient of the kernel]."""
-    y, pullback = jax.vjp(lambda x, kernel: convolution(x, kernel, stride, 1), x, kernel)
-    return [y, *pullback(dy)]
-
-
-def assert_same(ours, native):
-    for a, b in zip(ours, native, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("batch", "side"), [(8, 8), (5, 9), (6, 8)])
-def test_value_and_gradients_are_those_of_the_native_convolution(batch, side, stride):
-    out = (side + 2 - 3) // stride + 1
-    arrays = random_arrays((batch, side, side, 3), (3, 3, 3, 5), (batch, out, out, 5))
-    ours = jax.jit(functools.partial(value_and_gradients, conv, stride))(*arrays)
-    native = jax.jit(functools.partial(value_and_gradients, native_conv, stride))(*arrays)
-    assert_same(ours, native)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_gradients_are_the_same_inside_a_jitted_scan(stride):
-    out = 8 // stride
-    x, kernel, dy = random_arrays((3, 4, 8, 8, 2), (3, 3, 2, 4), (3, 4, out, out, 4))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def scanned(convolution, x, kernel, dy):
-        def step(total, x_and_dy):
-            y, dx, dkernel = value_and_gradients(convolution, stride, x_and_dy[0], kernel, dy[0])
-            return total + dkernel, (y, dx)
-
-        total, (y, dx) = jax.lax.scan(step, jnp.zeros_like(kernel), (x, dy))
-        return y, dx, total
-
-    assert_same(scanned(conv, x, kernel, dy), scanned(native_conv, x, kernel, dy))
-
-
-def test_gradients_are_the_same_for_a_batch_of_networks():
-    x, kernel, dy = random_arrays((2, 4, 8, 8, 2), (2, 3, 3, 2, 4), (2, 4, 4, 4, 4))
-
-    def many(convolution):
-        return jax.jit(jax.vmap(functools.partial(value_and_gradients, convolution, 2)))
-
-    assert_same(many(conv)(x, kernel, dy), many(native_conv)(x, kernel, dy))
-
-
-def test_gradients_agree_with_finite_differences():
-    x, kernel = random_arrays((2, 5, 5, 2), (3, 3, 2, 2))
-    jax.test_util.check_grads(
-        jax.jit(lambda x, kernel: conv(x, kernel, 2, 1)),
-        (x, kernel),
-        order=1,
-        modes=["rev"],
-        rtol=1e-2,
-        atol=1e-2,
-    )
-
-
-def test_strided_convolutions_pad_one_pixel_on_every_side():
-    x, kernel = random_arrays((1, 8, 8, 2), (3, 3, 2, 4))
-    y = np.asarray(conv(x, kernel, 2, 1))
-    assert y.shape == (1, 4, 4, 4)
-    # The first pixel sees the image's corner [0:2, 0:2]; the last one its rows and columns 5 to 7.
-    first = np.einsum("hwi,hwio->o", x[0, :2, :2], kernel[1:, 1:])
-    last = np.einsum("hwi,hwio->o", x[0, 5:, 5:], kernel)
-    np.testing.assert_allclose(y[0, 0, 0], first, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(y[0, 3, 3], last, rtol=1e-5, atol=1e-5)
-
-
 # --- Initialisation --------------------------------------------------------------------------
 
 
@@ -218,7 +128,7 @@ def test_the_head_starts_uniform_within_one_over_the_root_of_its_inputs(wide_par
 @pytest.fixture(scope="module")
 def small():
     """wrn-10-1 with 5 outputs: its variables, and 6 images of side 8."""
-    (images,) = random_arrays((6, 8, 8, 3))
+    images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
     return initialise(build("wrn-10-1", 5), 1, images), images
 
 

@@ -1,0 +1,305 @@
+"""One mesh for everything: devices, processes and runs at once change no result.
+
+Programs are started for what one process cannot have: other numbers of devices, other processes.
+"""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from e3jax import operations, scoring, training
+
+CONFIG = training.TrainConfig(
+    network="wrn-10-1", optimizer="sgd", learning_rate=0.01, batch_size=64, steps=3
+)
+
+# Trains and scores on the first so many devices, for every number in turn, and saves what comes
+# out; then takes the state up again from a checkpoint.
+PROGRAM = """
+import sys
+import jax, numpy as np
+from e3jax import checkpoint, datasets, operations, scoring, training
+
+process, processes, port, folder, *counts = sys.argv[1:]
+if int(processes) > 1:
+    jax.distributed.initialize(f"localhost:{port}", int(processes), int(process))
+assert jax.process_count() == int(processes)
+config, operations = training.TrainConfig(**CONFIG), operations.operation_set("PR")
+mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
+images = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
+results = {}
+for count in map(int, counts):
+    mesh = training.device_mesh(jax.devices()[:count])
+    assert mesh.size == count
+    trainer = training.make_trainer(config, operations, mesh, chunk=1)
+    start = trainer.init(jax.random.key(0), 1)
+    scorer = scoring.make_scorer(config.network, operations, mesh, images_per_call=16)
+    scores = scorer(start.variables, images)._asdict()
+    bank = training.place_bank(mesh, images, 32)
+    states, logs = [jax.device_get(start.variables)], []
+    def on_chunk(state, log):
+        states.append(jax.device_get(state.variables)), logs.append(jax.device_get(log))
+    state = training.train(trainer, start, bank, len(images), 3, on_chunk)
+    saved = checkpoint.TrainCheckpoint(f"{folder}/state{process}-{count}")
+    assert saved.restore(state) is None
+    saved.save(state, 7.5)
+    again, seconds = saved.restore(trainer.init(jax.random.key(1), 1))
+    saved.close()
+    assert seconds == 7.5
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert a.sharding == b.sharding
+        a, b = (jax.random.key_data(x) if x.dtype == state.order_key.dtype else x for x in (a, b))
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    for step, variables in enumerate(states):
+        for path, a in jax.tree_util.tree_leaves_with_path(variables):
+            results[f"{count} weights {step} {jax.tree_util.keystr(path)}"] = a
+    results[f"{count} loss"] = np.concatenate([log.loss for log in logs])
+    results |= {f"{count} scores {name}": a for name, a in scores.items()}
+np.savez(f"{folder}/process{process}.npz", **results)
+""".replace("CONFIG", repr(CONFIG._asdict()))
+
+
+def environment(devices, **more) -> dict[str, str]:
+    """Of a program with so many CPU devices."""
+    return os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
+        **more,
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def run_together(commands, environments) -> list[subprocess.CompletedProcess]:
+    """Starts programs at once, waits for all of them, and leaves none behind."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    started = [
+        subprocess.Popen([sys.executable, *map(str, command)], env=env, **pipes)
+        for command, env in zip(commands, environments, strict=True)
+    ]
+    try:
+        texts = [process.communicate(timeout=600) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *text)
+        for process, text in zip(started, texts, strict=True)
+    ]
+
+
+def results(folder, processes, devices, counts) -> list[dict[str, np.ndarray]]:
+    """What PROGRAM saves in every process."""
+    port = free_port()
+    commands = [["-c", PROGRAM, i, processes, port, folder, *counts] for i in range(processes)]
+    for done in run_together(commands, [environment(devices)] * processes):
+        assert done.returncode == 0, done.stderr
+    return [dict(np.load(folder / f"process{i}.npz")) for i in range(processes)]
+
+
+def part(saved, count, kind) -> dict[str, np.ndarray]:
+    start = f"{count} {kind}"
+    return {name.removeprefix(start): a for name, a in saved.items() if name.startswith(start)}
+
+
+def assert_same_run(ours, theirs):
+    """Scores of the same weights within 1e-4; three steps of SGD within 1 % of each array's change.
+
+    The order of sums is all that differs. Gradients of biases are small sums of large terms, and
+    Winograd's algorithm rounds ten times more than a plain sum: the differences reach 0.1 %. Adam
+    would not do: it divides by the gradient's size, so that rounding of tiny ones shows.
+    """
+    for name in scoring.SCORES:
+        np.testing.assert_allclose(
+            ours["scores"][f" {name}"], theirs["scores"][f" {name}"], atol=1e-4
+        )
+    np.testing.assert_allclose(ours["loss"][""], theirs["loss"][""], rtol=1e-5)
+    assert ours["weights"].keys() == theirs["weights"].keys()
+    for name, a in ours["weights"].items():
+        _, step, parameter = name.split(" ", 2)
+        b = theirs["weights"][name]
+        change = np.linalg.norm(b - theirs["weights"][f" 0 {parameter}"])
+        assert np.linalg.norm(a - b) <= 0.01 * change + 1e-7 * np.abs(b).max(), name
+        assert step == "0" or change > 0, name
+
+
+def run_of(saved, count):
+    return {kind: part(saved, count, kind) for kind in ("scores", "loss", "weights")}
+
+
+@pytest.fixture(scope="module")
+def one_process(mnist, tmp_path_factory):
+    [saved] = results(tmp_path_factory.mktemp("one"), 1, 8, [1, 2, 4, 8])
+    return saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_any_number_of_devices_does_the_same_run(one_process, devices):
+    alone = run_of(one_process, 1)
+    assert np.ptp(alone["scores"][" ne"]) > 1e-3, "the case is too easy: all scores alike"
+    assert_same_run(run_of(one_process, devices), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices_each", [1, 2])
+def test_two_processes_do_the_same_run_as_one(one_process, tmp_path, devices_each):
+    both = results(tmp_path, 2, devices_each, [2 * devices_each])
+    for name, values in both[0].items():
+        np.testing.assert_array_equal(values, both[1][name])
+    expected = run_of(one_process, 2 * devices_each)
+    assert_same_run(run_of(both[0], 2 * devices_each), expected)
+    assert [p.name for p in tmp_path.glob("state*")] == [f"state0-{2 * devices_each}"]
+
+
+SMALL = (
+    *("experiments/benchmark.py", "--dataset", "mnist", "--source", "embedded"),
+    *("--protocol", "quick", "--operations", "PR", "--max-images", 20, "--steps", 12),
+)
+
+
+JOB = ("--distributed", "--num-processes", 2)
+
+
+def job(folders, devices, *arguments) -> list[subprocess.CompletedProcess]:
+    """A benchmark in as many processes as there are results folders."""
+    count, port = len(folders), free_port()
+    commands = [
+        (
+            *(*SMALL, *arguments, "--results-dir", folder, "--distributed"),
+            *("--coordinator", f"localhost:{port}", "--num-processes", count, "--process-id", i),
+        )
+        for i, folder in enumerate(folders)
+    ]
+    return run_together(commands, [environment(devices)] * count)
+
+
+def rows(folder) -> list[dict]:
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
+    folders, what = [tmp_path / "first", tmp_path / "second"], ("--classes", 4, "--methods")
+    done = job(folders, 1, *what, "e3outlier", "pixel-pca")
+    for process in done:
+        assert process.returncode == 0, process.stderr
+    assert "Device: 2 x cpu" in done[0].stderr and "[2/2]" in done[0].stderr
+    # Gloo, which connects CPUs, says in its own way that it did.
+    said = (done[1].stdout + done[1].stderr).splitlines()
+    assert not [line for line in said if not line.startswith("[Gloo]")]
+    assert not folders[1].exists()
+    methods = {row["method"]: row for row in rows(folders[0])}
+    assert sorted(methods) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca"]
+    assert {row["device"] for row in methods.values()} == {"2 x cpu"}
+    again = job(folders, 1, *what, "e3outlier", "pixel-pca")
+    assert [process.returncode for process in again] == [0, 0], again[1].stderr
+    assert "2 of them finished before" in again[0].stderr and "[1/" not in again[0].stderr
+
+
+@pytest.mark.slow
+def test_processes_with_different_commands_are_told(tmp_path):
+    port, what = free_port(), (*JOB, "--methods", "pixel-pca", "--results-dir", tmp_path)
+    commands = [
+        (*SMALL, *what, "--coordinator", f"localhost:{port}", "--process-id", i, "--classes", i)
+        for i in range(2)
+    ]
+    for process in run_together(commands, [environment(1)] * 2):
+        assert process.returncode == 2, process.stderr
+        assert "different commands or images" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--process-id", 0], "need --distributed"),
+        (JOB, "together or not at all"),
+        (["--distributed", "--runs-at-once", 2], "one run at a time"),
+        ([*JOB, "--coordinator", "here", "--process-id", 0], "HOST:PORT, got 'here'"),
+        ([*JOB, "--coordinator", "here:1", "--process-id", 2], "0 to 1, got 2"),
+        (["--distributed"], "found no cluster"),
+        (["--runs-at-once", 3], "cannot share 2 devices evenly"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(run_script, tmp_path, arguments, sentence):
+    arguments = (*SMALL[1:], *arguments, "--results-dir", tmp_path / "r")
+    done = run_script(SMALL[0], *arguments, env=environment(2))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert sentence in " ".join(done.stderr.split())
+
+
+# Two runs side by side, on a device each and on the same one, against each alone.
+IN_FLIGHT = """
+import concurrent.futures, hashlib
+import jax, numpy as np
+from e3jax import datasets, operations, scoring, training
+
+config, operations = training.TrainConfig(**CONFIG), operations.operation_set("PR")
+mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
+images = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
+stations = []
+for device in jax.devices():
+    mesh = training.device_mesh([device])
+    trainer = training.make_trainer(config, operations, mesh, chunk=1)
+    scorer = scoring.make_scorer(config.network, operations, mesh, images_per_call=20)
+    stations.append((trainer, scorer))
+
+def run(seed, station):
+    trainer, score = stations[station]
+    bank = training.place_bank(trainer.mesh, images)
+    state = trainer.init(jax.random.key(seed), 1)
+    state = training.train(trainer, state, bank, len(images), 3)
+    return jax.tree.map(np.asarray, (state.variables, score(state.variables, images)))
+
+with concurrent.futures.ThreadPoolExecutor(2) as threads:
+    apart, together = (list(threads.map(run, (0, 1), where)) for where in ((0, 1), (0, 0)))
+alone = [run(0, 0), run(1, 0)]
+for both in (apart, together):
+    jax.tree.map(np.testing.assert_array_equal, both, alone)
+assert not np.array_equal(alone[0][1].ne, alone[1][1].ne)
+""".replace("CONFIG", repr(CONFIG._asdict()))
+
+
+@pytest.mark.slow
+def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
+    [done] = run_together([["-c", IN_FLIGHT]], [environment(2)])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits):
+    trainer = training.make_trainer(CONFIG, operations.operation_set("PR"), chunk=1)
+    bank = training.place_bank(trainer.mesh, digits)
+    state = trainer.init(jax.random.key(0), 1)
+    state, log = trainer.advance(state, bank, len(digits), 3)
+    with jax.transfer_guard("disallow"):
+        with pytest.raises(Exception, match="[Dd]isallowed host-to-device"):
+            jax.block_until_ready(jax.numpy.add(state.step, 1))
+        for _ in range(3):
+            state, log = trainer.advance(state, bank, len(digits), 3)
+        assert jax.device_get(state.step) == 3 and np.isnan(jax.device_get(log.loss)).all()
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing(run_script, tmp_path):
+    misses, home = [], {"E3JAX_CACHE_DIR": str(tmp_path / "cache"), "JAX_EXPLAIN_CACHE_MISSES": "1"}
+    env = environment(1, **home)
+    del env["JAX_COMPILATION_CACHE_DIR"]
+    for start in ("first", "second"):
+        arguments = (*SMALL[1:], "--methods", "e3outlier", "--classes", 4)
+        done = run_script(SMALL[0], *arguments, "--results-dir", tmp_path / start, env=env)
+        assert done.returncode == 0, done.stderr
+        misses.append(done.stderr.count("PERSISTENT COMPILATION CACHE MISS"))
+    assert misses[0] > 5 and misses[1] == 0
+    assert (tmp_path / "cache" / "compiled").stat().st_mode & 0o777 == 0o700
