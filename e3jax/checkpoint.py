@@ -61,8 +61,7 @@ class TrainCheckpoint:
             item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
         item = _from_first(item)
         state = training.TrainState(**training.place(like.step.sharding.mesh, item["state"]))
-        key = jax.random.wrap_key_data(state.order_key, impl=jax.random.key_impl(like.order_key))
-        return state._replace(order_key=key), float(item["seconds"])
+        return state, float(item["seconds"])
 
     def close(self) -> None:
         """Lets go of the folder."""
@@ -72,8 +71,7 @@ class TrainCheckpoint:
 
 def _to_host(state: training.TrainState, seconds: float) -> dict[str, Any]:
     """What is saved: arrays that need no devices, so that any mesh can take them up again."""
-    plain = state._replace(order_key=jax.random.key_data(state.order_key))
-    return {"state": jax.device_get(plain)._asdict(), "seconds": np.asarray(seconds, np.float32)}
+    return {"state": jax.device_get(state)._asdict(), "seconds": np.asarray(seconds, np.float32)}
 
 
 def _from_first(tree: Any) -> Any:

@@ -57,13 +57,56 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Arra
     Where Winograd's algorithm is used, results differ from the plain sum by rounding, about 1e-5 of
     the largest entry in float32.
     """
-    native = functools.partial(_native, stride=stride, padding=padding)
-    on_cpu = native
+    static = {"stride": stride, "padding": padding}
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=_in_float32(functools.partial(_forward_on_cpu, **static)),
+        default=functools.partial(_native, **static),
+    )
+
+
+def _conv_forward(x, kernel, stride, padding):
+    return conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _conv_backward(stride, padding, residuals, dy):
+    def native(x, kernel, dy):
+        return jax.vjp(lambda x, kernel: _native(x, kernel, stride, padding), x, kernel)[1](dy)
+
+    on_cpu = functools.partial(_backward_on_cpu, stride=stride, padding=padding)
+    return jax.lax.platform_dependent(*residuals, dy, cpu=_in_float32(on_cpu), default=native)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _in_float32(function):
+    """Entries of bfloat16, sums of float32: as an accelerator; a CPU has no faster way."""
+
+    def run(*arrays):
+        dtype = arrays[0].dtype
+        wide = (a.astype(jnp.promote_types(dtype, jnp.float32)) for a in arrays)
+        return jax.tree.map(lambda a: a.astype(dtype), function(*wide))
+
+    return run
+
+
+def _forward_on_cpu(x, kernel, stride, padding):
     if _winograd_fits(x, kernel, stride, padding):
-        on_cpu = _winograd
-    elif kernel.shape[2] <= _FEW_CHANNELS and kernel.shape[0] > 1:
-        on_cpu = functools.partial(_sum_of_shifts, stride=stride, padding=padding)
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=native)
+        return _winograd(x, kernel)
+    if kernel.shape[2] <= _FEW_CHANNELS and kernel.shape[0] > 1:
+        return _sum_of_shifts(x, kernel, stride, padding)
+    return _native(x, kernel, stride, padding)
+
+
+def _backward_on_cpu(x, kernel, dy, stride, padding):
+    if _winograd_fits(x, kernel, stride, padding):
+        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        return _winograd(dy, turned), _winograd_filter_gradient(x, dy)
+    return _input_gradient(x, kernel, dy, stride, padding), _filter_gradient(
+        x, kernel, dy, stride, padding
+    )
 
 
 def _sum_of_shifts(x, kernel, stride, padding):
@@ -85,28 +128,6 @@ def _shifts(x, size, stride, height, width) -> dict[tuple[int, int], jax.Array]:
         for i in range(size)
         for j in range(size)
     }
-
-
-def _conv_forward(x, kernel, stride, padding):
-    return conv(x, kernel, stride, padding), (x, kernel)
-
-
-def _conv_backward(stride, padding, residuals, dy):
-    def native(x, kernel, dy):
-        return jax.vjp(lambda x, kernel: _native(x, kernel, stride, padding), x, kernel)[1](dy)
-
-    def on_cpu(x, kernel, dy):
-        if _winograd_fits(x, kernel, stride, padding):
-            turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-            return _winograd(dy, turned), _winograd_filter_gradient(x, dy)
-        return _input_gradient(x, kernel, dy, stride, padding), _filter_gradient(
-            x, kernel, dy, stride, padding
-        )
-
-    return jax.lax.platform_dependent(*residuals, dy, cpu=on_cpu, default=native)
-
-
-conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _input_gradient(x, kernel, dy, stride, padding):
@@ -158,7 +179,6 @@ def _winograd_fits(x, kernel, stride, padding) -> bool:
         and x.shape[1] % _TILE == 0
         and x.shape[2] % _TILE == 0
         and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS
-        and x.dtype == kernel.dtype == jnp.float32
     )
 
 

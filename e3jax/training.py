@@ -86,7 +86,7 @@ class TrainState(NamedTuple):
       opt_state: of the optax optimizer.
       step: int32, steps done.
       cursor: int32 [3], (epoch, image, operation): the next place in the epoch's order.
-      order_key: the epochs' orders are drawn from it.
+      order_key: uint32 [8], random; the epochs' orders follow from it.
     """
 
     variables: Any
@@ -200,7 +200,7 @@ def next_views(
     operation = operation + jnp.arange(batch + 1)
     image = image + operation // k
     epoch, image, operation = epoch + image // n, image % n, operation % k
-    keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(order_key, e), (_ROUNDS,)))(epoch)
+    keys = _hash(order_key ^ _hash(epoch.astype(jnp.uint32))[:, None])
     cursor = jnp.stack([epoch[-1], image[-1], operation[-1]])
     image, operation, n = (
         image[:-1].astype(jnp.uint32),
@@ -258,7 +258,7 @@ def make_trainer(
             opt_state=optimizer.init(variables["params"]),
             step=jnp.int32(0),
             cursor=jnp.zeros(3, jnp.int32),
-            order_key=jax.random.fold_in(key, 1),
+            order_key=jax.random.bits(jax.random.fold_in(key, 1), (_ROUNDS,)),
         )
 
     def loss_fn(params, batch_stats, views, labels):

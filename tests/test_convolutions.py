@@ -83,13 +83,16 @@ def test_winograds_algorithm_is_used_where_it_is_claimed():
     assert " convolution(" not in text
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_low_precision_keeps_the_native_convolution(dtype):
-    x, kernel = (a.astype(dtype) for a in random_arrays((2, 8, 8, 16), (3, 3, 16, 16)))
-    y = conv(jnp.asarray(x), jnp.asarray(kernel), 1, 1)
-    assert y.dtype == dtype
-    expected = native_conv(*(np.asarray(a, np.float32) for a in (x, kernel)), 1, 1)
-    np.testing.assert_allclose(np.asarray(y, np.float32), expected, atol=0.3)
+@pytest.mark.parametrize("channels", [3, 16])
+def test_bfloat16_rounds_entries_and_not_sums(channels):
+    x, kernel, dy = random_arrays((2, 8, 8, channels), (3, 3, channels, 16), (2, 8, 8, 16))
+    rounded = [a.astype(jnp.bfloat16) for a in (x, kernel, dy)]
+    ours = value_and_gradients(conv, 1, *rounded)
+    native = value_and_gradients(native_conv, 1, *(a.astype(np.float32) for a in rounded))
+    for a, b in zip(ours, native, strict=True):
+        assert a.dtype == jnp.bfloat16
+        # Half a unit in the last of bfloat16's 8 places, and rounding before it.
+        np.testing.assert_allclose(np.float32(a), b, rtol=2.0**-8, atol=1e-3)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
