@@ -1,6 +1,7 @@
 """Saving and loading. Files are written whole or not at all."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from e3jax import training
+
+# Orbax numbers the operations of a process: two at once wait for each other's files for ever.
+_one_at_a_time = threading.Lock()
 
 
 class TrainCheckpoint:
@@ -30,6 +34,7 @@ class TrainCheckpoint:
                 max_to_keep=1,
                 cleanup_tmp_directories=True,
                 create=False,
+                enable_async_checkpointing=False,
                 # Or Orbax would wait for the other processes.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     primary_host=0, active_processes={0}, barrier_sync_key_prefix=self.folder.name
@@ -48,8 +53,8 @@ class TrainCheckpoint:
         step = int(item["state"]["step"])
         if self._manager.latest_step() == step:
             return
-        self._manager.save(step, args=ocp.args.StandardSave(item))
-        self._manager.wait_until_finished()
+        with _one_at_a_time:
+            self._manager.save(step, args=ocp.args.StandardSave(item))
 
     def restore(self, like: training.TrainState) -> tuple[training.TrainState, float] | None:
         """The saved state, placed as ``like`` is, and its seconds; None if nothing was saved."""
@@ -58,7 +63,8 @@ class TrainCheckpoint:
             return None
         item = _to_host(like, 0.0)
         if self._manager is not None:
-            item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
+            with _one_at_a_time:
+                item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
         item = _from_first(item)
         state = training.TrainState(**training.place(like.step.sharding.mesh, item["state"]))
         return state, float(item["seconds"])
