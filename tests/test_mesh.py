@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import benchmark
 import jax
 import numpy as np
 import pytest
@@ -152,14 +153,12 @@ def test_any_number_of_devices_does_the_same_run(one_process, devices):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices_each", [1, 2])
-def test_two_processes_do_the_same_run_as_one(one_process, tmp_path, devices_each):
-    both = results(tmp_path, 2, devices_each, [2 * devices_each])
+def test_two_processes_do_the_same_run_as_one(one_process, tmp_path):
+    both = results(tmp_path, 2, 2, [4])
     for name, values in both[0].items():
         np.testing.assert_array_equal(values, both[1][name])
-    expected = run_of(one_process, 2 * devices_each)
-    assert_same_run(run_of(both[0], 2 * devices_each), expected)
-    assert [p.name for p in tmp_path.glob("state*")] == [f"state0-{2 * devices_each}"]
+    assert_same_run(run_of(both[0], 4), run_of(one_process, 4))
+    assert [p.name for p in tmp_path.glob("state*")] == ["state0-4"]
 
 
 SMALL = (
@@ -228,11 +227,23 @@ def test_processes_with_different_commands_are_told(tmp_path):
         (["--distributed", "--runs-at-once", 2], "one run at a time"),
         ([*JOB, "--coordinator", "here", "--process-id", 0], "HOST:PORT, got 'here'"),
         ([*JOB, "--coordinator", "here:1", "--process-id", 2], "0 to 1, got 2"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", [*SMALL, *map(str, arguments)])
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.parse_arguments()
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
         (["--distributed"], "found no cluster"),
         (["--runs-at-once", 3], "cannot share 2 devices evenly"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(run_script, tmp_path, arguments, sentence):
+def test_what_does_not_fit_the_machine_is_refused(run_script, tmp_path, arguments, sentence):
     arguments = (*SMALL[1:], *arguments, "--results-dir", tmp_path / "r")
     done = run_script(SMALL[0], *arguments, env=environment(2))
     assert done.returncode == 2 and "Traceback" not in done.stderr
