@@ -5,7 +5,15 @@ from e3jax.images import ImageBank, InputError
 from e3jax.metrics import aupr_in, aupr_out, auroc
 from e3jax.operations import Operation, OperationSet, all_views, apply_operation, operation_set
 from e3jax.scoring import Scores, make_scorer
-from e3jax.training import TrainConfig, device_mesh, make_trainer, paper_config, quick_config, train
+from e3jax.training import (
+    TrainConfig,
+    device_mesh,
+    make_trainer,
+    paper_config,
+    place_bank,
+    quick_config,
+    train,
+)
 
 __version__ = "0.1.0"
 
@@ -27,6 +35,7 @@ __all__ = [
     "make_trainer",
     "operation_set",
     "paper_config",
+    "place_bank",
     "quick_config",
     "train",
 ]

@@ -230,7 +230,7 @@ def test_processes_with_different_commands_are_told(tmp_path):
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, arguments, sentence):
-    monkeypatch.setattr(sys, "argv", [*SMALL, *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", [*map(str, (*SMALL, *arguments))])
     with pytest.raises(SystemExit, match="2"):
         benchmark.parse_arguments()
     assert sentence in " ".join(capsys.readouterr().err.split())
