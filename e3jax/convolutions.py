@@ -153,13 +153,11 @@ def _filter_gradient(x, kernel, dy, stride, padding):
         x, dy = x_and_dy
         shifts = _shifts(x, size, stride, height, width)
         patches = jnp.concatenate(list(shifts.values()), axis=-1)
-        return total + jnp.einsum(
-            "bhwp,bhwo->po", patches, dy, preferred_element_type=total.dtype
-        ), None
+        return total + jnp.einsum("bhwp,bhwo->po", patches, dy), None
 
-    total = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), jnp.float32)
+    total = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), x.dtype)
     total, _ = jax.lax.scan(some_images, total, _in_groups(_PATCH_IMAGES, x, dy))
-    return total.reshape(kernel.shape).astype(kernel.dtype)
+    return total.reshape(kernel.shape)
 
 
 def _every(x: jax.Array, axis: int, start: int, step: int, count: int) -> jax.Array:
@@ -215,7 +213,7 @@ def _winograd_filter_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         t = t.reshape(_POINTS**2, -1, dy.shape[-1])
         return total + jnp.einsum("ptc,pto->pco", _split(x), t), None
 
-    total = jnp.zeros((_POINTS**2, x.shape[-1], dy.shape[-1]), jnp.float32)
+    total = jnp.zeros((_POINTS**2, x.shape[-1], dy.shape[-1]), x.dtype)
     total, _ = jax.lax.scan(some_images, total, _in_groups(_TILES // (rows * columns), x, dy))
     total = total.reshape(_POINTS, _POINTS, *total.shape[1:])
     return jnp.einsum("ri,sj,rsco->ijco", _FILTER, _FILTER, total, precision="highest")

@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios, share of the set")
-    add("--seeds", type=_positive, default=1, help="number of seeds: 0, 1, ...")
+    add("--seeds", type=runtime.positive, default=1, help="number of seeds: 0, 1, ...")
     add("--methods", nargs="+", default=METHODS, choices=METHODS, help="what to run")
     add(
         "--protocol",
@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
         help="paper: the paper's training; quick: sized for a CPU, on "
         f"{QUICK_IMAGES} images a class; auto: paper on an accelerator, quick on a CPU",
     )
-    add("--steps", type=_positive, help="length of a training (default: the protocol's)")
+    add("--steps", type=runtime.positive, help="length of a training (default: the protocol's)")
     add("--network", help="wrn-DEPTH-WIDTH (default: the protocol's)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
@@ -94,7 +94,7 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
         "Slurm, Open MPI, Kubernetes or on a TPU pod the rest is found out",
     )
     add("--coordinator", metavar="HOST:PORT", help="where the first process can be reached")
-    add("--num-processes", type=_positive, help="processes of the job")
+    add("--num-processes", type=runtime.positive, help="processes of the job")
     add("--process-id", type=int, help="which of them this is, from 0")
 
 
@@ -118,15 +118,8 @@ def _job_complaint(arguments: argparse.Namespace) -> str:
     return ""
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1: give a positive number")
-    return number
-
-
 def _auto_or_positive(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
+    return text if text == "auto" else runtime.positive(text)
 
 
 def main() -> int:

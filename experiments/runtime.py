@@ -1,5 +1,9 @@
-"""What a script sets once, before it first uses a device; importing e3jax sets nothing."""
+"""What scripts share: settings before they first use a device, and how flags are read.
 
+Importing e3jax, or this, sets nothing.
+"""
+
+import argparse
 import os
 import warnings
 from pathlib import Path
@@ -45,9 +49,13 @@ def _split_cpu() -> None:
     asked = jax.config.jax_num_cpu_devices != -1
     if asked or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    power_of_two = 1 << (cores.bit_length() - 1)
+    power_of_two = 1 << (cores().bit_length() - 1)
     jax.config.update("jax_num_cpu_devices", min(power_of_two, _MOST_CPU_DEVICES))
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _keep_compiled_programs(folder: Path) -> None:
@@ -77,3 +85,11 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
                 f"--coordinator, --num-processes and --process-id ({error})"
             ) from error
         raise ValueError(f"no job of processes through {coordinator}: {error}") from error
+
+
+def positive(text: str) -> int:
+    """For argparse: an integer from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1: give a positive number")
+    return number

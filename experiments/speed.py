@@ -11,7 +11,6 @@ import contextlib
 import csv
 import importlib.metadata
 import importlib.util
-import os
 import re
 import statistics
 import sys
@@ -19,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import runtime
 import speed_growth
 import speed_sides
 import sweep
@@ -68,15 +68,24 @@ def parse_arguments() -> argparse.Namespace:
     add("--network", nargs="+", metavar="wrn-DEPTH-WIDTH", help="default: the protocol's")
     add(
         "--batch-size",
-        type=_positive,
+        type=runtime.positive,
         help="views a step (default: the protocol's 64 or 128 for its own network; for another 64 "
         "up to width 1, else 128)",
     )
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
     add("--channels", type=int, default=1, choices=(1, 3), help="of the images")
-    add("--images", type=_positive, default=500, help="images in the bank, and of the pipeline")
-    add("--steps", type=_positive, help="of the pipeline's training (default: the protocol's)")
-    add("--rounds", type=_positive, default=3, help="turns of each side")
+    add(
+        "--images",
+        type=runtime.positive,
+        default=500,
+        help="images in the bank, and of the pipeline",
+    )
+    add(
+        "--steps",
+        type=runtime.positive,
+        help="of the pipeline's training (default: the protocol's)",
+    )
+    add("--rounds", type=runtime.positive, default=3, help="turns of each side")
     add("--seconds", type=float, default=10.0, help="of each measurement, at least")
     add("--without-torch", action="store_true", help="measure e3jax alone")
     add(
@@ -88,8 +97,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--pipeline", action="store_true", help="also time one class from images to scores")
     add("--only-pipeline", action="store_true", help="time that alone")
     add("--growth", action="store_true", help="instead: cost a view as the set and devices grow")
-    add("--growth-images", type=_positive, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
-    add("--growth-devices", type=_positive, nargs="+", default=[1, 2, 4, 8], help="simulated")
+    add("--growth-images", type=runtime.positive, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
+    add(
+        "--growth-devices", type=runtime.positive, nargs="+", default=[1, 2, 4, 8], help="simulated"
+    )
     add("--results-dir", default="results", help="where speed.csv and growth.csv grow by rows")
     add("--out", help="another file than RESULTS_DIR/speed.csv (or growth.csv)")
     arguments = parser.parse_args()
@@ -101,13 +112,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.seconds <= 0:
         parser.error("--seconds must be more than 0")
     return arguments
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1: give a positive number")
-    return number
 
 
 def forward_flops(network: str, channels: int, k: int, side: int = 32) -> int:
@@ -144,7 +148,8 @@ def main() -> int:
     try:
         append_rows(path, columns, [])  # finds out now what it would say after an hour
         if arguments.growth:
-            append_rows(path, columns, speed_growth.measure(arguments, say))
+            for rows in speed_growth.measure(arguments, say):
+                append_rows(path, columns, rows)
             print("train_ratio=nan score_ratio=nan pipeline_ratio=nan")
         else:
             _measure_networks(arguments, path)
@@ -152,7 +157,7 @@ def main() -> int:
         say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        say("Stopped. Rows of finished networks are kept.")
+        say("Stopped. Finished rows are kept.")
         return 130
     return 0
 
@@ -294,7 +299,7 @@ class Plan:
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
             "device": self.hello["device"],
-            "cores": cores(),
+            "cores": runtime.cores(),
             "e3jax_devices": self.hello["devices"],
         }
         if self.pair:
@@ -454,10 +459,6 @@ def _same_platform(ours: str, theirs: str) -> None:
             f"JAX runs on {ours} and PyTorch on {theirs}: install both for the same device, or "
             "use --without-torch"
         )
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def provenance(with_torch: bool) -> dict[str, str]:

@@ -5,13 +5,13 @@ each of them.
 """
 
 import contextlib
-import os
 import statistics
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import runtime
 import speed_sides
 import sweep
 
@@ -30,8 +30,8 @@ _BATCH = 64  # a device, in weak scaling
 _IMAGES = 1000
 
 
-def measure(arguments: Namespace, say: Callable[[str], None]) -> list[dict]:
-    """Rows of all sizes."""
+def measure(arguments: Namespace, say: Callable[[str], None]) -> Iterator[list[dict]]:
+    """Rows of all numbers of images, then rows of all numbers of devices."""
     config = training.quick_config()
     config = config._replace(dtype=arguments.dtype)
     counts, devices = sorted(arguments.growth_images), sorted(arguments.growth_devices)
@@ -44,9 +44,14 @@ def measure(arguments: Namespace, say: Callable[[str], None]) -> list[dict]:
     )
     with tempfile.TemporaryDirectory() as cache:
         environment = {"E3JAX_CACHE_DIR": cache}
-        rows = _over_images(arguments, config, counts, environment, say)
-        rows += _over_devices(arguments, config, devices, environment, say)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        for part, values in ((_over_images, counts), (_over_devices, devices)):
+            yield _complete(
+                part(arguments, config, values, environment, say), config, arguments, say
+            )
+
+
+def _complete(rows: list[dict], config: training.TrainConfig, arguments, say) -> list[dict]:
+    cores = runtime.cores()
     constants = {
         "cores": cores,
         "network": config.network,
