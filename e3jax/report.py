@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import scipy.stats
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e3jax import operations, training
@@ -28,6 +30,12 @@ PAPER = {
 }
 METRICS = ("auroc", "aupr_in", "aupr_out")
 _INLIER, _OUTLIER = "#4477aa", "#ee6677"
+_PRIORITY_GROUPS = (
+    ("inliers", {"color": _INLIER}),
+    ("outliers", {"color": _OUTLIER}),
+    ("control: random 1 - ρ of the inliers", {"color": "#555555", "linestyle": "--"}),
+    ("control: the other ρ of them", {"color": "#aa9900", "linestyle": "--"}),
+)
 matplotlib.rcParams["svg.hashsalt"] = "e3jax"
 
 
@@ -48,16 +56,90 @@ def plot_scores(
     """Draws normalised histograms of inliers' and outliers' scores [n], as Fig. 4 of the paper."""
     figure = Figure(figsize=(5, 3))
     axes = figure.add_subplot()
+    _histograms(axes, scores, is_outlier)
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def _histograms(axes: Axes, scores: np.ndarray, is_outlier: np.ndarray) -> None:
     bins = np.linspace(scores.min(), scores.max() + 1e-9, 41)
     for outlier, colour, name in ((False, _INLIER, "inliers"), (True, _OUTLIER, "outliers")):
         group = scores[is_outlier == outlier]
         share = np.full(len(group), 1 / max(len(group), 1))
         label = f"{name} ({len(group)})"
         axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
-    axes.set(title=title, xlabel="score (smaller = more outlying)", ylabel="share of the group")
+    axes.set(xlabel="score (smaller = more outlying)", ylabel="share of the group")
     axes.locator_params(axis="x", nbins=6)
     axes.legend(frameon=False)
+
+
+def plot_priority(
+    path: str | os.PathLike,
+    steps: np.ndarray,
+    series: dict[str, np.ndarray],
+    pl: np.ndarray,
+    is_outlier: np.ndarray,
+    title: str,
+) -> None:
+    """Draws inlier priority in a page: Figs. 2, 3 and 4 of the paper and what tells them apart.
+
+    Lines are means over seeds, bands one standard deviation.
+
+    Args:
+      path: PNG or PDF.
+      steps: int [points].
+      series: float [seeds, points, 4] of inliers, outliers and the control's large and small group,
+        for "gradient_magnitude", "de_facto_update", "update_by_others" and "loss".
+      pl: PL scores [n] of all seeds.
+      is_outlier: bool [n].
+      title: of the page.
+    """
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure.suptitle(title)
+    (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
+    magnitude = series["gradient_magnitude"]
+    for axes, name, heading in (
+        (fig2, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
+        (fig3, "de_facto_update", "Fig. 3: mean de facto update"),
+        (others, "update_by_others", "the same, by the other views of the batch"),
+        (loss, "loss", "mean loss (nats)"),
+    ):
+        # A batch has few outliers: its means are averaged over some points, the others are not.
+        points = 1 if name == "gradient_magnitude" else max(len(steps) // 25, 1)
+        for g, (label, style) in enumerate(_PRIORITY_GROUPS):
+            _line(axes, steps, series[name][:, :, g], points, label=label, **style)
+        axes.set_title(heading, size=10)
+    for (a, b), label, colour in (
+        ((0, 1), "inliers / outliers", "black"),
+        ((2, 3), "control", "grey"),
+    ):
+        _line(ratio, steps, magnitude[:, :, a] / magnitude[:, :, b], 1, label=label, color=colour)
+    expected = (1 - is_outlier.mean()) / is_outlier.mean()
+    ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
+    ratio.set_title("ratio of Fig. 2", size=10)
+    for axes in (fig2, ratio, fig3, others, loss):
+        axes.set(xlabel="step", xlim=(0, steps[-1]))
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+    for axes in (fig2, ratio):
+        axes.legend(frameon=False, fontsize=8)
+    _histograms(fig4, pl, is_outlier)
+    fig4.set_title("Fig. 4: PL scores after training", size=10)
+    fig4.set_xlabel("PL score (smaller = more outlying)")
     _save(figure, path)
+
+
+def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, points: int, **style) -> None:
+    """Mean over seeds and its band; every drawn point averages so many of [seeds, points]."""
+    whole = len(steps) // points * points
+    x = steps[:whole].reshape(-1, points).mean(1)
+    with warnings.catch_warnings():  # no view of the group in any of the batches: a gap
+        warnings.simplefilter("ignore", RuntimeWarning)
+        values = np.nanmean(values[:, :whole].reshape(len(values), -1, points), axis=2)
+        mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    (line,) = axes.plot(x, mean, linewidth=1.5, **style)
+    if len(values) > 1:
+        band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(x, mean - spread, mean + spread, **band)
 
 
 def plot_overview(path: str | os.PathLike, rows: Sequence[dict], title: str) -> None:

@@ -97,10 +97,36 @@ class TrainState(NamedTuple):
 
 
 class StepLog(NamedTuple):
-    """What a person wants to see: float32 [steps of a chunk], NaN where no step was left to do."""
+    """What a person wants to see: float32 [steps of a chunk], NaN where no step was left to do.
+
+    ``probe`` is what the trainer's probe returned, every array with a leading axis of steps;
+    NaN or -1 where it was not asked; () without one.
+    """
 
     loss: jax.Array
     accuracy: jax.Array
+    probe: Any = ()
+
+
+class Batch(NamedTuple):
+    """What a probe sees of a step; one device's part of it, except for the gradient.
+
+    Attributes:
+      image, labels: int32 [b], index in the bank and pseudo label of every view.
+      logits, representation: float32 [b, k] and [b, d], in training mode, before the update.
+      gradient: of the mean loss of the whole batch, the tree of the parameters.
+    """
+
+    image: jax.Array
+    labels: jax.Array
+    logits: jax.Array
+    representation: jax.Array
+    gradient: Any
+
+
+# (state before the update, batch, operation tables, bank, probe_data) -> pytree of arrays, whole on
+# every device: gather over AXIS what is split. It watches and cannot change the run.
+Probe = Callable[[TrainState, Batch, operations.OperationSet, jax.Array, Any], Any]
 
 
 class Trainer(NamedTuple):
@@ -108,10 +134,11 @@ class Trainer(NamedTuple):
 
     Attributes:
       init: ``(key, channels) -> TrainState``.
-      advance: ``(state, images uint8 [capacity, h, w, c], n, total) -> (TrainState, StepLog)``: a
-        chunk of steps, none beyond step ``total``; ``n`` of the bank's rows are images. Donates the
-        state. Neither ``n`` nor ``total`` (ints) is a shape, so all classes and seeds share one
-        trace; they are put on the devices once, so further calls move nothing there.
+      advance: ``(state, images uint8 [capacity, h, w, c], n, total, probe_data=()) -> (TrainState,
+        StepLog)``: a chunk of steps, none beyond step ``total``; ``n`` of the bank's rows are
+        images; ``probe_data`` is for the probe. Donates the state. Neither ``n`` nor ``total``
+        (ints) is a shape, so all classes and seeds share one trace; they are put on the devices
+        once, so further calls move nothing there.
       chunk: steps a call of ``advance`` does.
       mesh: devices the batch is split over.
     """
@@ -225,6 +252,8 @@ def make_trainer(
     operation_set: operations.OperationSet,
     mesh: jax.sharding.Mesh | None = None,
     chunk: int = 50,
+    probe: Probe | None = None,
+    probe_every: int = 50,
 ) -> Trainer:
     """Builds the functions of a run; compile time is paid at the first ``advance``.
 
@@ -235,6 +264,8 @@ def make_trainer(
         It may span the processes of a job, which then make the same calls in the same order; what
         comes out of them is whole in each.
       chunk: steps a call of ``advance``.
+      probe: watches the run, e.g. :func:`e3jax.priority.make_probe`; its results are in the log.
+      probe_every: it is asked in steps 0, ``probe_every``, 2 ``probe_every`` ...
 
     Raises:
       ValueError: if the batch does not divide over the devices, or the config is unknown.
@@ -262,40 +293,50 @@ def make_trainer(
         )
 
     def loss_fn(params, batch_stats, views, labels):
-        (logits, _), updates = network.apply(
+        (logits, representation), updates = network.apply(
             {"params": params, "batch_stats": batch_stats},
             views,
             train=True,
             mutable=["batch_stats"],
         )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (updates["batch_stats"], jnp.mean(logits.argmax(-1) == labels))
+        return loss, (updates["batch_stats"], logits, representation)
 
-    def step(state: TrainState, tables, images, n) -> tuple[TrainState, StepLog]:
+    def watch(state: TrainState, batch: Batch, *data) -> Any:
+        if probe is None:
+            return ()
+        return jax.lax.cond(
+            state.step % probe_every == 0,
+            lambda: probe(state, batch, *data),
+            lambda: _nothing(jax.eval_shape(probe, state, batch, *data)),
+        )
+
+    def step(state: TrainState, tables, images, n, probe_data) -> tuple[TrainState, StepLog]:
         index, labels, cursor = next_views(state.order_key, state.cursor, config.batch_size, n, k)
         # Every device draws the same batch and takes its own part of it.
-        part = config.batch_size // devices
-        start = jax.lax.axis_index(AXIS) * part
-        index, labels = (jax.lax.dynamic_slice_in_dim(a, start, part) for a in (index, labels))
+        index, labels = part_of_device(index), part_of_device(labels)
         views = operations.views_of(tables, to_unit(images[index]), labels)
         params = state.variables["params"]
-        (loss, (batch_stats, accuracy)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state.variables["batch_stats"], views, labels
-        )
+        (loss, (batch_stats, logits, representation)), gradient = jax.value_and_grad(
+            loss_fn, has_aux=True
+        )(params, state.variables["batch_stats"], views, labels)
+        accuracy = jnp.mean(logits.argmax(-1) == labels)
         gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), AXIS)
+        batch = Batch(index, labels, logits, representation, gradient)
+        seen = watch(state, batch, tables, images, probe_data)
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
         state = TrainState(variables, opt_state, state.step + 1, cursor, state.order_key)
-        return state, StepLog(loss, accuracy)
+        return state, StepLog(loss, accuracy, seen)
 
-    def advance(state: TrainState, tables, images, n, total) -> tuple[TrainState, StepLog]:
-        nothing = StepLog(jnp.float32(jnp.nan), jnp.float32(jnp.nan))
+    def advance(state: TrainState, total, *data) -> tuple[TrainState, StepLog]:
+        _, log = jax.eval_shape(step, state, *data)
 
         def step_if_left(state, _):
             return jax.lax.cond(
                 state.step < total,
-                lambda s: step(s, tables, images, n),
-                lambda s: (s, nothing),
+                lambda s: step(s, *data),
+                lambda s: (s, _nothing(log)),
                 state,
             )
 
@@ -317,12 +358,27 @@ def make_trainer(
             out_shardings=NamedSharding(mesh, _EVERYWHERE),
             compiler_options=compiler_options(mesh, level=0),
         ),
-        advance=lambda state, images, n, total: on_devices(
-            state, tables, images, place_number(n), place_number(total)
+        advance=lambda state, images, n, total, probe_data=(): on_devices(
+            state, place_number(total), tables, images, place_number(n), probe_data
         ),
         chunk=chunk,
         mesh=mesh,
     )
+
+
+def part_of_device(whole: jax.Array) -> jax.Array:
+    """Inside a program on the mesh: a device's part of an array that every device has."""
+    part = len(whole) // jax.lax.axis_size(AXIS)
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part)
+
+
+def _nothing(shapes: Any) -> Any:
+    """A log of a step that was not done: NaN, and -1 for integers."""
+
+    def fill(a: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.full(a.shape, jnp.nan if jnp.issubdtype(a.dtype, jnp.floating) else -1, a.dtype)
+
+    return jax.tree.map(fill, shapes)
 
 
 def compiler_options(mesh: jax.sharding.Mesh, level: int) -> dict[str, int] | None:
@@ -342,6 +398,7 @@ def train(
     n: int,
     total: int,
     on_chunk: Callable[[TrainState, StepLog], None] = lambda state, log: None,
+    probe_data: Any = (),
 ) -> TrainState:
     """Advances a state to step ``total``, calling ``on_chunk`` after every chunk.
 
@@ -350,6 +407,6 @@ def train(
     """
     # Counted here: asking the device after every chunk would wait for it.
     for _ in range(int(jax.device_get(state.step)), total, trainer.chunk):
-        state, log = trainer.advance(state, images, n, total)
+        state, log = trainer.advance(state, images, n, total, probe_data)
         on_chunk(state, log)
     return state

@@ -1,0 +1,311 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from e3jax import networks, operations, priority, training
+
+OPERATIONS = operations.operation_set("PR")
+K = len(OPERATIONS)
+NETWORK = networks.build("wrn-10-1", K)
+CONFIG = training.TrainConfig(
+    network="wrn-10-1", optimizer="adam", learning_rate=0.005, batch_size=16, steps=7
+)
+
+
+def running(variables, views):
+    return NETWORK.apply(variables, views, train=False)
+
+
+def own_statistics(variables, views):
+    """As in training: every view's loss depends on the whole batch."""
+    outputs, _ = NETWORK.apply(variables, views, train=True, mutable=["batch_stats"])
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def case(digits):
+    """A network after a few steps, 24 views of real digits, their labels, two groups."""
+    trainer = training.make_trainer(CONFIG, OPERATIONS, chunk=5)
+    state = trainer.init(jax.random.key(0), 1)
+    bank = training.place_bank(trainer.mesh, digits)
+    state, _ = trainer.advance(state, bank, len(digits), 5)
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, len(digits), 24), random.integers(0, K, 24)
+    views = operations.views_of(OPERATIONS, training.to_unit(jnp.asarray(digits[images])), labels)
+    groups = np.arange(24) % 4 == 0
+    return jax.device_get(state.variables), views, labels, np.stack([~groups, groups])
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(a) for a in jax.tree.leaves(tree)])
+
+
+def loss_of_one(params, variables, view, label):
+    logits, _ = running(variables | {"params": params}, view[None])
+    return optax.softmax_cross_entropy_with_integer_labels(logits[0], label)
+
+
+@pytest.fixture(scope="module")
+def gradients(case):
+    """Every view's own gradient of all parameters by ``vmap(grad)``, float64 [24, parameters]."""
+    variables, views, labels, _ = case
+    one = jax.vmap(jax.grad(loss_of_one), in_axes=(None, None, 0, 0))
+    tree = jax.jit(one)(variables["params"], variables, views, labels)
+    return {name: _rows(part) for name, part in (("params", tree), ("head", tree["head"]))}
+
+
+def _rows(tree):
+    parts = [np.reshape(a, (24, -1)) for a in jax.tree.leaves(tree)]
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    "wrt, name", [(None, "head"), (("params", "head"), "head"), (("params",), "params")]
+)
+def test_both_measures_are_those_of_vmap_grad(case, gradients, wrt, name):
+    variables, views, labels, groups = case
+    rows = gradients[name]
+    expected = np.linalg.norm(groups @ rows, axis=1)
+    measured = priority.gradient_magnitude(
+        running, variables, views, labels, groups, wrt=wrt, block=10
+    )
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+    expected = rows @ rows.mean(0) / np.linalg.norm(rows, axis=1)
+    measured = priority.de_facto_update(running, variables, views, labels, wrt=wrt, block=10)
+    assert np.linalg.norm(measured - expected) / np.linalg.norm(expected) < 1e-5
+    assert expected.min() < 0 < expected.max(), "an easy case: all on one side"
+
+
+def test_one_operation_is_one_column_of_its_own_views(case):
+    variables, views, labels, groups = case
+    measured = priority.gradient_magnitude(
+        running, variables, views, labels, groups, per_operation=True, block=7
+    )
+    assert measured.shape == (2, K)
+
+    @jax.jit
+    @jax.grad
+    def gradient(head, c, group):
+        logits, _ = running(variables | {"params": variables["params"] | {"head": head}}, views)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.sum(losses * (labels == c) * group)
+
+    for c in (int(labels[0]), int(labels[1])):
+        for g in range(2):
+            head = gradient(variables["params"]["head"], c, groups[g])
+            expected = np.linalg.norm([*head["kernel"][:, c], head["bias"][c]])
+            np.testing.assert_allclose(measured[g, c], expected, rtol=1e-5)
+
+
+def test_losses_of_a_coupled_batch(case):
+    """With the batch's own statistics a view's gradient is a row of the whole batch's Jacobian."""
+    variables, views, labels, groups = case
+
+    def losses(params):
+        logits, _ = own_statistics(variables | {"params": params}, views)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    jacobian = _rows(jax.jit(jax.jacrev(losses))(variables["params"]))
+    options = {"wrt": ("params",), "block": len(labels)}
+    case = (own_statistics, variables, views, labels)
+    measured = priority.gradient_magnitude(*case, groups, **options)
+    np.testing.assert_allclose(measured, np.linalg.norm(groups @ jacobian, axis=1), rtol=1e-4)
+    measured = priority.de_facto_update(*case, **options)
+    expected = jacobian @ jacobian.mean(0) / np.linalg.norm(jacobian, axis=1)
+    np.testing.assert_allclose(measured, expected, rtol=1e-4, atol=1e-5)
+    # The last layer sees the features as they are: closed form and backward pass agree here too.
+    closed = priority.de_facto_update(*case)
+    by_gradient = priority.de_facto_update(*case, wrt=("params", "head"))
+    np.testing.assert_allclose(closed, by_gradient, rtol=1e-4, atol=1e-6)
+    apart = priority.de_facto_update(running, *case[1:])
+    assert np.abs(closed - apart).max() > 1e-3, "the two kinds of loss are told apart"
+
+
+def linear(variables, x):
+    """The smallest network: the representation is the input."""
+    return x @ variables["kernel"] + variables["bias"], x
+
+
+HALF = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}  # p = 1/2 for both operations
+
+
+def test_by_hand():
+    """Feature 2, p = (1/2, 1/2): gradient (2, 1) x (-1/2, 1/2) for label 0, its negative for 1."""
+    x, zeros = jnp.full((4, 1), 2.0), jnp.zeros(4, int)
+    groups = np.float32([[1, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0.5]])
+    norm = np.sqrt(2.5)
+    measured = functools.partial(priority.gradient_magnitude, linear, HALF, x)
+    np.testing.assert_allclose(measured(zeros, groups), [3 * norm, norm, norm / 2], rtol=1e-6)
+    mixed = jnp.asarray([0, 0, 1, 1])
+    np.testing.assert_allclose(measured(mixed, groups), [norm, norm, norm / 2], rtol=1e-6)
+    # Eq. 3's column: the views of that operation alone, (2, 1) times -1/2 each.
+    columns = measured(mixed, groups, per_operation=True)
+    column = np.sqrt(1.25)
+    expected = [[2 * column, column], [0, column], [0, column / 2]]
+    np.testing.assert_allclose(columns, expected, rtol=1e-6)
+    update = functools.partial(priority.de_facto_update, linear, HALF, x)
+    np.testing.assert_allclose(update(zeros), [norm] * 4, rtol=1e-6)
+    np.testing.assert_allclose(update(mixed), [0] * 4, atol=1e-6)
+    three_to_one = update(jnp.asarray([0, 0, 0, 1]))
+    np.testing.assert_allclose(three_to_one, [norm / 2] * 3 + [-norm / 2], rtol=1e-6)
+
+
+def test_a_view_without_gradient_has_no_update():
+    sure = {"kernel": jnp.asarray([[0.0, 0.0]]), "bias": jnp.asarray([200.0, 0.0])}
+    update = priority.de_facto_update(linear, sure, jnp.ones((2, 1)), jnp.asarray([0, 1]))
+    assert update[0] == 0 and update[1] > 0
+
+
+def small(variables, x):
+    hidden = jnp.tanh(x @ variables["in"])
+    return hidden @ variables["kernel"] + variables["bias"], hidden
+
+
+def test_finite_differences():
+    """A step along the batch's descent direction lowers a view's loss by d_i times its norm."""
+    with jax.enable_x64(True):
+        random = np.random.default_rng(1)
+        shapes = {"in": (5, 6), "kernel": (6, 4), "bias": (4,)}
+        variables = {name: jnp.asarray(random.normal(size=s)) for name, s in shapes.items()}
+        x, labels = jnp.asarray(random.normal(size=(9, 5))), jnp.asarray(random.integers(0, 4, 9))
+
+        def losses(variables):
+            return optax.softmax_cross_entropy_with_integer_labels(small(variables, x)[0], labels)
+
+        rows = {name: np.zeros((9, *shape)) for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            for place in np.ndindex(shape):
+                up, down = (
+                    losses(variables | {name: variables[name].at[place].add(step)})
+                    for step in (1e-5, -1e-5)
+                )
+                rows[name][(slice(None), *place)] = (up - down) / 2e-5
+        last = np.concatenate([rows["kernel"].reshape(9, -1), rows["bias"]], 1)
+        groups = random.uniform(size=(2, 9))
+        for wrt, own in ((None, last), (("in",), rows["in"].reshape(9, -1))):
+            measured = priority.gradient_magnitude(small, variables, x, labels, groups, wrt=wrt)
+            np.testing.assert_allclose(measured, np.linalg.norm(groups @ own, axis=1), rtol=1e-6)
+            expected = own @ own.mean(0) / np.linalg.norm(own, axis=1)
+            measured = priority.de_facto_update(small, variables, x, labels, wrt=wrt)
+            np.testing.assert_allclose(measured, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_they_can_be_mapped_over_networks(case):
+    """As over the seeds of a sweep."""
+    variables, views, labels, groups = case
+    two = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), variables)
+    measure = functools.partial(priority.gradient_magnitude, running)
+    mapped = jax.vmap(lambda v: measure(v, views, labels, groups))(two)
+    chex.assert_shape(mapped, (2, 2))
+    for i in range(2):
+        one = jax.tree.map(lambda a, i=i: a[i], two)
+        np.testing.assert_allclose(mapped[i], measure(one, views, labels, groups), rtol=1e-3)
+
+
+def test_memory_does_not_grow_with_the_views(digits):
+    """Views are made in ``apply``, a block at a time."""
+    bank = jnp.asarray(digits)
+
+    def apply(variables, pairs):
+        unit = training.to_unit(bank[pairs[0]])
+        return running(variables, operations.views_of(OPERATIONS, unit, pairs[1]))
+
+    shapes = jax.eval_shape(
+        lambda key: NETWORK.init(key, jnp.zeros((1, 32, 32, 1)), train=False), jax.random.key(0)
+    )
+
+    def bytes_of(v):
+        pairs, groups = [jnp.zeros(v, jnp.int32)] * 2, jnp.ones((2, v))
+        whole = priority.gradient_magnitude.lower(apply, shapes, pairs, pairs[1], groups, block=32)
+        return whole.compile().memory_analysis().temp_size_in_bytes
+
+    few, many = bytes_of(64), bytes_of(6400)
+    # 32 views make activations of 2 MB a layer; a view more costs its indices and weights.
+    assert few > 1e6 and many - few < 6400 * 64
+
+
+def test_what_does_not_fit_is_refused(case):
+    variables, views, labels, groups = case
+    measure = functools.partial(priority.gradient_magnitude, running, variables, views, labels)
+    with pytest.raises(ValueError, match=r"groups must be \[g, v\]"):
+        measure(groups[0])
+    with pytest.raises(ValueError, match="leave out wrt"):
+        measure(groups, wrt=("params",), per_operation=True)
+
+
+@pytest.fixture(scope="module")
+def recorded(digits):
+    """Logs of 7 steps in chunks of 4, recorded every third, on one and on two devices."""
+    random = np.random.default_rng(2)
+    groups = np.stack([np.arange(20) < 15, np.arange(20) >= 15]).astype(np.float32)
+    data = priority.ProbeSet(
+        random.integers(0, len(digits), 20, np.int32), random.integers(0, K, 20, np.int32), groups
+    )
+    found = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = training.device_mesh(devices)
+        probe = priority.make_probe("wrn-10-1", OPERATIONS)
+        trainer = training.make_trainer(CONFIG, OPERATIONS, mesh, 4, probe=probe, probe_every=3)
+        logs = []
+        state = training.train(
+            trainer,
+            trainer.init(jax.random.key(0), 1),
+            training.place_bank(mesh, digits),
+            len(digits),
+            7,
+            on_chunk=lambda state, log, logs=logs: logs.append(jax.device_get(log)),
+            probe_data=training.place(mesh, data),
+        )
+        log = jax.tree.map(lambda *a: np.concatenate(a), *logs)
+        found.append((trainer, state, log.probe, data))
+    return found
+
+
+def test_a_probe_is_asked_every_third_step_and_changes_nothing(recorded, digits):
+    trainer, state, log, _ = recorded[1]
+    assert log.step.tolist() == [0, -1, -1, 3, -1, -1, 6, -1]
+    there = log.step >= 0
+    for values in log[2:]:
+        assert np.isfinite(values[there]).all() and np.isnan(values[~there]).all()
+    plain = training.make_trainer(CONFIG, OPERATIONS, trainer.mesh, 4)
+    bank = training.place_bank(trainer.mesh, digits)
+    fresh = plain.init(jax.random.key(0), 1)
+    unwatched = training.train(plain, fresh, bank, len(digits), 7)
+    chex.assert_trees_all_equal(state.variables, unwatched.variables)
+
+
+def test_a_probe_records_what_the_functions_measure(recorded, digits):
+    trainer, _, log, data = recorded[0]
+    state = jax.device_get(trainer.init(jax.random.key(0), 1))
+    bank = training.to_unit(jnp.asarray(digits))
+
+    def views(images, labels):
+        return operations.views_of(OPERATIONS, bank[images], labels)
+
+    magnitude = priority.gradient_magnitude(
+        running, state.variables, views(data.image, data.label), data.label, data.groups
+    )
+    np.testing.assert_allclose(log.gradient_magnitude[0], magnitude, rtol=1e-4)
+    image, label, _ = training.next_views(state.order_key, state.cursor, 16, len(digits), K)
+    np.testing.assert_array_equal(log.image[0], image)
+    update = priority.de_facto_update(own_statistics, state.variables, views(image, label), label)
+    np.testing.assert_allclose(log.de_facto_update[0], update, rtol=1e-3, atol=1e-5)
+    # The mean of d_i ||g_i|| over the batch is the squared norm of the mean gradient.
+    products = log.de_facto_update[0] * log.gradient_norm[0]
+    everything = np.full((1, 16), 1 / 16)
+    norm = priority.gradient_magnitude(
+        own_statistics, state.variables, views(image, label), label, everything
+    )
+    np.testing.assert_allclose(products.mean(), norm[0] ** 2, rtol=1e-3)
+
+
+def test_one_and_two_devices_record_the_same(recorded):
+    one, two = recorded[0][2], recorded[1][2]
+    for name, a, b in zip(one._fields, one, two, strict=True):
+        np.testing.assert_allclose(a[:1], b[:1], rtol=1e-3, atol=1e-5, err_msg=name)
+        assert np.array_equal(one.image, two.image)
