@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import progress
+import protocols
 import runtime
 import sweep
 from jax.experimental import multihost_utils
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from e3jax import checkpoint, datasets, images, operations, scoring, training
 from e3jax.baselines import pixels
 
 METHODS = ("e3outlier", *pixels.METHODS)
-QUICK_IMAGES = 500
 # The paper's 3 epochs with SGD are too few steps for fewer images than this; the score may invert.
 _FEW_IMAGES = 2000
 # A training view costs about three scored ones (forward and backward).
@@ -42,31 +42,12 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", required=True, choices=datasets.NAMES, help="benchmark")
-    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
-    add(
-        "--source",
-        default="auto",
-        choices=datasets.SOURCES,
-        help="tfds: prepared data or a download; embedded: 5,000 MNIST images; auto: the first "
-        "that works",
-    )
+    protocols.add_data_arguments(parser)
     add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios, share of the set")
     add("--seeds", type=runtime.positive, default=1, help="number of seeds: 0, 1, ...")
     add("--methods", nargs="+", default=METHODS, choices=METHODS, help="what to run")
-    add(
-        "--protocol",
-        default="auto",
-        choices=("auto", "paper", "quick"),
-        help="paper: the paper's training; quick: sized for a CPU, on "
-        f"{QUICK_IMAGES} images a class; auto: paper on an accelerator, quick on a CPU",
-    )
-    add("--steps", type=runtime.positive, help="length of a training (default: the protocol's)")
-    add("--network", help="wrn-DEPTH-WIDTH (default: the protocol's)")
-    add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
-    add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
+    protocols.add_arguments(parser)
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
     add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
     add(
@@ -176,29 +157,10 @@ class Benchmark:
         self.arguments, self.folder, self.console = arguments, folder, console
         self.stop, self.writing = threading.Event(), threading.Lock()
         device = jax.devices()[0]
-        self.protocol = arguments.protocol
-        if self.protocol == "auto":
-            self.protocol = "quick" if device.platform == "cpu" else "paper"
-        self.dataset = datasets.load(
-            arguments.dataset,
-            data_dir=arguments.data_dir,
-            source=arguments.source,
-            announce=console.print,
-        )
+        self.dataset = protocols.load(arguments, console.print)
         self.operations = operations.operation_set(arguments.operations)
-        quick, grey = self.protocol == "quick", self.dataset.images.shape[-1] == 1
-        config = training.quick_config() if quick else training.paper_config(grey)
-        network = arguments.network or config.network
-        steps = arguments.steps or config.steps
-        self.config = config._replace(network=network, dtype=arguments.dtype, steps=steps)
-        # A changed protocol is another one: its runs must not be averaged with the original's.
-        if arguments.steps:
-            self.protocol += f"-{arguments.steps}steps"
-        if arguments.dtype != config.dtype:
-            self.protocol += f"-{arguments.dtype}"
-        self.max_images = QUICK_IMAGES if quick else None
-        if arguments.max_images is not None:
-            self.max_images = arguments.max_images or None
+        grey = self.dataset.images.shape[-1] == 1
+        self.protocol, self.config, self.max_images = protocols.resolve(arguments, grey)
         self.runs = list(self._plan())
         self._check()
         self.at_once = self._runs_at_once()
@@ -312,7 +274,7 @@ class Benchmark:
             todo.put(run)
         work = sum(map(self._work, self.todo))
         with (
-            Meter(self.console, work, len(self.todo), self.at_once) as meter,
+            progress.Meter(self.console, work, len(self.todo), self.at_once) as meter,
             concurrent.futures.ThreadPoolExecutor(self.at_once) as threads,
         ):
             try:
@@ -336,7 +298,7 @@ class Benchmark:
             scoring.make_scorer(config.network, self.operations, mesh, config.dtype),
         )
 
-    def _work_off(self, todo: queue.SimpleQueue, station: Station, meter: "Meter") -> None:
+    def _work_off(self, todo: queue.SimpleQueue, station: Station, meter: progress.Meter) -> None:
         while run := todo.get():
             self._go_on()
             self._do(run, station, meter)
@@ -345,7 +307,7 @@ class Benchmark:
         if self.stop.is_set():
             raise Stopped
 
-    def _do(self, run: sweep.Run, station: Station, meter: "Meter") -> None:
+    def _do(self, run: sweep.Run, station: Station, meter: progress.Meter) -> None:
         title = f"{run.dataset} class {run.inlier_class} {run.method} seed {run.seed}"
         bar = meter.start(title, self._work(run))
         data = self._contaminated(run)
@@ -362,7 +324,7 @@ class Benchmark:
         bar.finish(f"{title}: AUROC {rows[0]['auroc']:.1%}", extra["warning"])
 
     def _e3outlier(
-        self, run: sweep.Run, station: Station, data: np.ndarray, bar: "Bar"
+        self, run: sweep.Run, station: Station, data: np.ndarray, bar: progress.Bar
     ) -> tuple[dict, dict]:
         k = len(self.operations)
         state, train_seconds = self._train(run, station, data, bar)
@@ -385,7 +347,7 @@ class Benchmark:
         }
 
     def _train(
-        self, run: sweep.Run, station: Station, data: np.ndarray, bar: "Bar"
+        self, run: sweep.Run, station: Station, data: np.ndarray, bar: progress.Bar
     ) -> tuple[training.TrainState, float]:
         """The trained state and the seconds it took, with those of an earlier start."""
         config, trainer = self.config, station.trainer
@@ -438,89 +400,6 @@ class Benchmark:
             return 0
         n, k = self._size(run), len(self.operations)
         return _TRAIN_COST * self.config.num_steps(n, k) * self.config.batch_size + n * k
-
-
-class Meter:
-    """On a terminal a bar for every run in flight and one for all; elsewhere a line a finished run.
-
-    And one estimate. Runs in several threads may use it.
-    """
-
-    def __init__(self, console: Console, total_work: int, runs: int, at_once: int):
-        self.console, self.total, self.runs, self.at_once = console, total_work, runs, at_once
-        self.done, self.finished, self.chunks, self.mark = 0, 0, 0, (0.0, 0)
-        self.lock = threading.RLock()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        # On a terminal alone: elsewhere rich would print its bars once more at the end.
-        shown = console.is_terminal and not console.quiet
-        self.progress = Progress(*columns, console=console, disable=not shown)
-        self.all = self.progress.add_task("all runs", total=max(total_work, 1), note="")
-
-    def __enter__(self) -> "Meter":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.progress.stop()
-
-    def start(self, title: str, work: int) -> "Bar":
-        note = "compiling" if work else ""
-        task = self.progress.add_task(title, total=max(work, 1), note=note)
-        return Bar(self, task, work)
-
-    def advance(self, work: int) -> None:
-        with self.lock:
-            self.done += work
-            self.progress.update(self.all, advance=work)
-
-    def estimate(self) -> None:
-        """Once, from the second chunk of every run in flight: the first one compiles."""
-        with self.lock:
-            self.chunks += 1
-            if self.chunks == self.at_once:
-                self.mark = (time.monotonic(), self.done)
-            elif self.chunks == 2 * self.at_once:
-                seconds, work = time.monotonic() - self.mark[0], self.done - self.mark[1]
-                minutes = (self.total - self.done) * seconds / max(work, 1) / 60
-                self.console.print(
-                    f"Estimate: about {max(minutes, 1):.0f} more minute(s) for all runs"
-                )
-
-    def finish(self, text: str, warning: str) -> None:
-        with self.lock:
-            self.finished += 1
-            self.console.print(f"[{self.finished}/{self.runs}] {text}")
-            if warning:
-                self.console.print(f"    warning: {warning}", style="yellow")
-
-
-class Bar:
-    """One run's part of a meter."""
-
-    def __init__(self, meter: Meter, task, work: int):
-        self.meter, self.task, self.left = meter, task, work
-
-    def skip(self, work: int) -> None:
-        """Counts work done by an earlier start."""
-        self.left -= work
-        self.meter.progress.update(self.task, advance=work)
-        self.meter.advance(work)
-
-    def advance(self, work: int, note: str) -> None:
-        self.skip(work)
-        self.meter.progress.update(self.task, note=note)
-        self.meter.estimate()
-
-    def finish(self, text: str, warning: str) -> None:
-        self.meter.advance(self.left)  # what the run had less to do than was thought
-        self.meter.progress.remove_task(self.task)
-        self.meter.finish(text, warning)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Folder:
                 for name in report.METRICS
             }
             rows.append(run._asdict() | {"method": method} | measured | extra)
-        _atomic(
+        write_atomically(
             self.runs / f"{run.name}.npz",
             lambda file: np.savez_compressed(file, is_outlier=is_outlier, ids=ids, **scores),
         )
@@ -101,7 +101,7 @@ class Folder:
             report.plot_scores(self.runs / f"{run.name}.png", scores[run.method], is_outlier, title)
         # Last: where this file is, the run is done.
         text = json.dumps({"format": _FORMAT, "rows": rows}, indent=1)
-        _atomic(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
+        write_atomically(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
         self._tidy(run)
         return rows
 
@@ -117,8 +117,8 @@ class Folder:
         rows = self.rows()
 
         table = report.markdown(rows)
-        _atomic(self.path / "results.csv", lambda file: file.write(_csv(rows).encode()))
-        _atomic(self.path / "results.md", lambda file: file.write(table.encode()))
+        write_atomically(self.path / "results.csv", lambda file: file.write(_csv(rows).encode()))
+        write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
         for key, group in report.comparable(rows).items():
             parts = [key.dataset, f"ratio{key.ratio:g}", key.protocol, key.network, key.operations]
             parts.append(f"{key.max_images}images" if key.max_images else "")
@@ -153,7 +153,7 @@ def _csv(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def _atomic(path: Path, write) -> None:
+def write_atomically(path: Path, write) -> None:
     """Writes a file beside its place and moves it there: a kill leaves the old one or none."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
