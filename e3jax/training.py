@@ -186,21 +186,29 @@ def to_unit(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) * (2 / 255) - 1
 
 
+def learning_rate(config: TrainConfig) -> optax.Schedule:
+    """The learning rate of every step, 0, 1, ...
+
+    Raises:
+      ValueError: for an unknown schedule, or one-cycle without ``steps``.
+    """
+    if config.schedule == "constant":
+        return optax.constant_schedule(config.learning_rate)
+    if config.schedule == "onecycle" and config.steps:
+        return optax.cosine_onecycle_schedule(config.steps, config.learning_rate)
+    raise ValueError(
+        "schedule must be 'constant', or 'onecycle' with steps, "
+        f"got {config.schedule!r} with steps={config.steps}"
+    )
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """The optimizers of the paper, with L2 coupled (not AdamW).
 
     Raises:
       ValueError: for an unknown optimizer or schedule, or one-cycle without ``steps``.
     """
-    if config.schedule == "constant":
-        rate = config.learning_rate
-    elif config.schedule == "onecycle" and config.steps:
-        rate = optax.cosine_onecycle_schedule(config.steps, config.learning_rate)
-    else:
-        raise ValueError(
-            "schedule must be 'constant', or 'onecycle' with steps, "
-            f"got {config.schedule!r} with steps={config.steps}"
-        )
+    rate = learning_rate(config)
     if config.optimizer == "sgd":
         rule = optax.sgd(rate, momentum=0.9)
     elif config.optimizer == "adam":

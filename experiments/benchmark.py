@@ -16,9 +16,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import live
 import numpy as np
 import progress
 import protocols
@@ -27,7 +29,7 @@ import sweep
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import checkpoint, datasets, images, operations, scoring, training
+from e3jax import checkpoint, datasets, images, operations, priority, scoring, training
 from e3jax.baselines import pixels
 
 METHODS = ("e3outlier", *pixels.METHODS)
@@ -49,6 +51,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--methods", nargs="+", default=METHODS, choices=METHODS, help="what to run")
     protocols.add_arguments(parser)
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
+    add(
+        "--tensorboard",
+        metavar="DIR",
+        help="write TensorBoard event files of every training there, with inlier priority recorded",
+    )
     add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
     add(
         "--runs-at-once",
@@ -156,6 +163,8 @@ class Benchmark:
     def __init__(self, arguments: argparse.Namespace, folder: sweep.Folder | None, console):
         self.arguments, self.folder, self.console = arguments, folder, console
         self.stop, self.writing = threading.Event(), threading.Lock()
+        if arguments.tensorboard:
+            live.check()
         device = jax.devices()[0]
         self.dataset = protocols.load(arguments, console.print)
         self.operations = operations.operation_set(arguments.operations)
@@ -292,9 +301,12 @@ class Benchmark:
         config = self.config
         # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
         chunk = 10 if mesh.devices.flat[0].platform == "cpu" else 200
+        probe = None
+        if self.arguments.tensorboard:
+            probe = priority.make_probe(config.network, self.operations, config.dtype)
         return Station(
             mesh,
-            training.make_trainer(config, self.operations, mesh, chunk),
+            training.make_trainer(config, self.operations, mesh, chunk, probe),
             scoring.make_scorer(config.network, self.operations, mesh, config.dtype),
         )
 
@@ -312,7 +324,7 @@ class Benchmark:
         bar = meter.start(title, self._work(run))
         data = self._contaminated(run)
         if run.method == "e3outlier":
-            scores, extra = self._e3outlier(run, station, data.images, bar)
+            scores, extra = self._e3outlier(run, station, data, bar)
         elif self.folder:
             scores, extra = self._pixels(run, data.images)
         if self.folder is None:
@@ -324,10 +336,16 @@ class Benchmark:
         bar.finish(f"{title}: AUROC {rows[0]['auroc']:.1%}", extra["warning"])
 
     def _e3outlier(
-        self, run: sweep.Run, station: Station, data: np.ndarray, bar: progress.Bar
+        self, run: sweep.Run, station: Station, data: datasets.Contaminated, bar: progress.Bar
     ) -> tuple[dict, dict]:
         k = len(self.operations)
-        state, train_seconds = self._train(run, station, data, bar)
+        with contextlib.ExitStack() as stack:
+            events = None
+            if self.arguments.tensorboard:
+                folder = Path(self.arguments.tensorboard, run.name) if self.folder else None
+                events = live.EventFiles(folder, self.config, data.is_outlier, k, station.mesh.size)
+                stack.enter_context(contextlib.closing(events))
+            state, train_seconds = self._train(run, station, data.images, bar, events)
         start, done = time.monotonic(), 0
 
         def on_block(images_done: int) -> None:
@@ -336,10 +354,10 @@ class Benchmark:
             bar.advance((images_done - done) * k, "scoring")
             done = images_done
 
-        scores = station.score(state.variables, data, on_block)
+        scores = station.score(state.variables, data.images, on_block)
         names = {"e3outlier": scores.ne, "e3outlier-pl": scores.pl, "e3outlier-mp": scores.mp}
         return names, {
-            "steps": self.config.num_steps(len(data), k),
+            "steps": self.config.num_steps(len(data.images), k),
             "pretext_accuracy": float(scores.accuracy.mean()),
             "train_seconds": train_seconds,
             "score_seconds": time.monotonic() - start,
@@ -347,7 +365,12 @@ class Benchmark:
         }
 
     def _train(
-        self, run: sweep.Run, station: Station, data: np.ndarray, bar: progress.Bar
+        self,
+        run: sweep.Run,
+        station: Station,
+        data: np.ndarray,
+        bar: progress.Bar,
+        events: live.EventFiles | None,
     ) -> tuple[training.TrainState, float]:
         """The trained state and the seconds it took, with those of an earlier start."""
         config, trainer = self.config, station.trainer
@@ -361,11 +384,14 @@ class Benchmark:
                 state, before = restored
                 bar.skip(int(state.step) * config.batch_size * _TRAIN_COST)
             start = last_save = time.monotonic()
+            probe_data = training.place(station.mesh, events.probe_set) if events else ()
 
             def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
                 nonlocal last_save
                 log = jax.device_get(log)
                 self._go_on()
+                if events:
+                    events.write(int(state.step), log)
                 bar.advance(
                     int(np.isfinite(log.accuracy).sum()) * config.batch_size * _TRAIN_COST,
                     f"loss {np.nanmean(log.loss):.3f}, "
@@ -376,7 +402,7 @@ class Benchmark:
                     last_save = time.monotonic()
 
             total = config.num_steps(len(data), len(self.operations))
-            state = training.train(trainer, state, bank, len(data), total, on_chunk)
+            state = training.train(trainer, state, bank, len(data), total, on_chunk, probe_data)
             train_seconds = before + time.monotonic() - start
             if train_seconds >= 60 * self.arguments.checkpoint_minutes:
                 saved.save(state, train_seconds)

@@ -14,12 +14,14 @@ import itertools
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import live
 import progress
 import protocols
 import recording
@@ -30,6 +32,7 @@ from rich.console import Console
 from e3jax import datasets, metrics, operations, priority, report, scoring, training
 
 _TRAIN_COST = 3  # a training view in scored ones
+_ROUNDS = 9  # of --overhead
 SERIES = tuple(itertools.product(recording.QUANTITIES, recording.GROUPS))
 COLUMNS = (
     *"dataset,source,network,operations,inlier_class,ratio,protocol,seed,step".split(","),
@@ -55,6 +58,12 @@ def parse_arguments() -> argparse.Namespace:
         default=2000,
         help="fixed views on which gradient magnitudes are measured",
     )
+    add(
+        "--overhead",
+        action="store_true",
+        help="instead: time training with and without recording, in turns, as benchmark.py "
+        "--tensorboard records",
+    )
     add("--results-dir", default="runs/priority", help="where pages and series go")
     return parser.parse_args()
 
@@ -67,7 +76,7 @@ def main() -> int:
         runtime.start()
         study = Study(arguments, console)
         study.announce()
-        study.run()
+        study.measure_overhead() if arguments.overhead else study.run()
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red")
         return 2
@@ -207,6 +216,50 @@ class Study:
         arrays["provenance"] = json.dumps({"device": self.device} | sweep.provenance())
         sweep.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
         return f"PL AUROC {metrics.auroc(pl, data.is_outlier):.1%}"
+
+    def measure_overhead(self) -> None:
+        """Appends to recording.csv how much longer 50 steps take with a recorded point, in turns."""
+        config, inlier_class = self.protocol.config, self.arguments.inlier_class[0]
+        data, k = self.contaminated(inlier_class, 0), len(self.operations)
+        bank, n = training.place_bank(self.mesh, data.images), len(data.images)
+        events = live.EventFiles(None, config, data.is_outlier, k, self.mesh.size)
+        probe_set = training.place(self.mesh, events.probe_set)
+        probe = priority.make_probe(config.network, self.operations, config.dtype)
+        seconds, states, sides = {}, {}, {"plain": (None, ()), "recorded": (probe, probe_set)}
+        trainers = {
+            side: training.make_trainer(config, self.operations, self.mesh, probe=side_probe)
+            for side, (side_probe, _) in sides.items()
+        }
+        for number in range(_ROUNDS + 1):
+            for side, trainer in trainers.items():
+                if number == 0:
+                    states[side] = trainer.init(jax.random.key(0), data.images.shape[-1])
+                start = time.monotonic()
+                states[side], _ = trainer.advance(states[side], bank, n, 2**31 - 1, sides[side][1])
+                jax.block_until_ready(states[side])
+                seconds.setdefault(side, []).append(time.monotonic() - start)
+            self.console.print(f"[{number}/{_ROUNDS}] " + ("measured" if number else "compiled"))
+        ratios = np.array(seconds["recorded"][1:]) / np.array(seconds["plain"][1:])
+        low, middle, high = np.percentile(ratios, [25, 50, 75])
+        row = [
+            config.network,
+            config.batch_size,
+            trainers["plain"].chunk,
+            len(events.probe_set.image),
+        ]
+        row += [_ROUNDS, f"{middle:.4f}", f"{low:.4f}", f"{high:.4f}", self.device]
+        path, columns = (
+            self.folder / "recording.csv",
+            (
+                "network,batch_size,every,probe_views,rounds,time_ratio,quartile_1,quartile_3,device,"
+                "versions,commit"
+            ),
+        )
+        old = path.read_text().splitlines()[1:] if path.exists() else []
+        rows = [line.split(",") for line in old] + [[*row, *sweep.provenance().values()]]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_csv(path, columns.split(","), rows)
+        print(f"recording makes training take {middle:.3f} times as long ({low:.3f} to {high:.3f})")
 
     def load(self, inlier_class: int) -> list[Training]:
         """The finished trainings of a case."""
