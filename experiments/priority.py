@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import live
+import numpy as np
 import progress
 import protocols
 import recording
@@ -32,7 +32,7 @@ from rich.console import Console
 from e3jax import datasets, metrics, operations, priority, report, scoring, training
 
 _TRAIN_COST = 3  # a training view in scored ones
-_ROUNDS = 9  # of --overhead
+_EVERY, _ROUNDS = 50, 9  # of --overhead
 SERIES = tuple(itertools.product(recording.QUANTITIES, recording.GROUPS))
 COLUMNS = (
     *"dataset,source,network,operations,inlier_class,ratio,protocol,seed,step".split(","),
@@ -218,48 +218,50 @@ class Study:
         return f"PL AUROC {metrics.auroc(pl, data.is_outlier):.1%}"
 
     def measure_overhead(self) -> None:
-        """Appends to recording.csv how much longer 50 steps take with a recorded point, in turns."""
-        config, inlier_class = self.protocol.config, self.arguments.inlier_class[0]
-        data, k = self.contaminated(inlier_class, 0), len(self.operations)
-        bank, n = training.place_bank(self.mesh, data.images), len(data.images)
-        events = live.EventFiles(None, config, data.is_outlier, k, self.mesh.size)
-        probe_set = training.place(self.mesh, events.probe_set)
-        probe = priority.make_probe(config.network, self.operations, config.dtype)
-        seconds, states, sides = {}, {}, {"plain": (None, ()), "recorded": (probe, probe_set)}
-        trainers = {
-            side: training.make_trainer(config, self.operations, self.mesh, probe=side_probe)
-            for side, (side_probe, _) in sides.items()
-        }
-        for number in range(_ROUNDS + 1):
-            for side, trainer in trainers.items():
-                if number == 0:
-                    states[side] = trainer.init(jax.random.key(0), data.images.shape[-1])
-                start = time.monotonic()
-                states[side], _ = trainer.advance(states[side], bank, n, 2**31 - 1, sides[side][1])
-                jax.block_until_ready(states[side])
-                seconds.setdefault(side, []).append(time.monotonic() - start)
-            self.console.print(f"[{number}/{_ROUNDS}] " + ("measured" if number else "compiled"))
-        ratios = np.array(seconds["recorded"][1:]) / np.array(seconds["plain"][1:])
-        low, middle, high = np.percentile(ratios, [25, 50, 75])
-        row = [
-            config.network,
-            config.batch_size,
-            trainers["plain"].chunk,
-            len(events.probe_set.image),
-        ]
-        row += [_ROUNDS, f"{middle:.4f}", f"{low:.4f}", f"{high:.4f}", self.device]
-        path, columns = (
-            self.folder / "recording.csv",
-            (
-                "network,batch_size,every,probe_views,rounds,time_ratio,quartile_1,quartile_3,device,"
-                "versions,commit"
-            ),
+        """Adds a row to recording.csv: how much longer training takes with recording, in turns."""
+        config = self.protocol.config
+        data = self.contaminated(self.arguments.inlier_class[0], 0)
+        events = live.EventFiles(
+            None, config, data.is_outlier, len(self.operations), self.mesh.size
         )
-        old = path.read_text().splitlines()[1:] if path.exists() else []
-        rows = [line.split(",") for line in old] + [[*row, *sweep.provenance().values()]]
+        probe = priority.make_probe(config.network, self.operations, config.dtype)
+        probe_set = training.place(self.mesh, events.probe_set)
+        plain = self._seconds_of_chunks(data.images)
+        recorded = self._seconds_of_chunks(data.images, probe, probe_set)
+        ratios = []
+        for number in range(_ROUNDS + 1):
+            ratios.append(1 / (next(plain) / next(recorded)))
+            self.console.print(f"[{number}/{_ROUNDS}] " + ("measured" if number else "compiled"))
+        low, middle, high = np.percentile(ratios[1:], [25, 50, 75])
+        row = {
+            "network": config.network,
+            "batch_size": config.batch_size,
+            "every": _EVERY,
+            "probe_views": len(events.probe_set.image),
+            "rounds": _ROUNDS,
+            "time_ratio": f"{middle:.4f}",
+            "quartile_1": f"{low:.4f}",
+            "quartile_3": f"{high:.4f}",
+            "device": self.device,
+        } | sweep.provenance()
+        path = self.folder / "recording.csv"
+        rows = list(csv.reader(path.read_text().splitlines()))[1:] if path.exists() else []
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_csv(path, columns.split(","), rows)
+        _write_csv(path, list(row), [*rows, list(row.values())])
         print(f"recording makes training take {middle:.3f} times as long ({low:.3f} to {high:.3f})")
+
+    def _seconds_of_chunks(self, images: np.ndarray, probe=None, probe_data=()) -> Iterator[float]:
+        """Seconds of ever more steps, the first with compiling; a chunk has one recorded step."""
+        trainer = training.make_trainer(
+            self.protocol.config, self.operations, self.mesh, _EVERY, probe, _EVERY
+        )
+        state = trainer.init(jax.random.key(0), images.shape[-1])
+        bank = training.place_bank(self.mesh, images)
+        while True:
+            start = time.monotonic()
+            state, _ = trainer.advance(state, bank, len(images), 2**31 - 1, probe_data)
+            jax.block_until_ready(state)
+            yield time.monotonic() - start
 
     def load(self, inlier_class: int) -> list[Training]:
         """The finished trainings of a case."""

@@ -1,0 +1,163 @@
+"""Eq. 3's script measures the gradients it means, and its sharper prediction is right."""
+
+import argparse
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import theory
+
+from e3jax import operations, training
+
+ARGUMENTS = argparse.Namespace(ratios=(0.2,), hidden=32)
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    cases = theory.synthetic_cases(ARGUMENTS)
+    return {case.name: case for case in cases if case.varied == "ratio"}
+
+
+@pytest.fixture(scope="module")
+def operation_set():
+    return operations.operation_set()
+
+
+def mnist_case(mnist, **options):
+    case = theory.Case("mnist", mnist.source, 1, mnist.images, mnist.labels, (0.2,), 32)
+    return case._replace(**options)
+
+
+def unit_pixels(mnist, n):
+    return training.to_unit(jnp.asarray(mnist.images[:n])).reshape(n, -1)
+
+
+def test_weights_are_independent_and_uniform():
+    variables = theory.initialise(jax.random.key(0), 300, 200, 111)
+    shapes = jax.tree.map(jnp.shape, variables)
+    assert shapes["hidden"] == {"kernel": (300, 200), "bias": (200,)}
+    assert shapes["head"] == {"kernel": (200, 111), "bias": (111,)}
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(variables)])
+    assert len(np.unique(values)) > 0.98 * len(values)  # float32 has few enough to meet again
+    assert -1 <= values.min() < -0.999 and 0.999 < values.max() <= 1
+    assert abs(values.mean()) < 0.01 and abs(values.var() - 1 / 3) < 0.01
+
+
+def test_gradients_are_those_of_the_loss_of_one_operations_views(mnist):
+    views, k, hidden = unit_pixels(mnist, 30), 6, 4
+    labels = np.arange(30) % 3
+    groups = np.stack([np.arange(30) < 20, np.arange(30) >= 20])
+    keys = jax.random.split(jax.random.key(0), 2)
+    squares = theory.squared_gradients(keys, views, labels, groups, hidden, k)
+    assert squares.shape == (2, 2, k)
+
+    @jax.jit
+    @jax.grad
+    def gradient(variables, mask):
+        logits, _ = theory.apply(variables, views)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels))
+        return jnp.sum(losses * mask)
+
+    for s, key in enumerate(keys):
+        variables = theory.initialise(key, views.shape[1], hidden, k)
+        for g, c in np.ndindex(2, k):
+            head = gradient(variables, groups[g] & (labels == c))["head"]
+            expected = jnp.sum(head["kernel"][:, c] ** 2) + head["bias"][c] ** 2
+            np.testing.assert_allclose(squares[s, g, c], expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("contrast", [1, 0.02], ids=["saturated", "not"])
+def test_kernel_is_the_mean_over_random_units(mnist, contrast):
+    views, units = unit_pixels(mnist, 20) * contrast, 20_000
+    groups = np.stack([np.arange(20) < 3, np.arange(20) >= 3])
+    variables = theory.initialise(jax.random.key(0), views.shape[1], units, 2)
+    _, h = theory.apply(variables, views)
+    expected = [np.sum(h[g] @ h[g].T) / units * 7 + g.sum() ** 2 for g in groups]
+    np.testing.assert_allclose(theory.kernel_sums(views, groups, 7), expected, rtol=0.01)
+
+
+def test_ratio_of_means_and_its_interval():
+    generator = np.random.default_rng(0)
+    b = generator.uniform(1, 2, (400, 3))
+    ratio, low, high = theory.ratio_of_means(2 * b, b)
+    np.testing.assert_allclose([ratio, low, high], 2)
+    a = generator.uniform(1, 2, (400, 3))
+    ratio, low, high = theory.ratio_of_means(a, b)
+    np.testing.assert_allclose(ratio, a.mean(axis=0) / b.mean(axis=0))
+    # The delta method's, for two independent uniform samples.
+    half = 1.96 * np.sqrt(2 * (1 / 12) / 1.5**2 / 400)
+    np.testing.assert_allclose([ratio - low, high - ratio], half, rtol=0.15)
+
+
+def test_every_class_is_a_case_and_the_first_has_more(mnist, monkeypatch):
+    monkeypatch.setattr(theory.datasets, "load", lambda name, **options: mnist)
+    arguments = argparse.Namespace(**vars(ARGUMENTS), datasets=["mnist"], data_dir=None)
+    cases = list(theory.real_cases(arguments, print))
+    assert [case.inlier_class for case in cases if case.varied == "ratio"] == list(range(10))
+    assert [case.most_outliers for case in cases if case.varied == "n_outliers"] == [1, 2, 5, 10]
+    assert all(np.bincount(case.labels).max() <= 500 for case in cases)
+    assert [case.max_images for case in cases if case.varied == "n_inliers"] == [5000]
+
+
+def test_eq_3_holds_on_digits_and_the_kernel_says_how_well(mnist, operation_set):
+    rows = theory.measure(mnist_case(mnist), 0.2, operation_set, 60)
+    assert [row["operation"] for row in rows] == list(theory.OPERATIONS)
+    for row in rows:
+        assert (row["n_inliers"], row["n_outliers"], row["ratio"]) == (400, 100, 0.2)
+        assert row["predicted_ratio"] == 16
+        assert 1.03 < row["measured_over_predicted"] < 1.2
+        assert row["low"] < row["measured_over_predicted"] < row["high"]
+        kernel = row["kernel_prediction_over_predicted"]
+        assert abs(row["measured_over_predicted"] / kernel - 1) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("all noise", 0.95, 1.02),
+        ("all like one image", 0.97, 1.03),
+        ("like two images", 0.85, 1.15),
+        ("inliers alike, outliers noise", 1.45, 2),
+        ("inliers noise, outliers alike", 0.5, 0.7),
+    ],
+)
+def test_eq_3_fails_where_one_group_alone_is_coherent(synthetic, operation_set, name, low, high):
+    for row in theory.measure(synthetic[name], 0.2, operation_set, 40):
+        assert low < row["measured_over_predicted"] < high
+        assert low < row["kernel_prediction_over_predicted"] < high
+
+
+def test_one_outlier_is_coherent_by_itself(synthetic, operation_set):
+    case = synthetic["all noise"]._replace(most_outliers=1)
+    for row in theory.measure(case, 0.1, operation_set, 40):
+        assert (row["n_inliers"], row["n_outliers"], row["ratio"]) == (450, 1, 1 / 451)
+        assert 0.5 < row["measured_over_predicted"] < 0.65
+
+
+def test_the_command_writes_its_table_and_figure(run_script, tmp_path):
+    small = ("--initialisations", 10, "--hidden", 2, "--ratios", 0.1, "--datasets")
+    finished = run_script("experiments/theory.py", "--results-dir", tmp_path, *small)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.startswith("Eq. 3 on synthetic images, 10 initialisations")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "theory.csv",
+        "theory.png",
+        "theory.pdf",
+    }
+    with open(tmp_path / "theory.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == theory.COLUMNS
+    assert len(rows) == len(list(theory.synthetic_cases(ARGUMENTS))) * len(theory.OPERATIONS)
+    assert all(all(row.values()) for row in rows)
+
+
+def test_a_wrong_ratio_is_one_sentence(run_script, tmp_path):
+    finished = run_script(
+        "experiments/theory.py", "--ratios", 0.7, "--datasets", "--results-dir", tmp_path
+    )
+    assert finished.returncode == 2
+    assert "error: outlier ratio is 0.7" in finished.stderr
+    assert "Traceback" not in finished.stderr
