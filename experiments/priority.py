@@ -26,6 +26,7 @@ import progress
 import protocols
 import recording
 import runtime
+import scipy.stats
 import sweep
 from rich.console import Console
 
@@ -94,10 +95,23 @@ class Training(NamedTuple):
     is_outlier: np.ndarray
     provenance: dict[str, str]
 
-    def ratios(self) -> dict[str, np.ndarray]:
-        """[points], of the gradient magnitudes."""
-        inliers, outliers, large, small = self.series.values["gradient_magnitude"].T
-        return {"inliers / outliers": inliers / outliers, "control": large / small}
+    def summary(self) -> dict[str, float]:
+        """Ratios of magnitudes, and means over the second half of what a view gets."""
+        values, half = self.series.values, len(self.series.steps) // 2
+        inliers, outliers, large, small = values["gradient_magnitude"].T
+        ratio, control = inliers / outliers, large / small
+        found = {
+            "ratio_start": ratio[0],
+            "control_start": control[0],
+            "ratio": ratio.mean(),
+            "control": control.mean(),
+        }
+        for quantity in ("de_facto_update", "update_by_others", "loss"):
+            late = np.nanmean(values[quantity][half:], axis=0)
+            for group, value in zip(("inliers", "outliers"), late, strict=False):
+                found[f"{quantity}_{group}"] = value
+            found[f"{quantity}_control"] = late[3]
+        return found | {"pl_auroc": metrics.auroc(self.pl, self.is_outlier)}
 
 
 class Study:
@@ -178,7 +192,7 @@ class Study:
                 bar.finish(f"{self.case(inlier_class)} seed {seed}: {text}", "")
         for inlier_class in self.arguments.inlier_class:
             self.draw(inlier_class)
-        print(self.summary())
+        print(self.summarise())
         self.console.print(f"Pages and series are in {self.folder}/")
 
     def train(self, inlier_class: int, seed: int, bar: progress.Bar) -> str:
@@ -312,37 +326,40 @@ class Study:
                 ]
                 yield [*what, seed, step, *values, *found.provenance.values()]
 
-    def summary(self) -> str:
-        """A line a case: gradient magnitudes and updates of the groups, early and late."""
-        lines = [
-            "| inliers | N_in / N_out | gradient magnitude in / out: start, first, second half "
-            "| control | update, second half: inliers, outliers, control | by others: inliers, "
-            "outliers, control | PL AUROC |",
-            "| --- " * 7 + "|",
-        ]
+    def summarise(self) -> str:
+        """Writes a row for every training and returns their means with 95 % intervals."""
+        rows, what = [], [self.data.name, self.data.source, self.protocol.name]
         for inlier_class in self.arguments.inlier_class:
-            trainings = self.load(inlier_class)
-            inliers = sum(int((~t.is_outlier).sum()) for t in trainings)
-            outliers = sum(int(t.is_outlier.sum()) for t in trainings)
-            cells = [f"{self.data.name} {inlier_class}", f"{inliers / outliers:.1f}"]
-            for name in ("inliers / outliers", "control"):
-                ratios = np.stack([t.ratios()[name] for t in trainings])
-                half = ratios.shape[1] // 2
-                parts = (ratios[:, 0], ratios[:, :half].mean(1), ratios[:, half:].mean(1))
-                cells.append(", ".join(map(_mean_and_spread, parts)))
-            for quantity in ("de_facto_update", "update_by_others"):
-                late = np.stack([t.series.values[quantity][half:] for t in trainings])
-                late = np.nanmean(late, axis=1)[:, :3]
-                cells.append(", ".join(_mean_and_spread(group) for group in late.T))
-            aurocs = [100 * metrics.auroc(t.pl, t.is_outlier) for t in trainings]
-            cells.append(_mean_and_spread(np.array(aurocs)))
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+            for seed, found in enumerate(self.load(inlier_class)):
+                case = [*what, inlier_class, self.arguments.ratio, seed]
+                numbers = found.summary()
+                rows.append([*case, *numbers.values(), *found.provenance.values()])
+        columns = "dataset,source,protocol,inlier_class,ratio,seed".split(",")
+        columns += [*numbers, *found.provenance]
+        _write_csv(
+            self.folder / f"{self.data.name}-{self.protocol.name}-summary.csv", columns, rows
+        )
+        return summary_table(columns, rows)
 
 
-def _mean_and_spread(values: np.ndarray) -> str:
-    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
-    return f"{values.mean():.3g}{spread}"
+def summary_table(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """Means over trainings with 95 % t intervals, a line for each number of a summary."""
+    first, last = columns.index("ratio_start"), columns.index("pl_auroc")
+    lines = [f"| mean of {len(rows)} training(s) | {rows[0][0]} |", "| --- | --- |"]
+    for i in range(first, last + 1):
+        values = np.array([float(row[i]) for row in rows])
+        lines.append(f"| {columns[i]} | {_mean_and_interval(values)} |")
+    for a, b in (("ratio", "control"), ("de_facto_update_inliers", "de_facto_update_outliers")):
+        pairs = np.array([[float(row[columns.index(name)]) for name in (a, b)] for row in rows])
+        lines.append(f"| {a} / {b} | {_mean_and_interval(pairs[:, 0] / pairs[:, 1])} |")
+    return "\n".join(lines)
+
+
+def _mean_and_interval(values: np.ndarray) -> str:
+    if len(values) < 2:
+        return f"{values.mean():.3g}"
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
+    return f"{values.mean():.3g} ({values.mean() - half:.3g} to {values.mean() + half:.3g})"
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
