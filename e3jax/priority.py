@@ -305,14 +305,11 @@ def make_probe(
         head = jnp.concatenate([head["kernel"], head["bias"][None]])
         view = (batch.representation, batch.logits, batch.labels)
         loss = optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
-        of_views = (
-            batch.image,
-            loss,
-            last_layer_projection(head, *view),
-            last_layer_norm(*view),
-        )
-        of_views = jax.lax.all_gather(of_views, training.AXIS, tiled=True)
-        magnitudes = magnitude(jax.lax.psum(gradients, training.AXIS))
-        return PriorityLog(state.step, *of_views, magnitudes)
+        of_views = (loss, last_layer_projection(head, *view), last_layer_norm(*view))
+        # One collective after the other, see training.mean_over_devices.
+        gradients = jax.lax.psum(gradients, training.AXIS)
+        gradients, of_views = jax.lax.optimization_barrier((gradients, of_views))
+        of_views = training.gather_over_devices(of_views)
+        return PriorityLog(state.step, batch.image, *of_views, magnitude(gradients))
 
     return probe

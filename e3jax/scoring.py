@@ -95,15 +95,16 @@ def make_scorer(
         log_p = jax.nn.log_softmax(logits[1:])
         p = jnp.exp(log_p)
         # Where p underflows to 0, log_p is still finite: 0 log 0 = 0 without a special case.
-        scores = (p[labels, labels], p.max(-1), (p * log_p).sum(-1), log_p.argmax(-1) == labels)
+        right = (log_p.argmax(-1) == labels).astype(jnp.float32)
+        scores = (p[labels, labels], p.max(-1), (p * log_p).sum(-1), right)
         if not per_operation:
-            scores = (s.mean(dtype=jnp.float32) for s in scores)
+            scores = (s.mean() for s in scores)
         return Scores(*scores, representation[0])
 
     def block(tables, variables, images):
         scores = jax.lax.map(lambda image: score_image(tables, variables, image), images)
         # Gathered here and not on the host, which may see a part of the mesh's devices only.
-        return jax.lax.all_gather(scores, training.AXIS, tiled=True)
+        return training.gather_over_devices(scores)
 
     everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
     block = jax.jit(

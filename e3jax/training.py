@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -109,10 +110,11 @@ class StepLog(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a probe sees of a step; one device's part of it, except for the gradient.
+    """What a probe sees of a step; one device's part of the batch, b views, where not said.
 
     Attributes:
-      image, labels: int32 [b], index in the bank and pseudo label of every view.
+      image: int32 [whole b], index in the bank of every view of the whole batch.
+      labels: int32 [b], pseudo labels.
       logits, representation: float32 [b, k] and [b, d], in training mode, before the update.
       gradient: of the mean loss of the whole batch, the tree of the parameters.
     """
@@ -322,14 +324,14 @@ def make_trainer(
     def step(state: TrainState, tables, images, n, probe_data) -> tuple[TrainState, StepLog]:
         index, labels, cursor = next_views(state.order_key, state.cursor, config.batch_size, n, k)
         # Every device draws the same batch and takes its own part of it.
-        index, labels = part_of_device(index), part_of_device(labels)
-        views = operations.views_of(tables, to_unit(images[index]), labels)
+        image, labels = part_of_device(index), part_of_device(labels)
+        views = operations.views_of(tables, to_unit(images[image]), labels)
         params = state.variables["params"]
         (loss, (batch_stats, logits, representation)), gradient = jax.value_and_grad(
             loss_fn, has_aux=True
         )(params, state.variables["batch_stats"], views, labels)
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), AXIS)
+        gradient, loss, accuracy = mean_over_devices((gradient, loss, accuracy))
         batch = Batch(index, labels, logits, representation, gradient)
         seen = watch(state, batch, tables, images, probe_data)
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
@@ -371,6 +373,33 @@ def make_trainer(
         ),
         chunk=chunk,
         mesh=mesh,
+    )
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """Inside a program on the mesh: means over the devices of float32 arrays, in one collective.
+
+    Two that do not depend on each other can stop a CPU for good: each waits in a thread of XLA's
+    pool for the other devices, which get no thread to arrive with. So all collectives of a program
+    stand in one chain.
+    """
+    flat, unflatten = jax.flatten_util.ravel_pytree(tree)
+    return unflatten(jax.lax.pmean(flat, AXIS))
+
+
+def gather_over_devices(tree: Any) -> Any:
+    """Inside a program on the mesh: float32 arrays [n, ...] of each device joined to wholes.
+
+    In one collective, see :func:`mean_over_devices`.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    n = len(leaves[0])
+    rows = [leaf.reshape(n, -1) for leaf in leaves]
+    ends = np.cumsum([row.shape[1] for row in rows])[:-1]
+    whole = jax.lax.all_gather(jnp.concatenate(rows, axis=1), AXIS, tiled=True)
+    parts = jnp.split(whole, ends, axis=1)
+    return treedef.unflatten(
+        part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)
     )
 
 
