@@ -131,17 +131,32 @@ def _shifts(x, size, stride, height, width) -> dict[tuple[int, int], jax.Array]:
 
 
 def _input_gradient(x, kernel, dy, stride, padding):
-    """The transposed convolution as a forward one over dy with zeros between its pixels."""
-    low = kernel.shape[0] - 1 - padding
-    spread = [(0, 0, 0)]
-    for size, out in zip(x.shape[1:3], dy.shape[1:3], strict=True):
-        spread.append((low, size + padding - 1 - stride * (out - 1), stride - 1))
-    spread.append((0, 0, 0))
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    zero = jnp.zeros((), dy.dtype)
-    if kernel.shape[0] == 1:  # the zeros stay zeros
-        return jax.lax.pad(_native(dy, turned, 1, 0), zero, spread)
-    return _native(jax.lax.pad(dy, zero, spread), turned, 1, 0)
+    """The transposed convolution, pixels of each phase of the stride apart.
+
+    As one convolution over dy with zeros between its pixels, most products would be by zero.
+    """
+    most = -(-kernel.shape[0] // stride)
+    b, height, width, channels = x.shape
+    rows, columns = (side + most - 1 for side in dy.shape[1:3])
+
+    def phase(i, j):
+        taps = jnp.flip(kernel[i::stride, j::stride], (0, 1)).swapaxes(2, 3)
+        if 0 in taps.shape:
+            return jnp.zeros((b, rows, columns, channels), dy.dtype)
+        pad = [(side - 1, most - 1) for side in taps.shape[:2]]
+        if taps.shape[:2] == (1, 1):
+            return jnp.einsum("bhwo,oi->bhwi", jnp.pad(dy, [(0, 0), *pad, (0, 0)]), taps[0, 0])
+        return jax.lax.conv_general_dilated(dy, taps, (1, 1), pad, dimension_numbers=_DIMENSIONS)
+
+    dx = [jnp.stack([phase(i, j) for j in range(stride)], axis=3) for i in range(stride)]
+    dx = jnp.stack(dx, axis=2).reshape(b, rows * stride, columns * stride, channels)
+    # The last rows and columns of an image may be read by no tap.
+    missing = [
+        max(padding + side - have, 0)
+        for side, have in zip(x.shape[1:3], dx.shape[1:3], strict=True)
+    ]
+    dx = jnp.pad(dx, [(0, 0), (0, missing[0]), (0, missing[1]), (0, 0)])
+    return dx[:, padding : padding + height, padding : padding + width]
 
 
 def _filter_gradient(x, kernel, dy, stride, padding):
@@ -184,9 +199,9 @@ def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The 3 x 3 convolution, padded by 1."""
     _, height, width, _ = x.shape
     rows, columns = height // _TILE, width // _TILE
-    filters = jnp.einsum("ri,sj,ijco->rsco", _FILTER, _FILTER, kernel, precision="highest").reshape(
-        _POINTS**2, *kernel.shape[2:]
-    )
+    filters = _combine(_FILTER, [kernel[:, j] for j in range(3)])
+    filters = _combine(_FILTER, [filters[:, i] for i in range(3)])
+    filters = filters.reshape(_POINTS**2, *kernel.shape[2:])
 
     def some_images(x):
         products = jnp.einsum("ptc,pco->pto", _split(x), filters)
@@ -215,8 +230,8 @@ def _winograd_filter_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 
     total = jnp.zeros((_POINTS**2, x.shape[-1], dy.shape[-1]), x.dtype)
     total, _ = jax.lax.scan(some_images, total, _in_groups(_TILES // (rows * columns), x, dy))
-    total = total.reshape(_POINTS, _POINTS, *total.shape[1:])
-    return jnp.einsum("ri,sj,rsco->ijco", _FILTER, _FILTER, total, precision="highest")
+    total = _combine(_FILTER.T, list(total.reshape(_POINTS, _POINTS, *total.shape[1:])))
+    return _combine(_FILTER.T, [total[:, s] for s in range(_POINTS)]).swapaxes(0, 1)
 
 
 def _split(x: jax.Array) -> jax.Array:
