@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from e3jax import operations, scoring, training
+from e3jax import operations, priority, scoring, training
 
 CONFIG = training.TrainConfig(
     network="wrn-10-1", optimizer="sgd", learning_rate=0.01, batch_size=64, steps=3
@@ -313,3 +313,49 @@ def test_a_second_start_compiles_nothing(run_script, tmp_path):
         misses.append(done.stderr.count("PERSISTENT COMPILATION CACHE MISS"))
     assert misses[0] > 5 and misses[1] == 0
     assert (tmp_path / "cache" / "compiled").stat().st_mode & 0o777 == 0o700
+
+
+def collectives(jaxpr) -> list[str]:
+    """Names of all collectives in a program and the programs within it."""
+    found = []
+    for equation in jaxpr.eqns:
+        if any(word in equation.primitive.name for word in ("psum", "all_gather", "all_reduce")):
+            found.append(equation.primitive.name)
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            found += collectives(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
+    """Two that do not wait for each other once stopped a CPU's thread pool for good."""
+    monkeypatch.setattr(training, "compiler_options", lambda mesh, level: None)
+    operation_set = operations.operation_set("PR")
+    probe = priority.make_probe(CONFIG.network, operation_set) if watched else None
+    trainer = training.make_trainer(CONFIG, operation_set, chunk=1, probe=probe)
+    pairs = np.zeros((2, 4), np.int32)
+    data = priority.ProbeSet(*pairs, np.ones((2, 4), np.float32)) if watched else ()
+    program = jax.make_jaxpr(lambda *a: trainer.advance(*a[:2], len(digits), 3, a[2]))(
+        trainer.init(jax.random.key(0), 1),
+        training.place_bank(trainer.mesh, digits),
+        training.place(trainer.mesh, data),
+    )
+    # Forward and back through 7 batch norms, the gradient; the probe's sum and its gathering.
+    assert len(collectives(program.jaxpr)) == 2 * 7 + 1 + 2 * watched
+
+
+def test_devices_are_joined_in_one_collective():
+    mesh = training.device_mesh()
+    whole = {"a": np.arange(8.0, dtype=np.float32), "b": np.arange(48.0).reshape(8, 2, 3)}
+    whole["b"] = whole["b"].astype(np.float32)
+    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(training.AXIS)
+    options = {"mesh": mesh, "in_specs": split, "out_specs": everywhere, "check_vma": False}
+    gather = jax.shard_map(training.gather_over_devices, **options)
+    assert len(collectives(jax.make_jaxpr(gather)(whole).jaxpr)) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(gather)(whole), whole)
+    mean = jax.shard_map(training.mean_over_devices, **options)
+    halves = jax.tree.map(lambda a: (a[:4] + a[4:]) / 2, whole)
+    jax.tree.map(np.testing.assert_allclose, jax.jit(mean)(whole), halves)
