@@ -34,6 +34,12 @@ from e3jax import datasets, metrics, operations, priority, report, scoring, trai
 
 _TRAIN_COST = 3  # a training view in scored ones
 _EVERY, _ROUNDS = 50, 9  # of --overhead
+# What of a summary is compared training by training.
+_COMPARED = (
+    ("magnitude_ratio", "magnitude_ratio_control"),
+    ("de_facto_update_inliers", "de_facto_update_outliers"),
+    ("update_by_others_inliers", "update_by_others_outliers"),
+)
 SERIES = tuple(itertools.product(recording.QUANTITIES, recording.GROUPS))
 COLUMNS = (
     *"dataset,source,network,operations,inlier_class,ratio,protocol,seed,step".split(","),
@@ -101,10 +107,10 @@ class Training(NamedTuple):
         inliers, outliers, large, small = values["gradient_magnitude"].T
         ratio, control = inliers / outliers, large / small
         found = {
-            "ratio_start": ratio[0],
-            "control_start": control[0],
-            "ratio": ratio.mean(),
-            "control": control.mean(),
+            "magnitude_ratio_start": ratio[0],
+            "magnitude_ratio_start_control": control[0],
+            "magnitude_ratio": ratio.mean(),
+            "magnitude_ratio_control": control.mean(),
         }
         for quantity in ("de_facto_update", "update_by_others", "loss"):
             late = np.nanmean(values[quantity][half:], axis=0)
@@ -343,15 +349,15 @@ class Study:
 
 
 def summary_table(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """Means over trainings with 95 % t intervals, a line for each number of a summary."""
-    first, last = columns.index("ratio_start"), columns.index("pl_auroc")
+    """Means over trainings with 95 % t intervals: numbers of a summary, differences of pairs."""
+    first, last = columns.index("magnitude_ratio_start"), columns.index("pl_auroc")
     lines = [f"| mean of {len(rows)} training(s) | {rows[0][0]} |", "| --- | --- |"]
     for i in range(first, last + 1):
         values = np.array([float(row[i]) for row in rows])
         lines.append(f"| {columns[i]} | {_mean_and_interval(values)} |")
-    for a, b in (("ratio", "control"), ("de_facto_update_inliers", "de_facto_update_outliers")):
-        pairs = np.array([[float(row[columns.index(name)]) for name in (a, b)] for row in rows])
-        lines.append(f"| {a} / {b} | {_mean_and_interval(pairs[:, 0] / pairs[:, 1])} |")
+    for pair in _COMPARED:
+        a, b = (np.array([float(row[columns.index(name)]) for row in rows]) for name in pair)
+        lines.append(f"| {' - '.join(pair)} | {_mean_and_interval(a - b)} |")
     return "\n".join(lines)
 
 
