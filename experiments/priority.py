@@ -34,7 +34,7 @@ from e3jax import datasets, metrics, operations, priority, report, scoring, trai
 
 _TRAIN_COST = 3  # a training view in scored ones
 _EVERY, _ROUNDS = 50, 9  # of --overhead
-# What of a summary is compared training by training.
+# What of a summary is compared, training by training, in both halves.
 _COMPARED = (
     ("magnitude_ratio", "magnitude_ratio_control"),
     ("de_facto_update_inliers", "de_facto_update_outliers"),
@@ -102,21 +102,20 @@ class Training(NamedTuple):
     provenance: dict[str, str]
 
     def summary(self) -> dict[str, float]:
-        """Ratios of magnitudes, and means over the second half of what a view gets."""
+        """Ratios of gradient magnitudes, and means of the rest over both halves of the training."""
         values, half = self.series.values, len(self.series.steps) // 2
         inliers, outliers, large, small = values["gradient_magnitude"].T
-        ratio, control = inliers / outliers, large / small
-        found = {
-            "magnitude_ratio_start": ratio[0],
-            "magnitude_ratio_start_control": control[0],
-            "magnitude_ratio": ratio.mean(),
-            "magnitude_ratio_control": control.mean(),
-        }
+        found = {}
+        for name, ratio in (("", inliers / outliers), ("_control", large / small)):
+            found[f"magnitude_ratio{name}_start"] = ratio[0]
+            found[f"magnitude_ratio{name}_half1"] = ratio[:half].mean()
+            found[f"magnitude_ratio{name}_half2"] = ratio[half:].mean()
         for quantity in ("de_facto_update", "update_by_others", "loss"):
-            late = np.nanmean(values[quantity][half:], axis=0)
-            for group, value in zip(("inliers", "outliers"), late, strict=False):
-                found[f"{quantity}_{group}"] = value
-            found[f"{quantity}_control"] = late[3]
+            for number, part in enumerate((slice(half), slice(half, None)), start=1):
+                means = np.nanmean(values[quantity][part], axis=0)
+                for group, value in zip(("inliers", "outliers", "", "control"), means, strict=True):
+                    if group:
+                        found[f"{quantity}_{group}_half{number}"] = value
         return found | {"pl_auroc": metrics.auroc(self.pl, self.is_outlier)}
 
 
@@ -355,9 +354,10 @@ def summary_table(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
     for i in range(first, last + 1):
         values = np.array([float(row[i]) for row in rows])
         lines.append(f"| {columns[i]} | {_mean_and_interval(values)} |")
-    for pair in _COMPARED:
-        a, b = (np.array([float(row[columns.index(name)]) for row in rows]) for name in pair)
-        lines.append(f"| {' - '.join(pair)} | {_mean_and_interval(a - b)} |")
+    for pair, half in itertools.product(_COMPARED, ("half1", "half2")):
+        names = [f"{name}_{half}" for name in pair]
+        a, b = (np.array([float(row[columns.index(name)]) for row in rows]) for name in names)
+        lines.append(f"| {' - '.join(names)} | {_mean_and_interval(a - b)} |")
     return "\n".join(lines)
 
 
