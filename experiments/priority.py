@@ -193,15 +193,14 @@ class Study:
         with progress.Meter(self.console, cost * len(self.todo), len(self.todo), 1) as meter:
             for inlier_class, seed in self.todo:
                 bar = meter.start(f"{self.case(inlier_class)} seed {seed}", cost)
-                text = self.train(inlier_class, seed, bar)
-                bar.finish(f"{self.case(inlier_class)} seed {seed}: {text}", "")
+                self.train(inlier_class, seed, bar)
         for inlier_class in self.arguments.inlier_class:
             self.draw(inlier_class)
         print(self.summarise())
         self.console.print(f"Pages and series are in {self.folder}/")
 
-    def train(self, inlier_class: int, seed: int, bar: progress.Bar) -> str:
-        """Does and keeps one training; its PL score's AUROC in words."""
+    def train(self, inlier_class: int, seed: int, bar: progress.Bar) -> None:
+        """Does one training and keeps its outcome."""
         data, k = self.contaminated(inlier_class, seed), len(self.operations)
         groups = recording.split_groups(data.is_outlier, seed)
         probe_set = recording.probe_set(groups, k, self.views, seed)
@@ -228,13 +227,15 @@ class Study:
         )
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = recording.series(log, groups)
-        pl = self.score(state.variables, data.images).pl
+        scores = self.score(state.variables, data.images)
         path = self.path(inlier_class, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = values | {"steps": steps, "pl": pl, "is_outlier": data.is_outlier}
+        arrays = values | {"steps": steps, "pl": scores.pl, "is_outlier": data.is_outlier}
         arrays["provenance"] = json.dumps({"device": self.device} | sweep.provenance())
         sweep.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-        return f"PL AUROC {metrics.auroc(pl, data.is_outlier):.1%}"
+        auroc = metrics.auroc(scores.pl, data.is_outlier)
+        text = f"{self.case(inlier_class)} seed {seed}: PL AUROC {auroc:.1%}"
+        bar.finish(text, scoring.health(scores, k))
 
     def measure_overhead(self) -> None:
         """Adds a row to recording.csv: how much longer training takes with recording, in turns."""
