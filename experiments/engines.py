@@ -14,6 +14,7 @@ knows results, so they can take turns over one results folder.
 import argparse
 import concurrent.futures
 import importlib.util
+import logging
 import os
 import queue
 import signal
@@ -174,7 +175,12 @@ class OnRay:
             "excludes": ["__pycache__"],
         }
         try:
-            ray.init(arguments.ray_address, runtime_env=code, log_to_driver=False)
+            ray.init(
+                arguments.ray_address,
+                runtime_env=code,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = arguments.ray_address or "the default address"
             raise ValueError(f"no Ray cluster at {where}: {error}") from error
@@ -216,7 +222,8 @@ class OnRay:
                     outcome = error
                 cost = runs.cost(dataset, run)
                 bar = meter.start(run.title, cost)
-                bar.advance(cost, "")
+                if cost:  # a whole run is what the estimate of the time that is left goes by
+                    bar.advance(cost, "")
                 finish(run, data, outcome, bar)
 
         for run in todo:
@@ -274,8 +281,12 @@ def _environment(share: dict[str, float]) -> dict[str, str]:
         return {}
     if (gpus := share.get("GPU")) is not None:  # Ray tells CUDA which
         return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.2f}"} if gpus < 1 else {}
-    devices = runtime.cpu_devices(max(int(share["CPU"]), 1))
-    return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    cores = max(int(share["CPU"]), 1)
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(runtime.cpu_devices(cores)),
+        "NPROC": str(cores),  # XLA's threads; rounding depends on them, so on every node the same
+    }
 
 
 def _on_worker(run: sweep.Run, images: np.ndarray, ids: np.ndarray, capacity: int) -> runs.Outcome:
