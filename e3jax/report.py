@@ -334,16 +334,17 @@ def _classes(rows: list[dict]) -> str:
 
 def _means(key: TableKey, rows: list[dict]) -> str:
     cells, methods, classes = _cells(rows)
-    planned = sorted({(row["inlier_class"], row["seed"]) for row in rows})
+    seeds = sorted({row["seed"] for row in rows})
     heads = ("method", "AUROC (paper, difference)", "AUPR-in", "AUPR-out", "runs")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for method in methods:
         paper = PAPER.get((key.dataset, round(key.ratio, 4), method), (None,) * len(METRICS))
-        values = [
+        means = [
             _mean_and_spread(cells, method, classes, metric, number)
             for metric, number in zip(METRICS, paper, strict=True)
         ]
-        lines.append(f"| {method} | {' | '.join(values)} | {_count(cells, method, planned)} |")
+        values = [method, *means, _count(cells, method, classes, seeds)]
+        lines.append(f"| {' | '.join(values)} |")
     if difference := _paired_difference(cells, methods, classes):
         lines.append(f"\ne3outlier - {difference} (points of AUROC, paired t over classes).")
     warnings = {f"class {r['inlier_class']}: {r['warning']}" for r in rows if r.get("warning")}
@@ -351,18 +352,19 @@ def _means(key: TableKey, rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _count(cells: dict, method: str, planned: list[tuple]) -> str:
-    """How many runs a method has of those that any method of the table has, and what is missing."""
+def _count(cells: dict, method: str, classes: Sequence, seeds: Sequence) -> str:
+    """How many runs a method has of all classes and seeds of the table, and what is missing."""
+    total = len(classes) * len(seeds)
     missing = [
         f"class {name} seed {seed}"
-        for name, seed in planned
+        for name in classes
+        for seed in seeds
         if seed not in {row["seed"] for row in cells[method, name]}
     ]
     if not missing:
-        return str(len(planned))
+        return str(total)
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    done = len(planned) - len(missing)
-    return f"{done} of {len(planned)}, missing: {', '.join(missing[:3])}{more}"
+    return f"{total - len(missing)} of {total}, missing: {', '.join(missing[:3])}{more}"
 
 
 def _cells(rows: Sequence[dict]) -> tuple[dict, list[str], list]:
