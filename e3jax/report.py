@@ -264,7 +264,8 @@ def summary(rows: Sequence[dict]) -> str:
     """A table of means in percent for each group of :func:`comparable`.
 
     A cell is the mean over classes of every seed that has all of them, its standard deviation over
-    those seeds, and in brackets the paper's value and the difference.
+    those seeds, and in brackets the paper's value and the difference. Runs with a ``warning`` are
+    counted beside the others.
     """
     return "\n".join(
         f"{_heading(key, group)}\n{_means(key, group)}" for key, group in comparable(rows).items()
@@ -329,6 +330,8 @@ def _classes(rows: list[dict]) -> str:
     for name in classes:
         values = [_cell(cells[method, name], seeds) for method in methods]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
+    warnings = {f"class {r['inlier_class']}: {r['warning']}" for r in rows if r.get("warning")}
+    lines += [f"\n⚠ {text}" for text in sorted(warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -347,13 +350,11 @@ def _means(key: TableKey, rows: list[dict]) -> str:
         lines.append(f"| {' | '.join(values)} |")
     if difference := _paired_difference(cells, methods, classes):
         lines.append(f"\ne3outlier - {difference} (points of AUROC, paired t over classes).")
-    warnings = {f"class {r['inlier_class']}: {r['warning']}" for r in rows if r.get("warning")}
-    lines += [f"\n⚠ {text}" for text in sorted(warnings)]
     return "\n".join(lines) + "\n"
 
 
 def _count(cells: dict, method: str, classes: Sequence, seeds: Sequence) -> str:
-    """How many runs a method has of all classes and seeds of the table, and what is missing."""
+    """How many runs a method has of all classes and seeds of the table, and what ails them."""
     total = len(classes) * len(seeds)
     missing = [
         f"class {name} seed {seed}"
@@ -361,10 +362,13 @@ def _count(cells: dict, method: str, classes: Sequence, seeds: Sequence) -> str:
         for seed in seeds
         if seed not in {row["seed"] for row in cells[method, name]}
     ]
-    if not missing:
-        return str(total)
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"{total - len(missing)} of {total}, missing: {', '.join(missing[:3])}{more}"
+    warned = sum(bool(row.get("warning")) for name in classes for row in cells[method, name])
+    text = str(total)
+    if missing:
+        text = f"{total - len(missing)} of {total}, missing: {', '.join(missing[:3])}"
+    if len(missing) > 3:
+        text += f" and {len(missing) - 3} more"
+    return f"{text}, {warned} ⚠" if warned else text
 
 
 def _cells(rows: Sequence[dict]) -> tuple[dict, list[str], list]:

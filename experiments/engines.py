@@ -17,7 +17,9 @@ import importlib.util
 import logging
 import os
 import queue
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,7 +33,6 @@ import runtime
 import sweep
 from rich.console import Console
 
-import e3jax
 from e3jax import datasets, training
 
 Finish = Callable[
@@ -161,33 +162,13 @@ class OnRay:
     def __init__(self, arguments: argparse.Namespace):
         if importlib.util.find_spec("ray") is None:
             raise ValueError("--engine ray needs Ray: pip install ray")
-        # Before Ray is imported. A driver under `ray job submit --working-dir` sends its own code.
-        os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
-        self.ray = ray
         # This process computes nothing: a GPU that it touched would be short of memory.
         jax.config.update("jax_platforms", "cpu")
-        code = {
-            "working_dir": str(Path(__file__).parent),
-            "py_modules": [e3jax],
-            "excludes": ["__pycache__"],
-        }
-        try:
-            ray.init(
-                arguments.ray_address,
-                runtime_env=code,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = arguments.ray_address or "the default address"
-            raise ValueError(f"no Ray cluster at {where}: {error}") from error
+        self.ray = _connect(arguments.ray_address or os.environ.get("RAY_ADDRESS"))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
-        self.share = arguments.share or _default_share(ray.cluster_resources())
+        self.share = dict(arguments.share or []) or _default_share(self.ray.cluster_resources())
         self.platform = next((x.lower() for x in ("GPU", "TPU") if x in self.share), "cpu")
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.at_once = sum(_fitting(resources, self.share) for resources in nodes)
         amounts = " ".join(f"{name}={amount:g}" for name, amount in self.share.items())
         self.device = f"{amounts} a run, of a Ray cluster with {len(nodes)} node(s)"
@@ -260,6 +241,28 @@ def parse_share(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is no share: write CPU=2, GPU=1, GPU=0.5 or TPU=1")
+
+
+def _connect(address: str | None):
+    """Joins a cluster, or starts one on this machine; returns Ray."""
+    # Under `ray job submit --working-dir` Ray would refuse the code that is sent here.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    code = {
+        "working_dir": str(Path(__file__).parent),
+        "py_modules": [*importlib.util.find_spec("e3jax").submodule_search_locations],
+        "excludes": ["__pycache__"],
+    }
+    try:
+        # Where nothing listens Ray would wait for many minutes.
+        if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
+            socket.create_connection((at[1], int(at[2])), timeout=10).close()
+        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"no Ray cluster at {address or 'hand'}: {error}") from error
+    return ray
 
 
 def _default_share(resources: dict[str, float]) -> dict[str, float]:

@@ -126,7 +126,8 @@ def test_a_warning_marks_its_cell_and_is_quoted_once():
     warning = "pretext accuracy 1.0% is near chance"
     rows = [row(warning=warning), row(inlier_class=1, warning="")]
     rows.append(row(inlier_class=2, warning=warning))
-    [classes, _], text = tables(rows)
+    [classes, means], text = tables(rows)
+    assert means["e3outlier"][-1] == "3, 2 ⚠"
     assert classes["0"] == ["90.0 ⚠"] and classes["1"] == ["90.0"]
     assert text.count(warning) == 2 and f"⚠ class 0: {warning}" in text
 
