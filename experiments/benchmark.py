@@ -312,8 +312,8 @@ class Benchmark:
     def _finish(
         self,
         run: sweep.Run,
-        data: datasets.Contaminated | None,
-        outcome: runs.Outcome | Exception,
+        data: datasets.Contaminated,
+        outcome: runs.Outcome | Exception | None,
         bar: progress.Bar,
     ) -> None:
         """Puts a run on disk; see :mod:`engines`."""

@@ -6,8 +6,8 @@ flight), ``device`` (for people), and::
     run_all(todo, dataset, capacity, meter, finish)
 
 which does the runs and calls ``finish(run, data, outcome, bar)`` once for each, never for two at a
-time; ``outcome`` is a :class:`runs.Outcome`, or the exception that ended the run: the others go on.
-``data`` has the labels of the run's set. What is finished is for ``finish`` to keep: no engine
+time; ``outcome`` is a :class:`runs.Outcome`, or the exception that ended the run: the others go on
+(None: left to the first process of the job). ``data`` has the labels of the run's set. What is finished is for ``finish`` to keep: no engine
 knows results, so they can take turns over one results folder.
 """
 
@@ -36,7 +36,7 @@ from rich.console import Console
 from e3jax import datasets, training
 
 Finish = Callable[
-    [sweep.Run, datasets.Contaminated | None, runs.Outcome | Exception, progress.Bar], None
+    [sweep.Run, datasets.Contaminated, runs.Outcome | Exception | None, progress.Bar], None
 ]
 # Losses of its worker or node that a run survives. A run that kills its worker ends, too.
 _RETRIES = 3
@@ -104,7 +104,8 @@ class InProcess:
         def work_off(mesh: jax.sharding.Mesh) -> None:
             while run := left.get():
                 bar = meter.start(run.title, runs.cost(dataset, run))
-                data, outcome = self._do(run, dataset, capacity, mesh, bar)
+                data = runs.draw(dataset, run)
+                outcome = self._do(run, data, capacity, mesh, bar)
                 with self.finishing:  # matplotlib serves one thread at a time
                     finish(run, data, outcome, bar)
 
@@ -122,27 +123,31 @@ class InProcess:
     def _do(
         self,
         run: sweep.Run,
-        dataset: datasets.Dataset,
+        data: datasets.Contaminated,
         capacity: int,
         mesh: jax.sharding.Mesh,
         bar: progress.Bar,
-    ) -> tuple[datasets.Contaminated | None, runs.Outcome | Exception | None]:
-        data = None
+    ) -> runs.Outcome | Exception | None:
         if self.folder is None and not runs.TRAININGS[run.method].on_devices:
-            return data, None  # the first process does it
-        try:
-            data = runs.draw(dataset, run)
+            return None
+        task = runs.Task(
+            run=run,
+            images=data.images,
+            mesh=mesh,
+            capacity=capacity,
+            bar=bar,
             # The other processes of a job have no folder and touch none.
-            state = self.folder.checkpoint(run) if self.folder else run.name
-            seconds = 60 * self.arguments.checkpoint_minutes
-            events = self._events(run, data, mesh) if self.arguments.tensorboard else None
-            task = runs.Task(run, data.images, mesh, capacity, bar, state, seconds, events)
-            return data, runs.do(task)
+            state=self.folder.checkpoint(run) if self.folder else run.name,
+            save_seconds=60 * self.arguments.checkpoint_minutes,
+            events=self._events(run, data, mesh) if self.arguments.tensorboard else None,
+        )
+        try:
+            return runs.do(task)
         except Exception as error:
             # The processes of a job cannot know whether a run failed in all of them.
             if isinstance(error, progress.Stopped) or jax.process_count() > 1:
                 raise
-            return data, error
+            return error
 
     def _events(
         self, run: sweep.Run, data: datasets.Contaminated, mesh: jax.sharding.Mesh
@@ -167,7 +172,7 @@ class OnRay:
         self.ray = _connect(arguments.ray_address or os.environ.get("RAY_ADDRESS"))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
         self.share = dict(arguments.share or []) or _default_share(self.ray.cluster_resources())
-        self.platform = next((x.lower() for x in ("GPU", "TPU") if x in self.share), "cpu")
+        self.platform = _platform(self.share)
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.at_once = sum(_fitting(resources, self.share) for resources in nodes)
         amounts = " ".join(f"{name}={amount:g}" for name, amount in self.share.items())
@@ -209,24 +214,24 @@ class OnRay:
 
         for run in todo:
             data = runs.draw(dataset, run)
-            task = self._task(run).remote(run, images, data.ids, capacity)
-            waiting[task] = run, data._replace(images=None)
+            waiting[self._submit(run, images, data.ids, capacity)] = run, data._replace(images=None)
             collect(timeout=0)  # drawing hundreds of sets takes minutes
         while waiting:
             collect(timeout=None)
 
-    def _task(self, run: sweep.Run):
+    def _submit(self, run: sweep.Run, images, ids: np.ndarray, capacity: int):
         share = self.share if runs.TRAININGS[run.method].on_devices else {"CPU": 1}
-        amounts = {"CPU": 1, "GPU": 0} | share
-        on_cpu = share.keys() == {"CPU"}
-        return self.ray.remote(
+        amounts, platform = {"CPU": 1, "GPU": 0} | share, _platform(share)
+        task = self.ray.remote(
             num_cpus=amounts.pop("CPU"),
             num_gpus=amounts.pop("GPU"),
             resources=amounts,
             max_retries=_RETRIES,
-            max_calls=0 if on_cpu else 1,  # a process keeps the accelerators that it saw first
+            # A process keeps the accelerators that it saw first.
+            max_calls=0 if platform == "cpu" else 1,
             runtime_env={"env_vars": _environment(share)},
         )(_on_worker)
+        return task.remote(run, images, ids, capacity, platform)
 
 
 Engine = InProcess | OnRay
@@ -270,6 +275,10 @@ def _default_share(resources: dict[str, float]) -> dict[str, float]:
     return {next((name for name in ("GPU", "TPU") if resources.get(name)), "CPU"): 1}
 
 
+def _platform(share: dict[str, float]) -> str:
+    return next((name.lower() for name in ("GPU", "TPU") if name in share), "cpu")
+
+
 def _fitting(resources: dict[str, float], share: dict[str, float]) -> int:
     """Runs that a node can do at a time."""
     return int(min(resources.get(name, 0) / amount for name, amount in share.items()))
@@ -292,12 +301,16 @@ def _environment(share: dict[str, float]) -> dict[str, str]:
     }
 
 
-def _on_worker(run: sweep.Run, images: np.ndarray, ids: np.ndarray, capacity: int) -> runs.Outcome:
+def _on_worker(
+    run: sweep.Run, images: np.ndarray, ids: np.ndarray, capacity: int, platform: str
+) -> runs.Outcome:
     """A run in a worker, on all devices that it sees.
 
     ``images`` are the whole data set's, which a node has once in memory for all of its workers.
     """
     runtime.start()
+    if jax.devices()[0].platform != platform:
+        raise RuntimeError(f"JAX finds no {platform} in a worker: install JAX for it on all nodes")
     with progress.Meter(Console(quiet=True), 0, 1, 1) as meter:
         task = runs.Task(run, images[ids], training.device_mesh(), capacity, meter.start("", 0))
         return runs.do(task)

@@ -29,6 +29,7 @@ COLUMNS = (
     "n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,score_seconds,"
     "device,versions,commit"
 ).split(",")
+# Raised when a run's files come to hold something else, as when its training serves more methods.
 _FORMAT = 1
 
 
