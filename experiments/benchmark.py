@@ -1,42 +1,33 @@
-"""Runs E3Outlier and pixel baselines on a benchmark and writes tables and figures.
+"""Runs E3Outlier and what it is compared with on a benchmark; writes tables and figures.
 
 Each class in turn is the inliers; outliers are drawn from the others. Everything that is finished
 stays on disk: the same command again, also after Ctrl-C or a crash, does only what is missing.
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import itertools
-import queue
 import re
 import signal
 import sys
-import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator
 
+import engines
 import jax
-import live
 import numpy as np
 import progress
 import protocols
+import runs
 import runtime
 import sweep
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import checkpoint, datasets, images, operations, priority, scoring, training
-from e3jax.baselines import pixels
+from e3jax import datasets, images, networks, operations
 
-METHODS = ("e3outlier", *pixels.METHODS)
 # The paper's 3 epochs with SGD are too few steps for fewer images than this; the score may invert.
 _FEW_IMAGES = 2000
-# A training view costs about three scored ones (forward and backward).
-_TRAIN_COST = 3
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +39,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios, share of the set")
     add("--seeds", type=runtime.positive, default=1, help="number of seeds: 0, 1, ...")
-    add("--methods", nargs="+", default=METHODS, choices=METHODS, help="what to run")
+    add(
+        "--methods",
+        nargs="+",
+        default=runs.DEFAULT_METHODS,
+        choices=("all", *runs.METHODS),
+        help="what to compare; methods that share a training are all done by it",
+    )
     protocols.add_arguments(parser)
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
     add(
@@ -64,11 +61,45 @@ def parse_arguments() -> argparse.Namespace:
         help="runs in flight, each on its share of the devices; auto: one a device, at most as "
         "many as there are trainings",
     )
+    add(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="do every N-th run of the plan alone, the I-th of 1 to N; all shards may share "
+        "--results-dir",
+    )
+    _add_ray_arguments(parser)
     _add_job_arguments(parser)
     arguments = parser.parse_args()
-    if complaint := _job_complaint(arguments):
+    if complaint := _ray_complaint(arguments) or _job_complaint(arguments):
         parser.error(complaint)
     return arguments
+
+
+def _add_ray_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "a cluster", "Every run is a task of a Ray cluster. See docs/sweeps.md."
+    ).add_argument
+    add("--engine", default="local", choices=("local", "ray"), help="where runs are done")
+    add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
+    add(
+        "--share",
+        nargs="+",
+        type=engines.parse_share,
+        metavar="NAME=AMOUNT",
+        help="what a run takes of the cluster, e.g. CPU=2, GPU=0.5 or TPU=1 (default: one GPU "
+        "or TPU chip where there are any, else one CPU)",
+    )
+
+
+def _ray_complaint(arguments: argparse.Namespace) -> str:
+    """What is wrong with the flags for a cluster, in one sentence; "" if nothing."""
+    if arguments.engine == "local":
+        given = arguments.ray_address or arguments.share
+        return "--ray-address and --share need --engine ray" if given else ""
+    if arguments.distributed or arguments.runs_at_once != "auto":
+        return "--engine ray shares out the cluster: leave out --distributed and --runs-at-once"
+    return "--tensorboard needs --engine local" if arguments.tensorboard else ""
 
 
 def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,22 +141,26 @@ def _auto_or_positive(text: str) -> int | str:
     return text if text == "auto" else runtime.positive(text)
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """For argparse: "2/4" as (2, 4)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard: write 1/4, 2/4, 3/4 or 4/4")
+    return int(found[1]), int(found[2])
+
+
 def main() -> int:
     arguments = parse_arguments()
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = None
     try:
-        runtime.start(
-            arguments.distributed,
-            arguments.coordinator,
-            arguments.num_processes,
-            arguments.process_id,
-        )
-        # The other processes of a job compute, and are silent unless they fail.
-        console.quiet = jax.process_index() > 0
-        folder = None if jax.process_index() else sweep.Folder(arguments.results_dir)
-        Benchmark(arguments, folder, console).run_all()
+        with contextlib.ExitStack() as stack:
+            folder, engine = _start(arguments)
+            stack.callback(engine.close)
+            # The other processes of a job compute, and are silent unless they fail.
+            console.quiet = jax.process_index() > 0
+            failures = Benchmark(arguments, engine, folder, console).run_all()
         if folder:
             print(folder.write_tables())
             console.print(f"Tables, figures and every image's scores are in {folder.path}/")
@@ -138,110 +173,101 @@ def main() -> int:
             folder.write_tables()
         console.print("Stopped. What is finished is kept; the same command continues from here.")
         return 130
-    return 0
+    for failure in failures:
+        console.print(f"failed: {failure}", style="red")
+    if failures:
+        console.print(
+            f"{len(failures)} run(s) failed, see {folder.runs}/*.failed; the same command tries "
+            "them again"
+        )
+    return 1 if failures else 0
 
 
-class Station(NamedTuple):
-    """Devices that do one run after the other, and what was built for them."""
-
-    mesh: jax.sharding.Mesh
-    trainer: training.Trainer
-    score: Callable[..., scoring.Scores]
-
-
-class Stopped(Exception):
-    """Raised in a run's thread once the command has failed or was interrupted."""
+def _start(arguments: argparse.Namespace) -> tuple[sweep.Folder | None, engines.Engine]:
+    """The results folder, None in all but the first process of a job, and the engine."""
+    if arguments.engine == "ray":
+        engine = engines.OnRay(arguments)
+        return sweep.Folder(arguments.results_dir), engine
+    runtime.start(
+        arguments.distributed,
+        arguments.coordinator,
+        arguments.num_processes,
+        arguments.process_id,
+    )
+    folder = None if jax.process_index() else sweep.Folder(arguments.results_dir)
+    return folder, engines.InProcess(arguments, folder)
 
 
 class Benchmark:
-    """The plan of a command and the loop over its runs.
+    """The plan of a command, and what is kept of its runs.
 
     In a job of several processes every one has such an object and takes the same decisions;
     ``folder`` is None in all but the first.
     """
 
-    def __init__(self, arguments: argparse.Namespace, folder: sweep.Folder | None, console):
-        self.arguments, self.folder, self.console = arguments, folder, console
-        self.stop, self.writing = threading.Event(), threading.Lock()
-        if arguments.tensorboard:
-            live.check()
-        device = jax.devices()[0]
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        engine: engines.Engine,
+        folder: sweep.Folder | None,
+        console: Console,
+    ):
+        self.arguments, self.engine = arguments, engine
+        self.folder, self.console = folder, console
         self.dataset = protocols.load(arguments, console.print)
         self.operations = operations.operation_set(arguments.operations)
         grey = self.dataset.images.shape[-1] == 1
-        self.protocol, self.config, self.max_images = protocols.resolve(arguments, grey)
-        self.runs = list(self._plan())
-        self._check()
-        self.at_once = self._runs_at_once()
-        self.meshes = self._split_devices()
-        self.device = f"{self.meshes[0].size} x {device.device_kind}"
+        self.protocol = protocols.resolve(arguments, grey, engine.platform)
+        # By name: what is asked for twice is done once.
+        plan = list({run.name: run for run in self._plan()}.values())
+        self._check(plan)
+        self.capacity = max(runs.size(self.dataset, run) for run in plan)
+        engine.split(sum(runs.TRAININGS[run.method].on_devices for run in plan))
+        self.runs = self._shard(plan)
         self.todo = self._missing()
+        self.failures: list[str] = []
         self._announce()
 
     def _plan(self) -> Iterator[sweep.Run]:
         arguments = self.arguments
         classes = arguments.classes or range(len(self.dataset.class_names))
+        asked = runs.METHODS if "all" in arguments.methods else arguments.methods
+        trainings = dict.fromkeys(runs.METHODS[method] for method in asked)
         for seed, ratio, inlier_class, method in itertools.product(
-            range(arguments.seeds), arguments.ratios, classes, arguments.methods
+            range(arguments.seeds), arguments.ratios, classes, trainings
         ):
-            learns = method == "e3outlier"
             yield sweep.Run(
                 dataset=self.dataset.name,
                 source=self.dataset.source,
                 method=method,
-                network=self.config.network if learns else "",
-                operations=arguments.operations if learns else "",
                 inlier_class=inlier_class,
                 ratio=ratio,
                 seed=seed,
-                protocol=self.protocol if learns else "",
-                max_images=self.max_images,
-                config=self.config._asdict() if learns else {},
+                max_images=self.protocol.max_images,
+                **runs.TRAININGS[method].describe(self.protocol, arguments.operations),
             )
 
-    def _contaminated(self, run: sweep.Run) -> datasets.Contaminated:
-        data, draw = self.dataset, (run.inlier_class, run.ratio, run.seed)
-        return datasets.contaminate(data.images, data.labels, *draw, max_images=run.max_images)
-
-    def _check(self) -> None:
+    def _check(self, plan: list[sweep.Run]) -> None:
         """Finds what is wrong with a plan before its first run, not after an hour."""
         known = range(len(self.dataset.class_names))
-        for run in self.runs:
+        for run in plan:
             if run.inlier_class not in known:
                 raise images.InputError(
                     f"no image of {run.dataset} has the inlier class {run.inlier_class}: "
                     f"choose from 0 to {known[-1]}"
                 )
+        networks.build(self.protocol.config.network, len(self.operations))
         for ratio in self.arguments.ratios:
-            runs = [run for run in self.runs if run.ratio == ratio]
-            self._contaminated(min(runs, key=self._size))
+            sets = [run for run in plan if run.ratio == ratio]
+            runs.draw(self.dataset, min(sets, key=lambda run: runs.size(self.dataset, run)))
 
-    def _runs_at_once(self) -> int:
-        """Runs in flight. Small ones use a machine better side by side than each split over it.
-
-        "auto" looks at what was planned, not at what is left: it decides over how many devices a
-        batch is split, and a command that continues must give the same numbers.
-        """
-        asked, devices = self.arguments.runs_at_once, jax.device_count()
-        if jax.process_count() > 1:
-            return 1
-        if asked == "auto":
-            trainings = sum(run.method == "e3outlier" for run in self.runs)
-            fitting = (n for n in range(1, devices + 1) if devices % n == 0)
-            return max(n for n in fitting if n <= max(trainings, 1))
-        if devices % asked and asked % devices:
-            raise ValueError(
-                f"--runs-at-once {asked} cannot share {devices} devices evenly: give a number that "
-                f"divides {devices}, or a multiple of it"
-            )
-        return asked
-
-    def _split_devices(self) -> list[jax.sharding.Mesh]:
-        """A mesh for every run in flight, or as many as there are devices if those are fewer."""
-        devices = jax.devices()
-        size = max(len(devices) // self.at_once, 1)
-        groups = (devices[i : i + size] for i in range(0, len(devices), size))
-        return [training.device_mesh(group) for group in groups]
+    def _shard(self, plan: list[sweep.Run]) -> list[sweep.Run]:
+        """Every N-th run, counted method by method: each shard has its part of the slow ones."""
+        if not self.arguments.shard:
+            return plan
+        i, n = self.arguments.shard
+        mine = {run.name for run in sorted(plan, key=lambda run: run.method)[i - 1 :: n]}
+        return [run for run in plan if run.name in mine]
 
     def _missing(self) -> list[sweep.Run]:
         """The runs to do, as the first process sees them, which alone need see the folder."""
@@ -256,176 +282,51 @@ class Benchmark:
 
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
-        say, config = self.console.print, self.config
-        n = max(self._size(run) for run in self.runs)
+        say, (name, config, _) = self.console.print, self.protocol
+        n, shard = self.capacity, self.arguments.shard
         steps = config.num_steps(n, len(self.operations))
         say(f"Data: {self.dataset.name} from {self.dataset.source}, sets of up to {n} images")
         say(
-            f"Protocol: {self.protocol} ({config.network}, {len(self.operations)} operations, "
+            f"Protocol: {name} ({config.network}, {len(self.operations)} operations, "
             f"{config.optimizer}, {steps} steps of {config.batch_size} views, {config.dtype})"
         )
-        say(f"Device: {self.device}")
-        say(f"Runs at once: {self.at_once}")
+        say(f"Device: {self.engine.device}")
+        say(f"Runs at once: {self.engine.at_once}")
+        of_shard = f" of shard {shard[0]} of {shard[1]}" if shard else ""
         done = len(self.runs) - len(self.todo)
-        say(f"Plan: {len(self.runs)} runs, {done} of them finished before")
-        if "paper" in self.protocol and config.optimizer == "sgd" and n < _FEW_IMAGES:
+        say(f"Plan: {len(self.runs)} runs{of_shard}, {done} of them finished before")
+        if "paper" in name and config.optimizer == "sgd" and n < _FEW_IMAGES:
             say(
                 f"Warning: the paper's protocol takes only {steps} steps on {n} images, too few "
                 "to learn: scores may be inverted; use --protocol quick or more images",
                 style="yellow",
             )
 
-    def run_all(self) -> None:
-        """Does what is missing; every finished run is on disk before its thread takes the next."""
-        stations = [self._station(mesh) for mesh in self.meshes]
-        todo = queue.SimpleQueue()
-        for run in [*self.todo, *[None] * self.at_once]:
-            todo.put(run)
-        work = sum(map(self._work, self.todo))
-        with (
-            progress.Meter(self.console, work, len(self.todo), self.at_once) as meter,
-            concurrent.futures.ThreadPoolExecutor(self.at_once) as threads,
-        ):
-            try:
-                # Threads suffice: nearly all time is spent in XLA.
-                for thread in concurrent.futures.as_completed(
-                    threads.submit(self._work_off, todo, stations[i % len(stations)], meter)
-                    for i in range(self.at_once)
-                ):
-                    thread.result()
-            except BaseException:
-                self.stop.set()
-                raise
+    def run_all(self) -> list[str]:
+        """Does what is missing; returns a sentence for each run that failed."""
+        work, at_once = sum(runs.cost(self.dataset, run) for run in self.todo), self.engine.at_once
+        with progress.Meter(self.console, work, len(self.todo), max(at_once, 1)) as meter:
+            self.engine.run_all(self.todo, self.dataset, self.capacity, meter, self._finish)
+        return self.failures
 
-    def _station(self, mesh: jax.sharding.Mesh) -> Station:
-        config = self.config
-        # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
-        chunk = 10 if mesh.devices.flat[0].platform == "cpu" else 200
-        probe = None
-        if self.arguments.tensorboard:
-            probe = priority.make_probe(config.network, self.operations, config.dtype)
-        return Station(
-            mesh,
-            training.make_trainer(config, self.operations, mesh, chunk, probe),
-            scoring.make_scorer(config.network, self.operations, mesh, config.dtype),
-        )
-
-    def _work_off(self, todo: queue.SimpleQueue, station: Station, meter: progress.Meter) -> None:
-        while run := todo.get():
-            self._go_on()
-            self._do(run, station, meter)
-
-    def _go_on(self) -> None:
-        if self.stop.is_set():
-            raise Stopped
-
-    def _do(self, run: sweep.Run, station: Station, meter: progress.Meter) -> None:
-        title = f"{run.dataset} class {run.inlier_class} {run.method} seed {run.seed}"
-        bar = meter.start(title, self._work(run))
-        data = self._contaminated(run)
-        if run.method == "e3outlier":
-            scores, extra = self._e3outlier(run, station, data, bar)
-        elif self.folder:
-            scores, extra = self._pixels(run, data.images)
-        if self.folder is None:
-            return
-        extra |= {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
-        extra |= {"device": self.device} | sweep.provenance()
-        with self.writing:  # matplotlib serves one thread at a time
-            rows = self.folder.finish(run, scores, data.is_outlier, data.ids, extra)
-        bar.finish(f"{title}: AUROC {rows[0]['auroc']:.1%}", extra["warning"])
-
-    def _e3outlier(
-        self, run: sweep.Run, station: Station, data: datasets.Contaminated, bar: progress.Bar
-    ) -> tuple[dict, dict]:
-        k = len(self.operations)
-        with contextlib.ExitStack() as stack:
-            events = None
-            if self.arguments.tensorboard:
-                folder = Path(self.arguments.tensorboard, run.name) if self.folder else None
-                events = live.EventFiles(folder, self.config, data.is_outlier, k, station.mesh.size)
-                stack.enter_context(contextlib.closing(events))
-            state, train_seconds = self._train(run, station, data.images, bar, events)
-        start, done = time.monotonic(), 0
-
-        def on_block(images_done: int) -> None:
-            nonlocal done
-            self._go_on()
-            bar.advance((images_done - done) * k, "scoring")
-            done = images_done
-
-        scores = station.score(state.variables, data.images, on_block)
-        names = {"e3outlier": scores.ne, "e3outlier-pl": scores.pl, "e3outlier-mp": scores.mp}
-        return names, {
-            "steps": self.config.num_steps(len(data.images), k),
-            "pretext_accuracy": float(scores.accuracy.mean()),
-            "train_seconds": train_seconds,
-            "score_seconds": time.monotonic() - start,
-            "warning": scoring.health(scores, k),
-        }
-
-    def _train(
+    def _finish(
         self,
         run: sweep.Run,
-        station: Station,
-        data: np.ndarray,
+        data: datasets.Contaminated,
+        outcome: runs.Outcome | Exception | None,
         bar: progress.Bar,
-        events: live.EventFiles | None,
-    ) -> tuple[training.TrainState, float]:
-        """The trained state and the seconds it took, with those of an earlier start."""
-        config, trainer = self.config, station.trainer
-        bank = training.place_bank(station.mesh, data, max(map(self._size, self.runs)))
-        key = jax.random.fold_in(jax.random.key(run.seed), run.inlier_class)
-        state, before = trainer.init(key, data.shape[-1]), 0.0
-        # The other processes of a job have no folder and touch none.
-        where = self.folder.checkpoint(run) if self.folder else run.name
-        with contextlib.closing(checkpoint.TrainCheckpoint(where)) as saved:
-            if restored := saved.restore(state):
-                state, before = restored
-                bar.skip(int(state.step) * config.batch_size * _TRAIN_COST)
-            start = last_save = time.monotonic()
-            probe_data = training.place(station.mesh, events.probe_set) if events else ()
-
-            def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
-                nonlocal last_save
-                log = jax.device_get(log)
-                self._go_on()
-                if events:
-                    events.write(int(state.step), log)
-                bar.advance(
-                    int(np.isfinite(log.accuracy).sum()) * config.batch_size * _TRAIN_COST,
-                    f"loss {np.nanmean(log.loss):.3f}, "
-                    f"pretext accuracy {np.nanmean(log.accuracy):.0%}",
-                )
-                if time.monotonic() - last_save >= 60 * self.arguments.checkpoint_minutes:
-                    saved.save(state, before + time.monotonic() - start)
-                    last_save = time.monotonic()
-
-            total = config.num_steps(len(data), len(self.operations))
-            state = training.train(trainer, state, bank, len(data), total, on_chunk, probe_data)
-            train_seconds = before + time.monotonic() - start
-            if train_seconds >= 60 * self.arguments.checkpoint_minutes:
-                saved.save(state, train_seconds)
-        return state, train_seconds
-
-    def _pixels(self, run: sweep.Run, data: np.ndarray) -> tuple[dict, dict]:
-        start = time.monotonic()
-        scores = pixels.score(jax.random.key(run.seed), data, run.method)
-        seconds = time.monotonic() - start
-        empty = {"steps": "", "pretext_accuracy": "", "train_seconds": "", "warning": ""}
-        return scores, empty | {"score_seconds": seconds}
-
-    def _size(self, run: sweep.Run) -> int:
-        """Images in a run's set, or a few more: known before it is drawn."""
-        inliers = int(np.sum(self.dataset.labels == run.inlier_class))
-        return min(int(inliers / (1 - run.ratio)) + 1, run.max_images or 12_000)
-
-    def _work(self, run: sweep.Run) -> int:
-        """What a run costs, in scored views."""
-        if run.method != "e3outlier":
-            return 0
-        n, k = self._size(run), len(self.operations)
-        return _TRAIN_COST * self.config.num_steps(n, k) * self.config.batch_size + n * k
+    ) -> None:
+        """Puts a run on disk; see :mod:`engines`."""
+        if self.folder is None:
+            return
+        if isinstance(outcome, Exception):
+            self.failures.append(f"{run.title}: {self.folder.fail(run, outcome)}")
+            bar.finish(f"{run.title}: failed", "")
+            return
+        extra = outcome.measured | {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
+        extra |= {"commit": sweep.commit()}
+        rows = self.folder.finish(run, outcome.scores, data.is_outlier, data.ids, extra)
+        bar.finish(f"{run.title}: AUROC {rows[0]['auroc']:.1%}", extra["warning"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 
+class Stopped(Exception):
+    """Raised where a run says how far it is, once the command has failed or was interrupted."""
+
+
 class Meter:
     """On a terminal a bar for every run in flight and one for all; elsewhere a line a finished run.
 
@@ -16,7 +20,7 @@ class Meter:
     def __init__(self, console: Console, total_work: int, runs: int, at_once: int):
         self.console, self.total, self.runs, self.at_once = console, total_work, runs, at_once
         self.done, self.finished, self.chunks, self.mark = 0, 0, 0, (0.0, 0)
-        self.lock = threading.RLock()
+        self.lock, self.stopped = threading.RLock(), threading.Event()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -80,6 +84,8 @@ class Bar:
         self.meter.advance(work)
 
     def advance(self, work: int, note: str) -> None:
+        if self.meter.stopped.is_set():
+            raise Stopped
         self.skip(work)
         self.meter.progress.update(self.task, note=note)
         self.meter.estimate()

@@ -59,11 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
 
 
-def resolve(arguments: argparse.Namespace, grey: bool) -> Protocol:
-    """The protocol that the flags name, for grey or colour images on the first device's kind."""
+def resolve(arguments: argparse.Namespace, grey: bool, platform: str | None = None) -> Protocol:
+    """The protocol that the flags name, for grey or colour images.
+
+    Args:
+      arguments: see :func:`add_arguments`.
+      grey: images of one channel.
+      platform: "cpu", "gpu" or "tpu", where runs are done (default: the first device's).
+    """
     name = arguments.protocol
     if name == "auto":
-        name = "quick" if jax.devices()[0].platform == "cpu" else "paper"
+        name = "quick" if (platform or jax.devices()[0].platform) == "cpu" else "paper"
     quick = name == "quick"
     config = training.quick_config() if quick else training.paper_config(grey)
     # A changed protocol is another one: its runs must not be averaged with the original's.

@@ -49,8 +49,12 @@ def _split_cpu() -> None:
     asked = jax.config.jax_num_cpu_devices != -1
     if asked or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    power_of_two = 1 << (cores().bit_length() - 1)
-    jax.config.update("jax_num_cpu_devices", min(power_of_two, _MOST_CPU_DEVICES))
+    jax.config.update("jax_num_cpu_devices", cpu_devices(cores()))
+
+
+def cpu_devices(cores: int) -> int:
+    """Into how many devices so many cores are split: a batch divides over them."""
+    return min(1 << (cores.bit_length() - 1), _MOST_CPU_DEVICES)
 
 
 def cores() -> int:

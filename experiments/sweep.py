@@ -15,6 +15,8 @@ import os
 import platform
 import shutil
 import subprocess
+import traceback
+import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ COLUMNS = (
     "n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,score_seconds,"
     "device,versions,commit"
 ).split(",")
+# Raised when a run's files come to hold something else, as when its training serves more methods.
 _FORMAT = 1
 
 
@@ -55,6 +58,12 @@ class Run(NamedTuple):
         where = f"{self.dataset}-{self.method}-class{self.inlier_class}-ratio{self.ratio:g}"
         return f"{where}-seed{self.seed}-{digest}"
 
+    @property
+    def title(self) -> str:
+        """For people who watch."""
+        where = f"{self.dataset} class {self.inlier_class} ratio {self.ratio:g}"
+        return f"{where} seed {self.seed} {self.method}"
+
 
 class Folder:
     """A results folder."""
@@ -73,12 +82,23 @@ class Folder:
 
     def _tidy(self, run: Run) -> None:
         shutil.rmtree(self.checkpoint(run), ignore_errors=True)
-        for partial in self.runs.glob(f"{run.name}.*.partial"):
-            partial.unlink(missing_ok=True)
+        for rest in (self._failure(run), *self.runs.glob(f"{run.name}.*.partial")):
+            rest.unlink(missing_ok=True)
 
     def checkpoint(self, run: Run) -> Path:
         """Where a run keeps the state of its training while it is not finished."""
         return self.runs / f"{run.name}.state"
+
+    def _failure(self, run: Run) -> Path:
+        return self.runs / f"{run.name}.failed"
+
+    def fail(self, run: Run, error: Exception) -> str:
+        """Keeps an error's traceback until the run is done; returns the error in one line."""
+        text = "".join(traceback.format_exception(error))
+        write_atomically(self._failure(run), lambda file: file.write(text.encode()))
+        error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
+        line = (str(error).strip() or "no message").splitlines()[0]
+        return f"{type(error).__name__}: {line}"
 
     def finish(
         self, run: Run, scores: dict[str, np.ndarray], is_outlier, ids, extra: dict
@@ -114,8 +134,15 @@ class Folder:
 
     def write_tables(self) -> str:
         """Builds results.csv, results.md and a figure a data set from all finished runs."""
-        rows = self.rows()
+        while True:
+            names = {path.name for path in self.runs.glob("*.json")}
+            table = self._write_tables()
+            # Another shard may have finished meanwhile, with a table of its own already written.
+            if names == {path.name for path in self.runs.glob("*.json")}:
+                return table
 
+    def _write_tables(self) -> str:
+        rows = self.rows()
         table = report.markdown(rows)
         write_atomically(self.path / "results.csv", lambda file: file.write(_csv(rows).encode()))
         write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
@@ -155,7 +182,8 @@ def _csv(rows: list[dict]) -> str:
 
 def write_atomically(path: Path, write) -> None:
     """Writes a file beside its place and moves it there: a kill leaves the old one or none."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Not the process's number: in containers that share a folder all may have the same.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(partial, "wb") as file:
             write(file)
@@ -166,17 +194,25 @@ def write_atomically(path: Path, write) -> None:
         partial.unlink(missing_ok=True)
 
 
-@functools.cache
 def provenance() -> dict[str, str]:
     """Versions and commit, for every row."""
+    return {"versions": versions(), "commit": commit()}
+
+
+@functools.cache
+def versions() -> str:
+    """Of what a run is computed with."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    versions = [f"{name}={importlib.metadata.version(name)}" for name in packages]
+    found = [f"{name}={importlib.metadata.version(name)}" for name in packages]
+    return " ".join([f"python={platform.python_version()}", *found])
+
+
+@functools.cache
+def commit() -> str:
+    """Of this repository, with a mark if it was changed since."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    return {
-        "versions": " ".join([f"python={platform.python_version()}", *versions]),
-        "commit": commit or "unknown",
-    }
+        found = ""
+    return found or "unknown"
