@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.networks import build
+from e3jax.networks import ConvAutoencoder, MixtureAutoencoder, build
 
 LEAVES = jax.tree_util.tree_leaves_with_path
 
 
-def shapes_of(name, num_outputs=111, channels=1, side=32):
+def shapes_of(network, channels=1, side=32):
     """{collection: {path: shape}} of a network's variables, without computing them."""
-    network, key = build(name, num_outputs), jax.random.key(0)
+    network = build(network, 111) if isinstance(network, str) else network
+    key = jax.random.key(0)
     image = jnp.zeros((1, side, side, channels))
     variables = jax.eval_shape(functools.partial(network.init, train=False), key, image)
     return {
@@ -26,10 +27,20 @@ def shapes_of(name, num_outputs=111, channels=1, side=32):
 # --- Structure -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("channels", "count"), [(1, 1_224_479), (3, 1_224_767)])
-def test_wrn_10_4_with_111_outputs_has_the_papers_number_of_parameters(channels, count):
-    shapes = shapes_of("wrn-10-4", channels=channels)["params"]
-    assert sum(np.prod(shape, dtype=int) for shape in shapes.values()) == count
+@pytest.mark.parametrize(
+    ("network", "grey", "colour"),
+    [
+        ("wrn-10-4", 1_224_479, 1_224_767),
+        ("resnet-20", 278_751, 279_039),
+        ("resnet-50", 764_831, 765_119),
+        ("densenet-40", 189_123, 189_555),
+        (ConvAutoencoder(), 2_850_049, 2_852_355),
+    ],
+)
+def test_networks_have_the_papers_number_of_parameters(network, grey, colour):
+    for channels, count in ((1, grey), (3, colour)):
+        shapes = shapes_of(network, channels=channels)["params"]
+        assert sum(np.prod(shape, dtype=int) for shape in shapes.values()) == count
 
 
 @pytest.mark.parametrize(
@@ -70,7 +81,9 @@ def test_only_blocks_that_change_channels_have_a_shortcut_convolution(name, shor
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet", "wrn", "wrn-10", "wrn-10-0", "wrn-4-4", "wrn-11-4", "wrn-10-4x", "WRN-10-4"]
+    "name",
+    ["resnet", "wrn", "wrn-10", "wrn-10-0", "wrn-4-4", "wrn-11-4", "wrn-10-4x", "WRN-10-4"]
+    + ["resnet-2", "resnet-21", "resnet-20-1", "densenet-4", "densenet-22x", "vgg-16", "-10-4"],
 )
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match=f"unknown network '{name}': expected wrn-DEPTH-WIDTH"):
@@ -120,6 +133,17 @@ def test_the_head_starts_uniform_within_one_over_the_root_of_its_inputs(wide_par
     assert np.abs(kernel).max() > 0.99 / 16
     assert kernel.std() == pytest.approx(1 / 16 / np.sqrt(3), rel=0.02)
     assert not bias.any()
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "densenet-40"])
+def test_the_other_networks_convolutions_have_the_spread_of_their_own_fan_out(name):
+    params = initialise(build(name, 111), 0, jnp.zeros((1, 8, 8, 1)))["params"]
+    kernels = {k: np.asarray(p["kernel"]) for k, p in params.items() if "Conv" in k}
+    assert len(kernels) == {"resnet-20": 21, "densenet-40": 39}[name]
+    for name, kernel in kernels.items():
+        fan_out = np.prod(kernel.shape[:2]) * kernel.shape[3]
+        tolerance = 5 / np.sqrt(2 * kernel.size)
+        assert kernel.std() * np.sqrt(fan_out / 2) == pytest.approx(1, abs=tolerance), name
 
 
 # --- Batch norm, numbers and types -----------------------------------------------------------
