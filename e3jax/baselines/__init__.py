@@ -1,18 +1,18 @@
 """The methods E3Outlier is compared with (paper, Sec. 4.1).
 
-Every function in ``METHODS`` is called as ``score(key, images, config, mesh=None, on_progress=...)``:
+The functions in ``METHODS`` are called as ``score(key, images, config, mesh=None, on_progress=...)``:
 
   key: of all randomness; the same key gives the same scores.
-  images: uint8 [n, h, w, c], h = w a multiple of 8, n >= 2.
+  images: uint8 [n, h, w, c], n >= 2, h and w multiples of 8.
   config: the method's ``paper_config()`` or ``quick_config()``, changed or not.
   mesh: devices to split each batch over (default: all).
   on_progress: ``(steps done, steps of the run, note)``, called every few steps; it may raise.
 
-It returns ``({name: float32 [n]}, Info)``: scores, smaller = more outlying, under each name that one
-training serves, and steps, last loss and a warning, "" if the scores look sound.
+They return ``({name: float [n]}, Info)``: scores, smaller = more outlying, under every name that the
+one training serves; steps, last loss, and a warning unless the scores look sound.
 
-Two things are not trained here: ``ssd-if`` is :mod:`isolation_forest` on E3Outlier's
-representations, and :mod:`pixels` knows only pixels.
+Two are not trained here: ``ssd-if`` is :mod:`isolation_forest` on E3Outlier's representations, and
+:mod:`pixels` knows pixels alone.
 """
 
 from collections.abc import Callable

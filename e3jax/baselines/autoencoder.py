@@ -35,8 +35,8 @@ class Config(NamedTuple):
       learning_rate: of Adam (0.9, 0.999, eps 1e-7).
       weight_decay: L2 added to the gradient of every parameter, before Adam sees it.
       latent: size of the code.
-      operations: families, e.g. "RA+IA+PR": trains and scores on all k views of the images, for
-        ceil(epochs / k) epochs over all views; "": on the images themselves.
+      operations: families from "RA" on, e.g. "RA+IA+PR": trains and scores on all k views of the
+        images, for ceil(epochs / k) epochs over all views; "": on the images themselves.
     """
 
     epochs: int = 250
@@ -74,8 +74,8 @@ class Model(NamedTuple):
 
     Attributes:
       init: ``(key, image shape) -> State``.
-      advance: ``(state, until, start, views int32 [chunk, b], bank, key) -> (State, losses)``: steps
-        ``start`` to ``until``, at most ``chunk``, on the views of these numbers, image * k +
+      advance: ``(state, until, start, views int32 [chunk, b], bank, key) -> (State, losses)``:
+        steps ``start`` to ``until``, at most ``chunk``, on the views of these numbers, image * k +
         operation. Donates the state.
       evaluate: ``(variables, inputs, on_block=...) -> pytree`` of NumPy arrays [n, ...]: what
         ``summary`` says of all images, in evaluation mode.
@@ -124,6 +124,8 @@ def make_model(
 def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
     tables = operations.operation_set(config.operations, side) if config.operations else ()
     k = len(tables) or 1
+    if k > 1 and tables.names[0] != "identity":  # codes are those of the first view
+        raise ValueError(f"operations must begin with RA, got {config.operations!r}")
     optimizer = training.make_optimizer(
         training.TrainConfig(
             optimizer="adam",

@@ -20,7 +20,7 @@ def paper_config() -> Config:
 
 
 def quick_config() -> Config:
-    return Config(steps=120)
+    return Config(steps=100, batch_size=32)
 
 
 def score(

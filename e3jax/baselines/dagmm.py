@@ -35,7 +35,7 @@ def paper_config() -> Config:
 
 
 def quick_config() -> Config:
-    return paper_config()._replace(steps=120, batch_size=128)
+    return paper_config()._replace(steps=200, batch_size=64, learning_rate=1e-3)
 
 
 def score(

@@ -1,8 +1,8 @@
 """Robust deep autoencoder (Zhou & Paffenroth 2017): images X = L + S, S sparse in images.
 
-Rounds of training on L = X - S alternate with a shrink of the residual R = X - reconstruction, image
-by image: S = max(0, 1 - threshold / |R|) R. So an image with a residual above the threshold is
-replaced by one at this distance from its own reconstruction, and pulls the network no further.
+Rounds of training on L = X - S alternate with a shrink of the residual R = X - reconstruction, by
+images: S = max(0, 1 - threshold / |R|) R. So an image with a residual above the threshold is
+replaced by one at this distance from its own reconstruction, and pulls the network less.
 """
 
 import jax
@@ -21,7 +21,7 @@ def paper_config() -> Config:
 
 
 def quick_config() -> Config:
-    return Config(steps=120)
+    return Config(steps=100, batch_size=32)
 
 
 def score(
@@ -77,8 +77,7 @@ def shrink(residual: np.ndarray, threshold: float) -> np.ndarray:
 
     The proximal operator of the l2,1 norm over images [n, h, w, c].
     """
-    norm = np.maximum(_norm(residual), np.finfo(residual.dtype).tiny)
-    return np.maximum(0, 1 - threshold / norm) * residual
+    return (1 - threshold / np.maximum(_norm(residual), threshold)) * residual
 
 
 def _norm(images: np.ndarray) -> np.ndarray:

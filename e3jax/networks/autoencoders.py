@@ -17,7 +17,7 @@ _WIDTHS = (64, 128, 256)
 
 
 class _Layer(nn.Module):
-    """A layer with bias: "dense", or "down" or "up" by a 3 x 3 (transposed) convolution of stride 2.
+    """With bias: "dense", or "down" or "up", a 3 x 3 convolution of stride 2 or a transposed one.
 
     Kernels and biases start as PyTorch's, U(+-1/sqrt(fan_in)), where a transposed convolution's
     fan_in counts its outputs; with ``keras`` as Keras', Glorot uniform and 0.
