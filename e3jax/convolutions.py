@@ -81,6 +81,55 @@ def _conv_backward(stride, padding, residuals, dy):
 conv.defvjp(_conv_forward, _conv_backward)
 
 
+def _native_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    low = kernel.shape[0] - 1 - padding
+    return jax.lax.conv_transpose(
+        x,
+        kernel,
+        (stride, stride),
+        [(low, low + stride - 1)] * 2,
+        dimension_numbers=_DIMENSIONS,
+        transpose_kernel=True,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Transposed convolution, [b, h, w, i] and [k, k, o, i] -> [b, stride * h, stride * w, o].
+
+    The adjoint of :func:`conv` with the same kernel, stride and padding; k = 2 * padding + 1.
+    PyTorch's with that padding and ``output_padding = stride - 1``; for k = 3 and stride 2 its
+    padding is (1, 2) in JAX's terms, where "SAME" would be (2, 1).
+    """
+    static = {"stride": stride, "padding": padding}
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=_in_float32(functools.partial(_transpose_on_cpu, **static)),
+        default=functools.partial(_native_transpose, **static),
+    )
+
+
+def _transpose_forward(x, kernel, stride, padding):
+    return conv_transpose(x, kernel, stride, padding), (x, kernel)
+
+
+def _transpose_backward(stride, padding, residuals, dy):
+    def native(x, kernel, dy):
+        transpose = functools.partial(_native_transpose, stride=stride, padding=padding)
+        return jax.vjp(transpose, x, kernel)[1](dy)
+
+    def on_cpu(x, kernel, dy):  # what is input and what output is swapped
+        return _forward_on_cpu(dy, kernel, stride, padding), _filter_gradient(
+            dy, kernel, x, stride, padding
+        )
+
+    return jax.lax.platform_dependent(*residuals, dy, cpu=_in_float32(on_cpu), default=native)
+
+
+conv_transpose.defvjp(_transpose_forward, _transpose_backward)
+
+
 def _in_float32(function):
     """Entries of bfloat16, sums of float32: as an accelerator; a CPU has no faster way."""
 
@@ -104,9 +153,14 @@ def _backward_on_cpu(x, kernel, dy, stride, padding):
     if _winograd_fits(x, kernel, stride, padding):
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         return _winograd(dy, turned), _winograd_filter_gradient(x, dy)
-    return _input_gradient(x, kernel, dy, stride, padding), _filter_gradient(
+    return _input_gradient(x.shape[1:3], kernel, dy, stride, padding), _filter_gradient(
         x, kernel, dy, stride, padding
     )
+
+
+def _transpose_on_cpu(x, kernel, stride, padding):
+    sides = [stride * side for side in x.shape[1:3]]
+    return _input_gradient(sides, kernel, x, stride, padding)
 
 
 def _sum_of_shifts(x, kernel, stride, padding):
@@ -130,13 +184,13 @@ def _shifts(x, size, stride, height, width) -> dict[tuple[int, int], jax.Array]:
     }
 
 
-def _input_gradient(x, kernel, dy, stride, padding):
+def _input_gradient(sides, kernel, dy, stride, padding):
     """The transposed convolution, pixels of each phase of the stride apart.
 
     As one convolution over dy with zeros between its pixels, most products would be by zero.
     """
     most = -(-kernel.shape[0] // stride)
-    b, height, width, channels = x.shape
+    b, channels = len(dy), kernel.shape[2]
     rows, columns = (side + most - 1 for side in dy.shape[1:3])
 
     def phase(i, j):
@@ -152,11 +206,10 @@ def _input_gradient(x, kernel, dy, stride, padding):
     dx = jnp.stack(dx, axis=2).reshape(b, rows * stride, columns * stride, channels)
     # The last rows and columns of an image may be read by no tap.
     missing = [
-        max(padding + side - have, 0)
-        for side, have in zip(x.shape[1:3], dx.shape[1:3], strict=True)
+        max(padding + side - have, 0) for side, have in zip(sides, dx.shape[1:3], strict=True)
     ]
     dx = jnp.pad(dx, [(0, 0), (0, missing[0]), (0, missing[1]), (0, 0)])
-    return dx[:, padding : padding + height, padding : padding + width]
+    return dx[:, padding : padding + sides[0], padding : padding + sides[1]]
 
 
 def _filter_gradient(x, kernel, dy, stride, padding):

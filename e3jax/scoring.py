@@ -39,11 +39,17 @@ def health(scores: Scores, k: int) -> str:
     They do if they are finite, differ between images, and the network has learnt to recognise
     operations: pretext accuracy a tenth of the way from chance 1/k to 1.
     """
-    if not all(np.isfinite(s).all() for s in (scores.ne, scores.pl, scores.mp)):
+    values = np.stack([scores.ne, scores.pl, scores.mp])
+    return values_health(values) or pretext_health(float(np.mean(scores.accuracy)), k)
+
+
+def values_health(values: np.ndarray) -> str:
+    """The part of :func:`health` that holds for any method's scores [..., n]."""
+    if not np.isfinite(values).all():
         return "scores are not finite: training diverged, lower the learning rate"
-    if np.ptp(scores.ne) == 0:
+    if np.ptp(values, axis=-1).min() == 0:
         return "all scores are the same: the images are identical or training failed"
-    return pretext_health(float(np.mean(scores.accuracy)), k)
+    return ""
 
 
 def pretext_health(accuracy: float, k: int) -> str:
@@ -101,35 +107,58 @@ def make_scorer(
             scores = (s.mean() for s in scores)
         return Scores(*scores, representation[0])
 
-    def block(tables, variables, images):
-        scores = jax.lax.map(lambda image: score_image(tables, variables, image), images)
-        # Gathered here and not on the host, which may see a part of the mesh's devices only.
-        return training.gather_over_devices(scores)
+    def score_images(shared, images: jax.Array) -> Scores:
+        return jax.lax.map(lambda image: score_image(*shared, image), images)
 
-    everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
-    block = jax.jit(
-        jax.shard_map(
-            block,
-            mesh=mesh,
-            in_specs=(everywhere, everywhere, split),
-            out_specs=everywhere,
-            check_vma=False,
-        ),
-        compiler_options=training.compiler_options(mesh, level=1),
-    )
+    score_blocks = in_blocks(score_images, mesh, images_per_call)
     tables = training.place(mesh, operation_set)
 
     def score(
         variables: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
     ) -> Scores:
+        return score_blocks((tables, variables), images, on_block)
+
+    return score
+
+
+def in_blocks(
+    function: Callable[[Any, jax.Array], Any], mesh: jax.sharding.Mesh, images_per_call: int
+) -> Callable[..., Any]:
+    """Builds ``run(shared, images [n, ...], on_block=...) -> pytree of NumPy arrays [n, ...]``.
+
+    Args:
+      function: ``(shared, images [b, ...]) -> pytree`` of arrays [b, ...], every image by itself.
+      mesh: devices to split a block's images over; they all have the whole of ``shared``.
+      images_per_call: images a block; a multiple of the number of devices.
+    """
+    everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
+
+    def block(shared, images):
+        # Gathered here and not on the host, which may see a part of the mesh's devices only.
+        return training.gather_over_devices(function(shared, images))
+
+    block = jax.jit(
+        jax.shard_map(
+            block,
+            mesh=mesh,
+            in_specs=(everywhere, split),
+            out_specs=everywhere,
+            check_vma=False,
+        ),
+        compiler_options=training.compiler_options(mesh, level=1),
+    )
+
+    def run(
+        shared: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
+    ) -> Any:
         parts = []
         for start in range(0, len(images), images_per_call):
             part = np.asarray(images[start : start + images_per_call])
             missing = images_per_call - len(part)
             filled = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
             placed = training.place(mesh, filled, split)
-            parts.append(jax.device_get(block(tables, variables, placed)))
+            parts.append(jax.device_get(block(shared, placed)))
             on_block(start + len(part))
         return jax.tree.map(lambda *a: np.concatenate(a)[: len(images)], *parts)
 
-    return score
+    return run

@@ -339,26 +339,7 @@ def make_trainer(
         state = TrainState(variables, opt_state, state.step + 1, cursor, state.order_key)
         return state, StepLog(loss, accuracy, seen)
 
-    def advance(state: TrainState, total, *data) -> tuple[TrainState, StepLog]:
-        _, log = jax.eval_shape(step, state, *data)
-
-        def step_if_left(state, _):
-            return jax.lax.cond(
-                state.step < total,
-                lambda s: step(s, *data),
-                lambda s: (s, _nothing(log)),
-                state,
-            )
-
-        return jax.lax.scan(step_if_left, state, length=chunk)
-
-    on_devices = jax.jit(
-        jax.shard_map(
-            advance, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_EVERYWHERE, check_vma=False
-        ),
-        donate_argnums=0,
-        compiler_options=compiler_options(mesh, level=1),
-    )
+    on_devices = chunk_of_steps(step, chunk, mesh)
     tables = place(mesh, operation_set)
     place_number = functools.lru_cache(maxsize=64)(lambda number: place(mesh, np.int32(number)))
     return Trainer(
@@ -373,6 +354,41 @@ def make_trainer(
         ),
         chunk=chunk,
         mesh=mesh,
+    )
+
+
+def chunk_of_steps(
+    step: Callable[..., tuple[Any, Any]], chunk: int, mesh: jax.sharding.Mesh
+) -> Callable[..., tuple[Any, Any]]:
+    """Many steps as one program on a mesh, ``(state, total, *data) -> (state, log)``.
+
+    Args:
+      step: ``(state, *data) -> (state, log)`` of one device; all it gets is whole on every device.
+      chunk: steps a call; those from ``state.step == total`` on are not done.
+      mesh: devices that run ``step`` together.
+
+    The log's arrays get a leading axis of steps. Donates the state.
+    """
+
+    def advance(state: Any, total: jax.Array, *data) -> tuple[Any, Any]:
+        _, log = jax.eval_shape(step, state, *data)
+
+        def step_if_left(state, _):
+            return jax.lax.cond(
+                state.step < total,
+                lambda s: step(s, *data),
+                lambda s: (s, _nothing(log)),
+                state,
+            )
+
+        return jax.lax.scan(step_if_left, state, length=chunk)
+
+    return jax.jit(
+        jax.shard_map(
+            advance, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_EVERYWHERE, check_vma=False
+        ),
+        donate_argnums=0,
+        compiler_options=compiler_options(mesh, level=1),
     )
 
 

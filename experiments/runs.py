@@ -6,6 +6,7 @@ entry of TRAININGS, or another name that one of them serves.
 
 import contextlib
 import functools
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +20,13 @@ import progress
 import protocols
 import sweep
 
-from e3jax import checkpoint, datasets, operations, priority, scoring, training
-from e3jax.baselines import pixels
+from e3jax import baselines, checkpoint, datasets, operations, priority, scoring, training
+from e3jax.baselines import autoencoder, isolation_forest, pixels
 
 # A training view costs about three scored ones (forward and backward).
 _TRAIN_COST = 3
+# An autoencoder's trained image costs about as much as so many scored views of wrn-10-1.
+_AUTOENCODER_COST = 5
 
 
 class Task(NamedTuple):
@@ -163,6 +166,8 @@ def _e3outlier(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     scores = programs.score(state.variables, task.images, on_block)
     names = {"e3outlier": scores.ne, "e3outlier-pl": scores.pl, "e3outlier-mp": scores.mp}
+    forest_key = jax.random.fold_in(jax.random.key(task.run.seed), task.run.inlier_class)
+    names["ssd-if"] = isolation_forest.score(forest_key, scores.representation)
     return names, {
         "steps": config.num_steps(len(task.images), k),
         "pretext_accuracy": float(scores.accuracy.mean()),
@@ -213,6 +218,44 @@ def _train(
     return state, train_seconds
 
 
+# --- The methods that the paper compares with ------------------------------------------------
+
+
+def _describe_compared(name: str) -> Callable[[protocols.Protocol, str], dict[str, Any]]:
+    method = baselines.METHODS[name]
+
+    def describe(protocol: protocols.Protocol, operation_names: str) -> dict[str, Any]:
+        quick = protocol.name.startswith("quick")
+        config = method.quick_config() if quick else method.paper_config()
+        if changed := re.search(r"-(\d+)steps", protocol.name):
+            config = config._replace(steps=int(changed[1]))
+        what = {"network": "", "operations": "", "protocol": protocol.name}
+        return what | {"config": config._asdict()}
+
+    return describe
+
+
+def _cost_compared(run: sweep.Run, n: int) -> int:
+    config = autoencoder.Config(**run.config)
+    return _AUTOENCODER_COST * config.num_steps(n) * config.batch_size
+
+
+def _compared(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    run, start, done = task.run, time.monotonic(), 0
+    config = autoencoder.Config(**run.config)
+
+    def on_progress(steps: int, total: int, note: str) -> None:
+        nonlocal done
+        task.bar.advance(_AUTOENCODER_COST * (steps - done) * config.batch_size, note)
+        done = steps
+
+    key = jax.random.fold_in(jax.random.key(run.seed), run.inlier_class)
+    score = baselines.METHODS[run.method].score
+    scores, info = score(key, task.images, config, task.mesh, on_progress)
+    seconds = {"train_seconds": time.monotonic() - start, "score_seconds": ""}  # one number
+    return scores, seconds | {"steps": info.steps, "warning": info.warning}
+
+
 # --- Pixels ----------------------------------------------------------------------------------
 
 
@@ -232,11 +275,23 @@ TRAININGS = {
     kind.serves[0]: kind
     for kind in (
         Training(
-            serves=("e3outlier", "e3outlier-pl", "e3outlier-mp"),
+            serves=("e3outlier", "e3outlier-pl", "e3outlier-mp", "ssd-if"),
             describe=_describe_e3outlier,
             do=_e3outlier,
             cost=_cost_e3outlier,
             on_devices=True,
+        ),
+        *(
+            Training(
+                serves, _describe_compared(serves[0]), _compared, _cost_compared, on_devices=True
+            )
+            for serves in (
+                ("cae", "cae-if"),
+                ("drae",),
+                ("rdae",),
+                ("rdae-as-published",),
+                ("dagmm",),
+            )
         ),
         *(
             Training((name,), _describe_pixels, _pixels, lambda run, n: 0, on_devices=False)

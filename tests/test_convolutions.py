@@ -8,7 +8,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from e3jax.convolutions import conv
+from e3jax.convolutions import conv, conv_transpose
 
 
 def native_conv(x, kernel, stride, padding):
@@ -18,6 +18,19 @@ def native_conv(x, kernel, stride, padding):
         (stride, stride),
         [(padding, padding), (padding, padding)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+
+
+def native_transpose(x, kernel, stride, padding):
+    low = kernel.shape[0] - 1 - padding
+    return jax.lax.conv_transpose(
+        x,
+        kernel,
+        (stride, stride),
+        [(low, low + stride - 1)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        transpose_kernel=True,
         precision="highest",
     )
 
@@ -142,3 +155,32 @@ def test_strided_convolutions_pad_one_pixel_on_every_side():
     last = np.einsum("hwi,hwio->o", x[0, 5:, 5:], kernel)
     np.testing.assert_allclose(y[0, 0, 0], first, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(y[0, 3, 3], last, rtol=1e-5, atol=1e-5)
+
+
+# (images, height, width, channels in, channels out): the autoencoder's last one, and odd ones.
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(4, 16, 16, 64, 1), (5, 7, 4, 3, 24), (3, 4, 4, 32, 16)])
+def test_transposed_convolutions_and_their_gradients_are_the_native_ones(shape, stride):
+    b, h, w, i, o = shape
+    arrays = random_arrays((b, h, w, i), (3, 3, o, i), (b, stride * h, stride * w, o))
+    run = jax.jit(value_and_gradients, static_argnums=(0, 1))
+    ours, native = run(conv_transpose, stride, *arrays), run(native_transpose, stride, *arrays)
+    for a, b in zip(ours, native, strict=True):
+        assert np.abs(a - b).max() < 3e-6 * np.abs(b).max()
+
+
+def test_a_transposed_convolution_is_the_adjoint_of_the_convolution_with_its_kernel():
+    small, large, kernel = random_arrays((2, 4, 4, 5), (2, 8, 8, 3), (3, 3, 3, 5))
+    forth, back = conv(large, kernel, 2, 1), conv_transpose(small, kernel, 2, 1)
+    assert np.vdot(small, forth) == pytest.approx(np.vdot(back, large), rel=1e-4)
+
+
+def test_transposed_convolutions_double_the_side_with_padding_1_2():
+    x, kernel = random_arrays((1, 4, 4, 5), (3, 3, 2, 5))
+    y = np.asarray(conv_transpose(x, kernel, 2, 1))
+    assert y.shape == (1, 8, 8, 2)
+    # Pixel 0 comes from the first pixel alone, pixel 7 from the last alone, pixel 1 from two.
+    np.testing.assert_allclose(y[0, 0, 0], kernel[1, 1] @ x[0, 0, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y[0, 7, 7], kernel[2, 2] @ x[0, 3, 3], rtol=1e-4, atol=1e-5)
+    between = kernel[1, 2] @ x[0, 0, 0] + kernel[1, 0] @ x[0, 0, 1]
+    np.testing.assert_allclose(y[0, 0, 1], between, rtol=1e-4, atol=1e-5)

@@ -200,7 +200,7 @@ def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
     assert not [line for line in said if not line.startswith("[Gloo]")]
     assert not folders[1].exists()
     methods = {row["method"]: row for row in rows(folders[0])}
-    assert sorted(methods) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca"]
+    assert sorted(methods) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca", "ssd-if"]
     assert {row["device"] for row in methods.values()} == {"2 x cpu"}
     again = job(folders, 1, *what, "e3outlier", "pixel-pca")
     assert [process.returncode for process in again] == [0, 0], again[1].stderr

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.networks import build
+from e3jax.networks import ConvAutoencoder, build
 
 LEAVES = jax.tree_util.tree_leaves_with_path
 
 
-def shapes_of(name, num_outputs=111, channels=1, side=32):
+def shapes_of(network, channels=1, side=32):
     """{collection: {path: shape}} of a network's variables, without computing them."""
-    network, key = build(name, num_outputs), jax.random.key(0)
+    network = build(network, 111) if isinstance(network, str) else network
+    key = jax.random.key(0)
     image = jnp.zeros((1, side, side, channels))
     variables = jax.eval_shape(functools.partial(network.init, train=False), key, image)
     return {
@@ -26,10 +27,20 @@ def shapes_of(name, num_outputs=111, channels=1, side=32):
 # --- Structure -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("channels", "count"), [(1, 1_224_479), (3, 1_224_767)])
-def test_wrn_10_4_with_111_outputs_has_the_papers_number_of_parameters(channels, count):
-    shapes = shapes_of("wrn-10-4", channels=channels)["params"]
-    assert sum(np.prod(shape, dtype=int) for shape in shapes.values()) == count
+@pytest.mark.parametrize(
+    ("network", "grey", "colour"),
+    [
+        ("wrn-10-4", 1_224_479, 1_224_767),
+        ("resnet-20", 278_751, 279_039),
+        ("resnet-50", 764_831, 765_119),
+        ("densenet-40", 189_123, 189_555),
+        (ConvAutoencoder(), 2_850_049, 2_852_355),
+    ],
+)
+def test_networks_have_the_papers_number_of_parameters(network, grey, colour):
+    for channels, count in ((1, grey), (3, colour)):
+        shapes = shapes_of(network, channels=channels)["params"]
+        assert sum(np.prod(shape, dtype=int) for shape in shapes.values()) == count
 
 
 @pytest.mark.parametrize(
@@ -70,11 +81,68 @@ def test_only_blocks_that_change_channels_have_a_shortcut_convolution(name, shor
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet", "wrn", "wrn-10", "wrn-10-0", "wrn-4-4", "wrn-11-4", "wrn-10-4x", "WRN-10-4"]
+    "name",
+    ["resnet", "wrn", "wrn-10", "wrn-10-0", "wrn-4-4", "wrn-11-4", "wrn-10-4x", "WRN-10-4"]
+    + ["resnet-2", "resnet-21", "resnet-20-1", "densenet-4", "densenet-22x", "vgg-16", "-10-4"],
 )
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match=f"unknown network '{name}': expected wrn-DEPTH-WIDTH"):
         build(name, 111)
+
+
+def torch_network(family, variables, x):
+    """Logits by PyTorch's functions, one block a group; layers' numbers in the order of use."""
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional
+
+    def numbers(kind, collection, name):
+        count = sum(kind in layer for layer in variables["params"])
+        return (torch.tensor(variables[collection][f"{kind}_{i}"][name]) for i in range(count))
+
+    kernels = numbers("Conv", "params", "kernel")
+    norms = zip(
+        numbers("BatchNorm", "batch_stats", "mean"),
+        numbers("BatchNorm", "batch_stats", "var"),
+        numbers("BatchNorm", "params", "scale"),
+        numbers("BatchNorm", "params", "bias"),
+        strict=True,
+    )
+
+    def conv(x, stride=1):
+        kernel = next(kernels).permute(3, 2, 0, 1)
+        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(x):
+        return functional.batch_norm(x, *next(norms))
+
+    relu = functional.relu
+    x = conv(torch.tensor(x).permute(0, 3, 1, 2))
+    if family == "resnet":
+        x = relu(norm(x))
+        for stride in (1, 2, 2):
+            y = norm(conv(relu(norm(conv(x, stride)))))
+            x = relu(y + (x if stride == 1 else norm(conv(x, stride))))
+    else:
+        for block in range(3):
+            if block > 0:
+                x = functional.avg_pool2d(conv(relu(norm(x))), 2)
+            x = torch.cat([x, conv(relu(norm(conv(relu(norm(x))))))], 1)
+        x = relu(norm(x))
+    head = {name: torch.tensor(a) for name, a in variables["params"]["head"].items()}
+    return x.mean((2, 3)) @ head["kernel"] + head["bias"]
+
+
+@pytest.mark.parametrize("name", ["resnet-8", "densenet-10"])
+def test_networks_are_those_of_pytorchs_layers(name):
+    x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    network, random = build(name, 111), np.random.default_rng(1)
+    shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), x)
+    variables = jax.tree.map(lambda a: np.float32(random.uniform(-0.2, 0.5, a.shape)), shapes)
+    variables["batch_stats"] = jax.tree.map(lambda a: abs(a) + 0.5, variables["batch_stats"])
+    logits, _ = jax.jit(functools.partial(network.apply, train=False))(variables, x)
+    theirs = torch_network(name.split("-")[0], variables, x)
+    assert np.ptp(logits) > 1
+    np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
 
 
 # --- Initialisation --------------------------------------------------------------------------
@@ -120,6 +188,17 @@ def test_the_head_starts_uniform_within_one_over_the_root_of_its_inputs(wide_par
     assert np.abs(kernel).max() > 0.99 / 16
     assert kernel.std() == pytest.approx(1 / 16 / np.sqrt(3), rel=0.02)
     assert not bias.any()
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet-8", 9), ("densenet-10", 9)])
+def test_the_other_networks_convolutions_have_the_spread_of_their_own_fan_out(name, convolutions):
+    params = initialise(build(name, 111), 0, jnp.zeros((1, 8, 8, 1)))["params"]
+    kernels = {k: np.asarray(p["kernel"]) for k, p in params.items() if "Conv" in k}
+    assert len(kernels) == convolutions
+    for name, kernel in kernels.items():
+        fan_out = np.prod(kernel.shape[:2]) * kernel.shape[3]
+        tolerance = 5 / np.sqrt(2 * kernel.size)
+        assert kernel.std() * np.sqrt(fan_out / 2) == pytest.approx(1, abs=tolerance), name
 
 
 # --- Batch norm, numbers and types -----------------------------------------------------------

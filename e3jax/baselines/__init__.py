@@ -1,1 +1,41 @@
-"""Methods to compare with: ``(key, images, ...) -> {name: scores [n]}``, small = outlying."""
+"""The methods E3Outlier is compared with (paper, Sec. 4.1).
+
+The functions in ``METHODS`` are called as ``score(key, images, config, mesh=None,
+on_progress=...)``:
+
+  key: of all randomness; the same key gives the same scores.
+  images: uint8 [n, h, w, c], n >= 2, h and w multiples of 8.
+  config: the method's ``paper_config()`` or ``quick_config()``, changed or not.
+  mesh: devices to split each batch over (default: all).
+  on_progress: ``(steps done, steps of the run, note)``, called every few steps; it may raise.
+
+They return ``({name: float [n]}, Info)``: scores, smaller = more outlying, under every name that
+the one training serves; steps, last loss, and a warning unless the scores look sound.
+
+Two are not trained here: ``ssd-if`` is :mod:`isolation_forest` on E3Outlier's representations, and
+:mod:`pixels` knows pixels alone.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from e3jax.baselines import cae, dagmm, drae, rdae
+from e3jax.baselines.autoencoder import Config
+
+
+class Method(NamedTuple):
+    score: Callable
+    paper_config: Callable[[], Config]
+    quick_config: Callable[[], Config]
+
+
+_CAE = Method(cae.score, cae.paper_config, cae.quick_config)
+
+METHODS = {
+    "cae": _CAE,
+    "cae-if": _CAE,
+    "drae": Method(drae.score, drae.paper_config, drae.quick_config),
+    "rdae": Method(rdae.score, rdae.paper_config, rdae.quick_config),
+    "rdae-as-published": Method(rdae.score_as_published, rdae.paper_config, rdae.quick_config),
+    "dagmm": Method(dagmm.score, dagmm.paper_config, dagmm.quick_config),
+}

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
+
+from e3jax.baselines import isolation_forest
 
 METHODS = ("pixel-if", "pixel-knn", "pixel-pca")
 # Chosen, as e3jax's own quick protocol, by their results on MNIST alone.
@@ -30,8 +31,7 @@ def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarr
     """
     x = images.reshape(len(images), -1).astype(np.float32) / 255
     if method == "pixel-if":
-        seed = int(jax.random.bits(key) >> 1)
-        return {method: IsolationForest(random_state=seed).fit(x).score_samples(x)}
+        return {method: isolation_forest.score(key, x)}
     if method == "pixel-knn":
         neighbours = min(_NEIGHBOURS, len(x) - 1)
         distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(x).kneighbors()

@@ -1,0 +1,256 @@
+"""One training loop for the methods that learn to reconstruct images.
+
+Legend: ``n`` images, ``k`` operations (1 where images are taken as they are), ``b`` batch.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from e3jax import operations, scoring, training
+
+# (steps done, steps of the run, what a person wants to see). It may raise to end the run.
+Progress = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """Shows no progress."""
+
+
+class Config(NamedTuple):
+    """What a run depends on besides key and images; hashable.
+
+    Attributes:
+      epochs: over all images.
+      steps: length of the run instead, if not None.
+      batch_size: images a step; a multiple of the number of devices.
+      learning_rate: of Adam (0.9, 0.999, eps 1e-7).
+      weight_decay: L2 added to the gradient of every parameter, before Adam sees it.
+      latent: size of the code.
+      operations: families from "RA" on, e.g. "RA+IA+PR": trains and scores on all k views of the
+        images, for ceil(epochs / k) epochs over all views; "": on the images themselves.
+    """
+
+    epochs: int = 250
+    steps: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-4
+    latent: int = 256
+    operations: str = ""
+
+    def num_steps(self, n: int) -> int:
+        """Steps of a run over n images; the last batch is filled up from a further epoch."""
+        k = len(operations.paper_operations(self.operations)) if self.operations else 1
+        return self.steps or math.ceil(math.ceil(self.epochs / k) * n * k / self.batch_size)
+
+
+class Info(NamedTuple):
+    """What a person wants to see of a run: its steps, its last losses' mean, and what is wrong."""
+
+    steps: int
+    loss: float
+    warning: str
+
+
+class State(NamedTuple):
+    """What the next step needs: the network's variables, the optimizer's state, steps done."""
+
+    variables: Any
+    opt_state: Any
+    step: jax.Array
+
+
+class Model(NamedTuple):
+    """A network and its training in pure functions, built once for all runs on a mesh.
+
+    Attributes:
+      init: ``(key, image shape) -> State``.
+      advance: ``(state, until, start, views int32 [chunk, b], bank, key) -> (State, losses)``:
+        steps ``start`` to ``until``, at most ``chunk``, on the views of these numbers, image * k +
+        operation. Donates the state.
+      evaluate: ``(variables, inputs, on_block=...) -> pytree`` of NumPy arrays [n, ...]: what
+        ``summary`` says of all images, in evaluation mode.
+      k: number of operations.
+      chunk, batch: steps a call of ``advance``, views a step.
+      mesh: devices the batch is split over.
+    """
+
+    init: Callable[..., State]
+    advance: Callable[..., tuple[State, jax.Array]]
+    evaluate: Callable[..., Any]
+    k: int
+    chunk: int
+    batch: int
+    mesh: jax.sharding.Mesh
+
+
+def make_model(
+    config: Config,
+    network: Any,
+    loss: Callable[..., jax.Array],
+    summary: Callable[..., Any],
+    images: np.ndarray,
+    mesh: jax.sharding.Mesh | None,
+) -> Model:
+    """Builds a model; the same for all sets of like size, which so share its compiled programs.
+
+    Args:
+      config: how to train.
+      network: applied to views [b, h, w, c], returns a tuple of arrays [b, ...].
+      loss: ``(x, *outputs) -> scalar`` of one device's part of the batch; its mean over devices is
+        minimised. :func:`e3jax.training.gather_over_devices` gives it the
+        others' parts.
+      summary: ``(x [b, k, ...], *outputs [b, k, ...]) -> pytree`` of arrays [b, ...].
+      images: [n, h, w, c] to come; only their shape is used.
+      mesh: devices to split each batch over (default: all).
+    """
+    mesh = mesh or training.device_mesh()
+    # A batch larger than the set would only repeat images.
+    batch = min(config.batch_size, _capacity(len(images)))
+    if batch % mesh.size:
+        raise ValueError(f"batch size {batch} must be a multiple of the {mesh.size} devices")
+    return _make_model(config, network, loss, summary, images.shape[1], batch, mesh)
+
+
+@functools.lru_cache(maxsize=16)
+def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
+    tables = operations.operation_set(config.operations, side) if config.operations else ()
+    k = len(tables) or 1
+    if k > 1 and tables.names[0] != "identity":  # codes are those of the first view
+        raise ValueError(f"operations must begin with RA, got {config.operations!r}")
+    optimizer = training.make_optimizer(
+        training.TrainConfig(
+            optimizer="adam",
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+    )
+
+    def init(key: jax.Array, shape: tuple[int, ...]) -> State:
+        variables = network.init(key, jnp.zeros((1, *shape)), train=False)
+        return State(variables, optimizer.init(variables["params"]), jnp.int32(0))
+
+    def step(state: State, tables, start, views, bank, key) -> tuple[State, jax.Array]:
+        views = training.part_of_device(views[state.step - start])
+        x = _unit(bank[views // k])
+        x = operations.views_of(tables, x, views % k) if k > 1 else x
+        key = jax.random.fold_in(key, state.step)
+        dropout = jax.random.fold_in(key, jax.lax.axis_index(training.AXIS))
+
+        def loss_fn(params):
+            outputs, updates = network.apply(
+                state.variables | {"params": params},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout},
+            )
+            return loss(x, *outputs), updates
+
+        params = state.variables["params"]
+        (value, updates), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        value, gradient = training.mean_over_devices((value, gradient))
+        change, opt_state = optimizer.update(gradient, state.opt_state, params)
+        variables = {"params": optax.apply_updates(params, change), **updates}
+        return State(variables, opt_state, state.step + 1), value
+
+    def summarise(shared, images):
+        tables, variables = shared
+        x = _unit(images)
+        x = operations.all_views(tables, x) if k > 1 else x[:, None]
+        outputs = network.apply(variables, x.reshape(-1, *x.shape[2:]), train=False)
+        return summary(x, *(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs))
+
+    # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
+    chunk = 10 if mesh.devices.flat[0].platform == "cpu" else 200
+    advance = training.chunk_of_steps(step, chunk, mesh)
+    evaluate = scoring.in_blocks(summarise, mesh, mesh.size * math.ceil(batch / mesh.size / k))
+    tables = training.place(mesh, tables)
+    return Model(
+        init=jax.jit(
+            init,
+            static_argnums=1,
+            out_shardings=NamedSharding(mesh, PartitionSpec()),
+            compiler_options=training.compiler_options(mesh, level=0),
+        ),
+        advance=lambda state, until, *data: advance(state, until, tables, *data),
+        evaluate=lambda variables, *inputs: evaluate((tables, variables), *inputs),
+        k=k,
+        chunk=chunk,
+        batch=batch,
+        mesh=mesh,
+    )
+
+
+def fit(
+    model: Model,
+    key: jax.Array,
+    inputs: np.ndarray,
+    total: int,
+    on_progress: Progress,
+    rounds: int = 1,
+    renew: Callable[[Any, np.ndarray], np.ndarray] = lambda variables, inputs: inputs,
+) -> tuple[Any, np.ndarray, float]:
+    """A whole run.
+
+    Args:
+      model: what to train.
+      key: of the initial weights, the order of views and dropout.
+      inputs: uint8 [n, h, w, c], or float in [-1, 1].
+      total: steps.
+      on_progress: called after every chunk of steps.
+      rounds: parts of the run, of equal length.
+      renew: ``(variables, inputs) -> inputs`` of the next round, called after every one.
+
+    Returns:
+      the network's variables, the last inputs, the last chunk's mean loss.
+    """
+    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("init", "order", "dropout"))}
+    state = model.init(keys["init"], inputs.shape[1:])
+    order = _order(keys["order"], len(inputs) * model.k, model.batch)
+    ends = [math.ceil(total * (i + 1) / rounds) for i in range(rounds)]
+    for begin, end in zip([0, *ends], ends, strict=False):
+        bank = training.place_bank(model.mesh, inputs, _capacity(len(inputs)))
+        for start in range(begin, end, model.chunk):
+            until = min(start + model.chunk, end)
+            views = np.zeros((model.chunk, model.batch), np.int32)
+            views[: until - start] = list(itertools.islice(order, until - start))
+            state, losses = model.advance(state, until, start, views, bank, keys["dropout"])
+            loss = float(losses[: until - start].mean())
+            on_progress(until, total, f"loss {loss:.4g}")
+        inputs = renew(state.variables, inputs)
+    return state.variables, inputs, loss
+
+
+def _order(key: jax.Array, views: int, batch: int) -> Iterator[np.ndarray]:
+    """Batches of numbers of views without end; every epoch visits each once, in a new order."""
+    random = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    drawn = np.zeros(0, int)
+    while True:
+        while len(drawn) < batch:
+            drawn = np.concatenate([drawn, random.permutation(views)])
+        yield drawn[:batch]
+        drawn = drawn[batch:]
+
+
+def _unit(images: jax.Array) -> jax.Array:
+    return training.to_unit(images) if images.dtype == jnp.uint8 else images
+
+
+def _capacity(n: int) -> int:
+    """Rows of a bank of n images: a power of two, so that sets of like size share programs."""
+    return 1 << (n - 1).bit_length()
+
+
+def squared_error(x: jax.Array, reconstruction: jax.Array) -> jax.Array:
+    """Every image's, summed over its pixels: [..., h, w, c] -> [...]."""
+    return jnp.square(x - reconstruction).sum((-3, -2, -1))

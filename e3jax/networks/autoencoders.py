@@ -1,0 +1,118 @@
+"""Networks that reconstruct images, for the methods E3Outlier is compared with.
+
+``axis_name`` is the mesh axis over which training batches are split, as for classifiers.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from e3jax.convolutions import conv, conv_transpose
+from e3jax.networks.layers import batch_norm, uniform_fan_in
+
+_WIDTHS = (64, 128, 256)
+
+
+class _Layer(nn.Module):
+    """With bias: "dense", or "down" or "up", a 3 x 3 convolution of stride 2 or a transposed one.
+
+    Kernels and biases start as PyTorch's, U(+-1/sqrt(fan_in)), where a transposed convolution's
+    fan_in counts its outputs; with ``keras`` as Keras', Glorot uniform and 0.
+    """
+
+    features: int
+    kind: str
+    keras: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = x.shape[-1]
+        shape = {
+            "dense": (inputs, self.features),
+            "down": (3, 3, inputs, self.features),
+            "up": (3, 3, self.features, inputs),
+        }[self.kind]
+
+        def init_bias(key: jax.Array, shape: tuple[int]) -> jax.Array:
+            bound = 0.0 if self.keras else math.prod(kernel.shape[:-1]) ** -0.5
+            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+        glorot = nn.initializers.glorot_uniform()
+        kernel = self.param("kernel", glorot if self.keras else uniform_fan_in, shape)
+        bias = self.param("bias", init_bias, (self.features,))
+        if self.kind == "dense":
+            return x @ kernel + bias
+        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2, 1) + bias
+
+
+class ConvAutoencoder(nn.Module):
+    """The autoencoder of the paper's compared methods, as the authors' PyTorch program.
+
+    Applied as ``network.apply(variables, x, train=...)`` to float [b, h, w, c] in [-1, 1], h and w
+    multiples of 8; returns ``(reconstruction [b, h, w, c] in (-1, 1), code [b, latent])``.
+
+    Attributes:
+      latent: size of the code, in (-1, 1) through tanh.
+    """
+
+    latent: int = 256
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        norm = batch_norm(train, self.axis_name)
+        return _autoencode(x, self.latent, jnp.tanh, _Layer, norm)
+
+
+def _autoencode(x, latent, activation, layer, norm) -> tuple[jax.Array, jax.Array]:
+    """Inside a network: reconstruction and code."""
+    if x.shape[1] % 8 or x.shape[2] % 8:
+        raise ValueError(f"image sides must be multiples of 8, got {x.shape[1:3]}: pad the images")
+    channels = x.shape[-1]
+    for width in _WIDTHS:
+        x = nn.relu(norm()(layer(width, "down")(x)))
+    maps, x = x.shape, x.reshape(len(x), -1)
+    code = activation(layer(latent, "dense")(x))
+    x = nn.relu(norm()(layer(x.shape[-1], "dense")(code))).reshape(maps)
+    for width in _WIDTHS[-2::-1]:
+        x = nn.relu(norm()(layer(width, "up")(x)))
+    return jnp.tanh(layer(channels, "up")(x)), code
+
+
+class MixtureAutoencoder(nn.Module):
+    """DAGMM's network (Zong et al. 2018, Sec. 3) with the authors' sizes, as their Keras program.
+
+    Applied to images as :class:`ConvAutoencoder`, in training with ``rngs={"dropout": key}``;
+    returns ``(reconstruction [b, h, w, c], z [b, latent + 2], membership [b, components])``. ``z``
+    is the linear code, then the reconstruction's relative Euclidean error (>= 0) and cosine
+    similarity (in [-1, 1]) with the image; memberships are positive and sum to 1.
+    """
+
+    latent: int = 5
+    components: int = 3
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        layer = functools.partial(_Layer, keras=True)
+        norm = functools.partial(batch_norm(train, self.axis_name), momentum=0.99, epsilon=1e-3)
+        # Keras' "same" padding is (0, 1) where ours is (1, 0): the image is seen upside down.
+        turned, code = _autoencode(x[:, ::-1, ::-1], self.latent, lambda x: x, layer, norm)
+        reconstruction = turned[:, ::-1, ::-1]
+        z = jnp.column_stack([code, *_compare(x, reconstruction)])
+        hidden = z
+        for width in (64, 10):
+            hidden = jnp.tanh(layer(width, "dense")(hidden))
+            hidden = nn.Dropout(0.5, deterministic=not train)(hidden)
+        return reconstruction, z, nn.softmax(layer(self.components, "dense")(hidden))
+
+
+def _compare(x: jax.Array, reconstruction: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Relative Euclidean error and cosine similarity of every image, [b] each."""
+    a, b = x.reshape(len(x), -1), reconstruction.reshape(len(x), -1)
+    tiny = 1e-12  # so that the root's derivative is finite at 0 too
+    norm_a, norm_b, error = (jnp.sqrt((v * v).sum(1) + tiny) for v in (a, b, a - b))
+    return error / norm_a, (a * b).sum(1) / (norm_a * norm_b)

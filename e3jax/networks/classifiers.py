@@ -1,0 +1,158 @@
+"""Classifiers of operations.
+
+Applied as ``network.apply(variables, x, train=...)`` to float [b, h, w, c] in [-1, 1]; they return
+``(logits float32 [b, num_outputs], representation float32 [b, d])``, the representation being the
+last feature maps' means. They have these attributes:
+
+  num_outputs: number of operations K.
+  depth: layers, as the name of the network counts them.
+  dtype: of the convolutions; parameters, batch statistics and logits are float32 always.
+  axis_name: mesh axis over which training batches are split, so that batch statistics are those of
+    the whole batch; None where a batch is in one piece.
+"""
+
+import functools
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from e3jax.networks.layers import Conv, batch_norm, he_fan_out, uniform_fan_in
+
+
+class WideResNet(nn.Module):
+    """Wide residual network (Zagoruyko & Komodakis 2016) with pre-activation basic blocks.
+
+    Its representation has 64 * width entries.
+
+    Attributes:
+      depth: 6 * (blocks a group) + 4.
+      width: the widening factor; groups have 16, 32 and 64 times so many channels.
+    """
+
+    num_outputs: int
+    depth: int = 10
+    width: int = 4
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        norm = batch_norm(train, self.axis_name, self.dtype)
+        conv = functools.partial(Conv, dtype=self.dtype)
+        x = conv(16)(x)
+        for group, channels in enumerate((16 * self.width, 32 * self.width, 64 * self.width)):
+            for block in range((self.depth - 4) // 6):
+                stride = 2 if group > 0 and block == 0 else 1
+                activated = nn.relu(norm()(x))
+                shortcut = x
+                if x.shape[-1] != channels:
+                    shortcut = conv(channels, size=1, stride=stride)(activated)
+                y = conv(channels, stride=stride)(activated)
+                x = shortcut + conv(channels)(nn.relu(norm()(y)))
+        return _classify(nn.relu(norm()(x)), self.num_outputs)
+
+
+class ResNet(nn.Module):
+    """Residual network for small images (He et al. 2016, Sec. 4.2) with basic blocks.
+
+    Groups have 16, 32 and 64 channels; where these change, the shortcut is a 1 x 1 convolution with
+    BatchNorm. He normal by fan out, as the authors' program. Its representation has 64 entries.
+
+    Attributes:
+      depth: 6 * (blocks a group) + 2.
+    """
+
+    num_outputs: int
+    depth: int = 20
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        norm = batch_norm(train, self.axis_name, self.dtype)
+        conv = functools.partial(Conv, init=he_fan_out, dtype=self.dtype)
+        x = nn.relu(norm()(conv(16)(x)))
+        for channels in (16, 32, 64):
+            for _ in range((self.depth - 2) // 6):
+                changes = x.shape[-1] != channels
+                stride = 2 if changes else 1
+                y = nn.relu(norm()(conv(channels, stride=stride)(x)))
+                y = norm()(conv(channels)(y))
+                if changes:
+                    # Devices join one batch norm after the other, see training.mean_over_devices.
+                    x, y = jax.lax.optimization_barrier((x, y))
+                    x = norm()(conv(channels, size=1, stride=stride)(x))
+                x = nn.relu(x + y)
+        return _classify(x, self.num_outputs)
+
+
+class DenseNet(nn.Module):
+    """Densely connected network (Huang et al. 2017, DenseNet-BC) with growth rate k = 12.
+
+    Three blocks of bottleneck layers, channels and side halved between them; 24 channels at the
+    start. He normal by fan out, as the authors' program. Depth 40 represents by 132 entries.
+
+    Attributes:
+      depth: 6 * (layers a block) + 4.
+    """
+
+    num_outputs: int
+    depth: int = 40
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        growth = 12
+        norm = batch_norm(train, self.axis_name, self.dtype)
+        conv = functools.partial(Conv, init=he_fan_out, dtype=self.dtype)
+        x = conv(2 * growth)(x)
+        for block in range(3):
+            if block > 0:
+                x = conv(x.shape[-1] // 2, size=1)(nn.relu(norm()(x)))
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+            for _ in range((self.depth - 4) // 6):
+                y = conv(4 * growth, size=1)(nn.relu(norm()(x)))
+                y = conv(growth)(nn.relu(norm()(y)))
+                x = jnp.concatenate([x, y], axis=-1)
+        return _classify(nn.relu(norm()(x)), self.num_outputs)
+
+
+def _classify(x: jax.Array, num_outputs: int) -> tuple[jax.Array, jax.Array]:
+    """Logits and representation of feature maps, inside a network."""
+    representation = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    head = nn.Dense(num_outputs, kernel_init=uniform_fan_in, name="head")
+    return head(representation), representation
+
+
+def build(
+    name: str, num_outputs: int, dtype: Any = jnp.float32, axis_name: str | None = None
+) -> nn.Module:
+    """A classifier by name.
+
+    Args:
+      name: "wrn-DEPTH-WIDTH", e.g. the paper's "wrn-10-4"; DEPTH is 6n + 4. "resnet-DEPTH", e.g.
+        its "resnet-20" and "resnet-50"; DEPTH is 6n + 2. "densenet-DEPTH", e.g. its "densenet-40";
+        DEPTH is 6n + 4.
+      num_outputs: number of operations K.
+      dtype: compute dtype of the convolutions, float32 or bfloat16.
+      axis_name: mesh axis that splits training batches.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    family, *numbers = name.split("-") if re.fullmatch(r"[a-z]+(-\d+)+", name) else [name]
+    match family, [int(number) for number in numbers]:
+        case "wrn", [depth, width] if depth >= 10 and depth % 6 == 4 and width > 0:
+            return WideResNet(num_outputs, depth, width, dtype, axis_name)
+        case "resnet", [depth] if depth >= 8 and depth % 6 == 2:
+            return ResNet(num_outputs, depth, dtype, axis_name)
+        case "densenet", [depth] if depth >= 10 and depth % 6 == 4:
+            return DenseNet(num_outputs, depth, dtype, axis_name)
+    raise ValueError(
+        f"unknown network {name!r}: expected wrn-DEPTH-WIDTH or densenet-DEPTH with DEPTH 10, 16, "
+        "22 ..., or resnet-DEPTH with DEPTH 8, 14, 20 ..., for example wrn-10-4"
+    )
