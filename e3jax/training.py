@@ -4,6 +4,7 @@ Views are born inside the step from the uint8 bank by (image, operation) pairs; 
 and no permutation of all of them exists. Legend: ``n`` images, ``k`` operations, ``b`` batch.
 """
 
+import collections
 import functools
 import math
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from e3jax import networks, operations
 AXIS = "batch"
 _ROUNDS = 8
 _EVERYWHERE = PartitionSpec()
+# Chunks that a run is ahead of its devices. With more than 32 programs under way, XLA's CPU client
+# waits for good if they span several of its devices.
+_MOST_UNDER_WAY = 8
 
 
 class TrainConfig(NamedTuple):
@@ -395,9 +399,8 @@ def chunk_of_steps(
 def mean_over_devices(tree: Any) -> Any:
     """Inside a program on the mesh: means over the devices of float32 arrays, in one collective.
 
-    Two that do not depend on each other can stop a CPU for good: each waits in a thread of XLA's
-    pool for the other devices, which get no thread to arrive with. So all collectives of a program
-    stand in one chain.
+    On a CPU each collective waits in a thread of XLA's pool for the other devices, which need
+    threads to arrive. So all collectives of a program stand in one chain, none beside another.
     """
     flat, unflatten = jax.flatten_util.ravel_pytree(tree)
     return unflatten(jax.lax.pmean(flat, AXIS))
@@ -459,7 +462,11 @@ def train(
     same run, bit for bit on CPU.
     """
     # Counted here: asking the device after every chunk would wait for it.
+    under_way = collections.deque()
     for _ in range(int(jax.device_get(state.step)), total, trainer.chunk):
         state, log = trainer.advance(state, images, n, total, probe_data)
         on_chunk(state, log)
+        under_way.append(log.loss)
+        if len(under_way) > _MOST_UNDER_WAY:
+            jax.block_until_ready(under_way.popleft())
     return state

@@ -331,7 +331,7 @@ def collectives(jaxpr) -> list[str]:
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
-    """Two that do not wait for each other once stopped a CPU's thread pool for good."""
+    """Each takes a thread that another device may need to arrive at it."""
     monkeypatch.setattr(training, "compiler_options", lambda mesh, level: None)
     operation_set = operations.operation_set("PR")
     probe = priority.make_probe(CONFIG.network, operation_set) if watched else None
@@ -359,3 +359,12 @@ def test_devices_are_joined_in_one_collective():
     mean = jax.shard_map(training.mean_over_devices, **options)
     halves = jax.tree.map(lambda a: (a[:4] + a[4:]) / 2, whole)
     jax.tree.map(np.testing.assert_allclose, jax.jit(mean)(whole), halves)
+
+
+def test_a_run_does_not_hurry_ahead_of_its_devices(digits):
+    """With more than 32 programs under way XLA's CPU client waited for good, and gave up."""
+    config = CONFIG._replace(batch_size=2 * jax.device_count())
+    trainer = training.make_trainer(config, operations.operation_set("PR"), chunk=1)
+    state, bank = trainer.init(jax.random.key(0), 1), training.place_bank(trainer.mesh, digits)
+    state = training.train(trainer, state, bank, len(digits), 60)
+    assert int(state.step) == 60
