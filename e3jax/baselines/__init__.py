@@ -1,7 +1,6 @@
 """The methods E3Outlier is compared with (paper, Sec. 4.1).
 
-The functions in ``METHODS`` are called as ``score(key, images, config, mesh=None,
-on_progress=...)``:
+A method's ``score(key, images, config, mesh=None, on_progress=...)`` takes:
 
   key: of all randomness; the same key gives the same scores.
   images: uint8 [n, h, w, c], n >= 2, h and w multiples of 8.
@@ -9,8 +8,8 @@ on_progress=...)``:
   mesh: devices to split each batch over (default: all).
   on_progress: ``(steps done, steps of the run, note)``, called every few steps; it may raise.
 
-They return ``({name: float [n]}, Info)``: scores, smaller = more outlying, under every name that
-the one training serves; steps, last loss, and a warning unless the scores look sound.
+It returns ``({name: float [n]}, Info)``: scores, smaller = more outlying, under every name that its
+one training serves; steps, last loss, and a warning unless the scores look sound.
 
 Two are not trained here: ``ssd-if`` is :mod:`isolation_forest` on E3Outlier's representations, and
 :mod:`pixels` knows pixels alone.
