@@ -6,17 +6,10 @@ flight), ``device`` (for people), and::
     run_all(todo, dataset, capacity, meter, finish)
 
 which does the runs and calls ``finish(run, data, outcome, bar)`` once for each, never for two at a
-<<<<<<< HEAD
-time; ``outcome`` is a :class:`runs.Outcome`, or the exception that ended the run: the others go on
-(None: left to the first process of the job). ``data`` has the labels of the run's set. What is
-finished is for ``finish`` to keep: no engine knows results, so they can take turns over one results
-folder.
-=======
 time. ``data`` has the labels of the run's set; ``outcome`` is a :class:`runs.Outcome`, or the
 exception that ended the run (the others go on), or None where another process of the job has it.
 What is finished is for ``finish`` to keep: no engine knows results, so they can take turns over one
 results folder.
->>>>>>> 55da06dbed325e66305a15c38929e0b2a2d899bc
 """
 
 import argparse
