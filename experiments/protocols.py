@@ -55,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=runtime.positive, help="length of a training (default: the protocol's)")
     add(
         "--network",
-        help="wrn-DEPTH-WIDTH, resnet-DEPTH or densenet-DEPTH, e.g. wrn-10-4, resnet-20, "
-        "resnet-50, densenet-40 (default: the protocol's)",
+        help="e.g. wrn-10-4, resnet-20, resnet-50, densenet-40 (default: the protocol's)",
     )
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")

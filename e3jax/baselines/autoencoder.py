@@ -50,7 +50,11 @@ class Config(NamedTuple):
     def num_steps(self, n: int) -> int:
         """Steps of a run over n images; the last batch is filled up from a further epoch."""
         k = len(operations.paper_operations(self.operations)) if self.operations else 1
-        return self.steps or math.ceil(math.ceil(self.epochs / k) * n * k / self.batch_size)
+        return self.steps or math.ceil(math.ceil(self.epochs / k) * n * k / self.batch(n))
+
+    def batch(self, n: int) -> int:
+        """Images a step of a run over n images: a batch larger than the set would repeat some."""
+        return min(self.batch_size, _capacity(n))
 
 
 class Info(NamedTuple):
@@ -114,8 +118,7 @@ def make_model(
       mesh: devices to split each batch over (default: all).
     """
     mesh = mesh or training.device_mesh()
-    # A batch larger than the set would only repeat images.
-    batch = min(config.batch_size, _capacity(len(images)))
+    batch = config.batch(len(images))
     if batch % mesh.size:
         raise ValueError(f"batch size {batch} must be a multiple of the {mesh.size} devices")
     return _make_model(config, network, loss, summary, images.shape[1], batch, mesh)

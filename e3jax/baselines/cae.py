@@ -20,6 +20,10 @@ def paper_config() -> Config:
 
 
 def quick_config() -> Config:
+    """100 steps of 32 images: about 6 s for 500 grey images on one core, with a second start.
+
+    Chosen by results on MNIST alone: trained longer on so few images, it reconstructs outliers too.
+    """
     return Config(steps=100, batch_size=32)
 
 

@@ -21,6 +21,10 @@ def paper_config() -> Config:
 
 
 def quick_config() -> Config:
+    """100 steps of 32 images: about 6 s for 500 grey images on one core, with a second start.
+
+    As :func:`e3jax.baselines.cae.quick_config`, chosen on MNIST alone.
+    """
     return Config(steps=100, batch_size=32)
 
 

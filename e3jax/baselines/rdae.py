@@ -21,6 +21,10 @@ def paper_config() -> Config:
 
 
 def quick_config() -> Config:
+    """20 rounds of 5 steps of 32 images: about 8 s for 500 grey images on one core.
+
+    As :func:`e3jax.baselines.cae.quick_config`, chosen on MNIST alone.
+    """
     return Config(steps=100, batch_size=32)
 
 
@@ -36,7 +40,7 @@ def score(
     The threshold is the median of |R|, anew in every round: as long as outliers are the minority,
     it is an inlier's. (The authors' 0.00065 would put nearly all of every residual into S.)
     """
-    x = np.float32(images) * (2 / 255) - 1
+    x = training.to_unit(images)
     network = networks.ConvAutoencoder(config.latent, training.AXIS)
     model = autoencoder.make_model(
         config, network, cae.mean_squared_error, _reconstruction, images, mesh
@@ -61,9 +65,10 @@ def score_as_published(
     mesh: jax.sharding.Mesh | None = None,
     on_progress: Progress = autoencoder.silent,
 ) -> tuple[dict[str, np.ndarray], Info]:
-    """``rdae-as-published``: what the authors' numbers come from, as :func:`score`.
+    """``rdae-as-published``: what the authors' numbers come from, called as :func:`score`.
 
-    Their program's shrink always gives 0, so it trains a plain autoencoder for 20 epochs.
+    Their program's shrink always gives 0, so it trains a plain autoencoder for 20 epochs. (With the
+    quick configs it is CAE from another start.)
     """
     errors, _, loss = cae.reconstruct(
         key, images, config, cae.mean_squared_error, mesh, on_progress
