@@ -42,32 +42,37 @@ class TrainCheckpoint:
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, state: training.TrainState, seconds: float) -> None:
-        """Saves a state and the seconds of training behind it; returns when it is on disk.
+    def save(self, state: training.TrainState, notes: dict[str, np.ndarray]) -> None:
+        """Saves a state and notes to it, arrays of 4-byte numbers; returns when it is on disk.
 
         Does nothing if this step is saved already.
         """
         if self._manager is None:
             return
-        item = _to_host(state, seconds)
+        item = _to_host(state, notes)
         step = int(item["state"]["step"])
         if self._manager.latest_step() == step:
             return
         with _one_at_a_time:
             self._manager.save(step, args=ocp.args.StandardSave(item))
 
-    def restore(self, like: training.TrainState) -> tuple[training.TrainState, float] | None:
-        """The saved state, placed as ``like`` is, and its seconds; None if nothing was saved."""
+    def restore(
+        self, like: training.TrainState, notes: dict[str, np.ndarray]
+    ) -> tuple[training.TrainState, dict[str, np.ndarray]] | None:
+        """The saved state, placed as ``like`` is, and its notes; None if nothing was saved.
+
+        ``notes`` gives the names and shapes of those that were saved.
+        """
         found = self._manager is not None and self._manager.latest_step() is not None
         if not _from_first(np.int32(found)):
             return None
-        item = _to_host(like, 0.0)
+        item = _to_host(like, notes)
         if self._manager is not None:
             with _one_at_a_time:
                 item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
         item = _from_first(item)
         state = training.TrainState(**training.place(like.step.sharding.mesh, item["state"]))
-        return state, float(item["seconds"])
+        return state, item["notes"]
 
     def close(self) -> None:
         """Lets go of the folder."""
@@ -75,9 +80,9 @@ class TrainCheckpoint:
             self._manager.close()
 
 
-def _to_host(state: training.TrainState, seconds: float) -> dict[str, Any]:
+def _to_host(state: training.TrainState, notes: dict[str, np.ndarray]) -> dict[str, Any]:
     """What is saved: arrays that need no devices, so that any mesh can take them up again."""
-    return {"state": jax.device_get(state)._asdict(), "seconds": np.asarray(seconds, np.float32)}
+    return {"state": jax.device_get(state)._asdict(), "notes": jax.tree.map(np.asarray, notes)}
 
 
 def _from_first(tree: Any) -> Any:

@@ -175,6 +175,66 @@ def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, points: int, **styl
         axes.fill_between(x, mean - spread, mean + spread, **band)
 
 
+class Point(NamedTuple):
+    """AUROC in percent: of every seed, and the paper's or None."""
+
+    values: Sequence[float]
+    paper: float | None
+
+
+class Panel(NamedTuple):
+    """A data set's part of a figure: a title, and points by series and by what they stand at."""
+
+    title: str
+    series: dict[str, dict[str | float, Point]]
+
+
+def plot_factor(path: str | os.PathLike, panels: Sequence[Panel], title: str, xlabel: str) -> None:
+    """Draws AUROC against a factor, a panel a data set, as Figs. 5 and 6 of the paper.
+
+    Numbers are joined by lines, names are not. Bars are one standard deviation over seeds; hollow
+    diamonds are the paper's numbers.
+
+    Args:
+      path: PNG or PDF.
+      panels: in the order of the page.
+      title: of the page.
+      xlabel: the factor.
+    """
+    figure = Figure(figsize=(1.5 + 3.6 * len(panels), 3.8), layout="constrained")
+    figure.suptitle(title)
+    names = _ordered({name for panel in panels for name in panel.series})
+    places = list(dict.fromkeys(x for panel in panels for s in panel.series.values() for x in s))
+    numeric = all(isinstance(x, (int, float)) for x in places)
+    colours = dict(zip(names, matplotlib.colormaps["tab20"].colors, strict=False))
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(drawn, panels, strict=True):
+        for s, name in enumerate(names):
+            points = panel.series.get(name, {})
+            xs = sorted(points) if numeric else [x for x in places if x in points]
+            shift = 0 if numeric else 0.5 * ((s + 0.5) / len(names) - 0.5)
+            at = [(x if numeric else places.index(x)) + shift for x in xs]
+            values = [np.mean(points[x].values) for x in xs]
+            spread = [
+                np.std(points[x].values, ddof=1) if len(points[x].values) > 1 else 0 for x in xs
+            ]
+            style = {"color": colours[name], "marker": "o", "markersize": 5, "capsize": 3}
+            axes.errorbar(at, values, spread, linestyle="-" if numeric else "", label=name, **style)
+            papers = [(a, points[x].paper) for a, x in zip(at, xs, strict=True) if points[x].paper]
+            if papers:
+                axes.plot(*zip(*papers, strict=True), "D", fillstyle="none", color=colours[name])
+        if not numeric:
+            axes.set_xticks(range(len(places)), places)
+            axes.set_xlim(-0.6, len(places) - 0.4)
+        axes.set_title(panel.title, size=10)
+        axes.set(xlabel=xlabel)
+        axes.grid(axis="y", alpha=0.3)
+    drawn[0].set_ylabel("AUROC (%)")
+    drawn[0].plot([], [], "D", fillstyle="none", color="black", label="the paper")
+    figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    _save(figure, path)
+
+
 def plot_overview(path: str | os.PathLike, rows: Sequence[dict], title: str) -> None:
     """Draws the AUROC of every method for every inlier class; one dot a run, a bar for the mean.
 

@@ -39,7 +39,7 @@ class TrainConfig(NamedTuple):
       weight_decay: L2 added to the gradient of every parameter, before the optimizer sees it.
       batch_size: views a step.
       steps: length of the run; None means ``epochs`` over all n * k views.
-      epochs: used where ``steps`` is None; None means the paper's ceil(250 / k).
+      epochs: used where ``steps`` is None, may be broken; None means the paper's ceil(250 / k).
       dtype: compute dtype of the convolutions, "float32" or "bfloat16".
     """
 
@@ -50,7 +50,7 @@ class TrainConfig(NamedTuple):
     weight_decay: float = 5e-4
     batch_size: int = 128
     steps: int | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     dtype: str = "float32"
 
     def num_steps(self, n: int, k: int) -> int:

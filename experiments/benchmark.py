@@ -6,12 +6,14 @@ stays on disk: the same command again, also after Ctrl-C or a crash, does only w
 
 import argparse
 import contextlib
+import functools
 import itertools
 import re
 import signal
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import engines
 import jax
@@ -26,6 +28,16 @@ from rich.console import Console
 
 from e3jax import datasets, images, networks, operations
 
+
+class Variant(NamedTuple):
+    """A part of a plan: what is compared there, and how its runs are done."""
+
+    protocol: protocols.Protocol
+    operations: str
+    methods: Sequence[str]
+    ratios: Sequence[float]
+
+
 # The paper's 3 epochs with SGD are too few steps for fewer images than this; the score may invert.
 _FEW_IMAGES = 2000
 
@@ -36,17 +48,26 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     protocols.add_data_arguments(parser)
-    add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios, share of the set")
-    add("--seeds", type=runtime.positive, default=1, help="number of seeds: 0, 1, ...")
     add(
         "--methods",
         nargs="+",
         default=runs.DEFAULT_METHODS,
         choices=("all", *runs.METHODS),
-        help="what to compare; methods that share a training are all done by it",
+        help="what to compare; methods that share a training are all done by it. all: Table 1, "
+        "RDAE as published and pixels",
     )
     protocols.add_arguments(parser)
+    protocols.add_network_and_operations(parser)
+    add_sweep_arguments(parser)
+    return parse(parser)
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much is done, where, and where it is kept: the flags of every sweep."""
+    add = parser.add_argument
+    add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
+    add("--seeds", type=runtime.positive, default=1, help="number of seeds: 0, 1, ...")
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
     add(
         "--tensorboard",
@@ -70,6 +91,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     _add_ray_arguments(parser)
     _add_job_arguments(parser)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command's arguments, with :func:`add_sweep_arguments` among them."""
     arguments = parser.parse_args()
     if complaint := _ray_complaint(arguments) or _job_complaint(arguments):
         parser.error(complaint)
@@ -151,6 +176,29 @@ def _shard(text: str) -> tuple[int, int]:
 
 def main() -> int:
     arguments = parse_arguments()
+    return run(arguments, functools.partial(asked, arguments))
+
+
+def asked(arguments: argparse.Namespace, base: protocols.Protocol) -> list[Variant]:
+    """The plan of this command: one part."""
+    return [Variant(base, arguments.operations, arguments.methods, arguments.ratios)]
+
+
+def run(
+    arguments: argparse.Namespace,
+    variants: Callable[[protocols.Protocol], list[Variant]],
+    draw: Callable[[sweep.Folder], None] = lambda folder: None,
+) -> int:
+    """Does a sweep and all that a person wants to know of it.
+
+    Args:
+      arguments: the command's.
+      variants: the plan's parts, given the protocol that the arguments name.
+      draw: what else to make of the results.
+
+    Returns:
+      the command's exit code.
+    """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = None
@@ -160,9 +208,10 @@ def main() -> int:
             stack.callback(engine.close)
             # The other processes of a job compute, and are silent unless they fail.
             console.quiet = jax.process_index() > 0
-            failures = Benchmark(arguments, engine, folder, console).run_all()
+            failures = Benchmark(arguments, variants, engine, folder, console).run_all()
         if folder:
             print(folder.write_tables())
+            draw(folder)
             console.print(f"Tables, figures and every image's scores are in {folder.path}/")
     except (ValueError, OSError) as error:  # images.InputError is a ValueError
         console.quiet = False
@@ -208,6 +257,7 @@ class Benchmark:
     def __init__(
         self,
         arguments: argparse.Namespace,
+        variants: Callable[[protocols.Protocol], list[Variant]],
         engine: engines.Engine,
         folder: sweep.Folder | None,
         console: Console,
@@ -215,9 +265,8 @@ class Benchmark:
         self.arguments, self.engine = arguments, engine
         self.folder, self.console = folder, console
         self.dataset = protocols.load(arguments, console.print)
-        self.operations = operations.operation_set(arguments.operations)
         grey = self.dataset.images.shape[-1] == 1
-        self.protocol = protocols.resolve(arguments, grey, engine.platform)
+        self.variants = variants(protocols.resolve(arguments, grey, engine.platform))
         # By name: what is asked for twice is done once.
         plan = list({run.name: run for run in self._plan()}.values())
         self._check(plan)
@@ -229,23 +278,23 @@ class Benchmark:
         self._announce()
 
     def _plan(self) -> Iterator[sweep.Run]:
-        arguments = self.arguments
-        classes = arguments.classes or range(len(self.dataset.class_names))
-        asked = runs.METHODS if "all" in arguments.methods else arguments.methods
-        trainings = dict.fromkeys(runs.METHODS[method] for method in asked)
-        for seed, ratio, inlier_class, method in itertools.product(
-            range(arguments.seeds), arguments.ratios, classes, trainings
-        ):
-            yield sweep.Run(
-                dataset=self.dataset.name,
-                source=self.dataset.source,
-                method=method,
-                inlier_class=inlier_class,
-                ratio=ratio,
-                seed=seed,
-                max_images=self.protocol.max_images,
-                **runs.TRAININGS[method].describe(self.protocol, arguments.operations),
-            )
+        classes = self.arguments.classes or range(len(self.dataset.class_names))
+        for seed, variant in itertools.product(range(self.arguments.seeds), self.variants):
+            asked = runs.TABLE_METHODS if "all" in variant.methods else variant.methods
+            trainings = dict.fromkeys(runs.METHODS[method] for method in asked)
+            for ratio, inlier_class, method in itertools.product(
+                variant.ratios, classes, trainings
+            ):
+                yield sweep.Run(
+                    dataset=self.dataset.name,
+                    source=self.dataset.source,
+                    method=method,
+                    inlier_class=inlier_class,
+                    ratio=ratio,
+                    seed=seed,
+                    max_images=variant.protocol.max_images,
+                    **runs.TRAININGS[method].describe(variant.protocol, variant.operations),
+                )
 
     def _check(self, plan: list[sweep.Run]) -> None:
         """Finds what is wrong with a plan before its first run, not after an hour."""
@@ -256,8 +305,10 @@ class Benchmark:
                     f"no image of {run.dataset} has the inlier class {run.inlier_class}: "
                     f"choose from 0 to {known[-1]}"
                 )
-        networks.build(self.protocol.config.network, len(self.operations))
-        for ratio in self.arguments.ratios:
+        for variant in self.variants:
+            k = len(operations.operation_set(variant.operations))
+            networks.build(variant.protocol.config.network, k)
+        for ratio in {run.ratio for run in plan}:
             sets = [run for run in plan if run.ratio == ratio]
             runs.draw(self.dataset, min(sets, key=lambda run: runs.size(self.dataset, run)))
 
@@ -282,25 +333,31 @@ class Benchmark:
 
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
-        say, (name, config, _) = self.console.print, self.protocol
-        n, shard = self.capacity, self.arguments.shard
-        steps = config.num_steps(n, len(self.operations))
+        say, n, shard = self.console.print, self.capacity, self.arguments.shard
         say(f"Data: {self.dataset.name} from {self.dataset.source}, sets of up to {n} images")
-        say(
-            f"Protocol: {name} ({config.network}, {len(self.operations)} operations, "
-            f"{config.optimizer}, {steps} steps of {config.batch_size} views, {config.dtype})"
-        )
+        for description in dict.fromkeys(map(self._describe, self.variants)):
+            say(f"Protocol: {description}")
         say(f"Device: {self.engine.device}")
         say(f"Runs at once: {self.engine.at_once}")
         of_shard = f" of shard {shard[0]} of {shard[1]}" if shard else ""
         done = len(self.runs) - len(self.todo)
         say(f"Plan: {len(self.runs)} runs{of_shard}, {done} of them finished before")
+        name, config, _ = self.variants[0].protocol
         if "paper" in name and config.optimizer == "sgd" and n < _FEW_IMAGES:
             say(
-                f"Warning: the paper's protocol takes only {steps} steps on {n} images, too few "
-                "to learn: scores may be inverted; use --protocol quick or more images",
+                f"Warning: the paper's protocol takes too few steps on {n} images to learn: scores "
+                "may be inverted; use --protocol quick or more images",
                 style="yellow",
             )
+
+    def _describe(self, variant: Variant) -> str:
+        name, config, _ = variant.protocol
+        k = len(operations.operation_set(variant.operations))
+        return (
+            f"{name} ({config.network}, {k} operations, {config.optimizer}, "
+            f"{config.num_steps(self.capacity, k)} steps of {config.batch_size} views, "
+            f"{config.dtype})"
+        )
 
     def run_all(self) -> list[str]:
         """Does what is missing; returns a sentence for each run that failed."""

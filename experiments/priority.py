@@ -58,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--ratio", type=float, default=0.1, help="outlier ratio, share of the set")
     add("--seeds", type=runtime.positive, default=3, help="number of trainings: seeds 0, 1, ...")
     protocols.add_arguments(parser)
+    protocols.add_network_and_operations(parser)
     add("--every", type=runtime.positive, default=5, help="steps between recorded points")
     add(
         "--probe-views",

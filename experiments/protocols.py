@@ -10,6 +10,7 @@ import runtime
 from e3jax import datasets, training
 
 QUICK_IMAGES = 500
+OPERATIONS = "RA+IA+PR"
 
 
 class Protocol(NamedTuple):
@@ -53,13 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{QUICK_IMAGES} images a class; auto: paper on an accelerator, quick on a CPU",
     )
     add("--steps", type=runtime.positive, help="length of a training (default: the protocol's)")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
+    add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
+    parser.set_defaults(network=None)
+
+
+def add_network_and_operations(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--network",
         help="e.g. wrn-10-4, resnet-20, resnet-50, densenet-40 (default: the protocol's)",
     )
-    add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
-    add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
+    add("--operations", default=OPERATIONS, help="families of operations, e.g. RA or RA+IA")
 
 
 def resolve(arguments: argparse.Namespace, grey: bool, platform: str | None = None) -> Protocol:

@@ -55,7 +55,10 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Scores [n] by method, smaller = more outlying, and columns that were measured on the way."""
+    """Scores [n] by method, smaller = more outlying, and columns that were measured on the way.
+
+    A measured column is a value, or a dictionary of values by method.
+    """
 
     scores: dict[str, np.ndarray]
     measured: dict[str, Any]
@@ -152,70 +155,151 @@ def _build(
 
 
 def _e3outlier(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    config = training.TrainConfig(**task.run.config)
-    with _building:  # two threads on the same devices would both build
-        programs = _build(config, task.run.operations, task.mesh, task.events is not None)
-    k = programs.k
-    state, train_seconds = _train(task, config, programs)
-    start, done = time.monotonic(), 0
-
-    def on_block(images_done: int) -> None:
-        nonlocal done
-        task.bar.advance((images_done - done) * k, "scoring")
-        done = images_done
-
-    scores = programs.score(state.variables, task.images, on_block)
+    with contextlib.ExitStack() as stack:
+        course = _Course(task, stack)
+        course.advance(course.steps())
+    scores, score_seconds = course.score()
     names = {"e3outlier": scores.ne, "e3outlier-pl": scores.pl, "e3outlier-mp": scores.mp}
     forest_key = jax.random.fold_in(jax.random.key(task.run.seed), task.run.inlier_class)
     names["ssd-if"] = isolation_forest.score(forest_key, scores.representation)
     return names, {
-        "steps": config.num_steps(len(task.images), k),
+        "steps": course.steps(),
         "pretext_accuracy": float(scores.accuracy.mean()),
-        "train_seconds": train_seconds,
-        "score_seconds": time.monotonic() - start,
-        "warning": scoring.health(scores, k),
+        "train_seconds": course.seconds,
+        "score_seconds": score_seconds,
+        "warning": scoring.health(scores, course.programs.k),
     }
 
 
-def _train(
-    task: Task, config: training.TrainConfig, programs: _Programs
-) -> tuple[training.TrainState, float]:
-    """The trained state and the seconds it took, with those of an earlier start."""
-    run, trainer, bar, n = task.run, programs.trainer, task.bar, len(task.images)
-    bank = training.place_bank(task.mesh, task.images, task.capacity)
-    key = jax.random.fold_in(jax.random.key(run.seed), run.inlier_class)
-    state, before, saved, events = trainer.init(key, task.images.shape[-1]), 0.0, None, None
-    with contextlib.ExitStack() as stack:
+class _Course:
+    """A training under way: it is kept on disk, continued from there, and told to the task's bar.
+
+    Args:
+      task: what to train on, and how.
+      stack: closes what is open in the end.
+      notes: arrays of 4-byte numbers that are kept with the state; the caller fills them.
+    """
+
+    def __init__(
+        self, task: Task, stack: contextlib.ExitStack, notes: dict[str, np.ndarray] | None = None
+    ):
+        self.task, self.config = task, training.TrainConfig(**task.run.config)
+        with _building:  # two threads on the same devices would both build
+            self.programs = _build(
+                self.config, task.run.operations, task.mesh, task.events is not None
+            )
+        self.bank = training.place_bank(task.mesh, task.images, task.capacity)
+        key = jax.random.fold_in(jax.random.key(task.run.seed), task.run.inlier_class)
+        self.state = self.programs.trainer.init(key, task.images.shape[-1])
+        self.notes, self.saved, self.events = notes or {}, None, None
+        self.seconds = 0.0  # of training, with those of an earlier start
         if task.events:
-            events = stack.enter_context(contextlib.closing(task.events(config, programs.k)))
+            events = task.events(self.config, self.programs.k)
+            self.events = stack.enter_context(contextlib.closing(events))
         if task.state:
-            saved = checkpoint.TrainCheckpoint(task.state)
-            stack.enter_context(contextlib.closing(saved))
-            if restored := saved.restore(state):
-                state, before = restored
-                bar.skip(int(state.step) * config.batch_size * _TRAIN_COST)
-        start = last_save = time.monotonic()
-        probe_data = training.place(task.mesh, events.probe_set) if events else ()
+            self.saved = checkpoint.TrainCheckpoint(task.state)
+            stack.enter_context(contextlib.closing(self.saved))
+            if restored := self.saved.restore(self.state, self._kept()):
+                self.state, self.notes = restored
+                self.seconds = float(self.notes.pop("seconds"))
+                task.bar.skip(int(self.state.step) * self.config.batch_size * _TRAIN_COST)
+        self.last_save = time.monotonic()
+
+    def steps(self, epochs: float | None = None) -> int:
+        """Of the whole training, or of so many epochs."""
+        config = self.config._replace(epochs=epochs) if epochs else self.config
+        return config.num_steps(len(self.task.images), self.programs.k)
+
+    def advance(self, until: int) -> None:
+        """Trains to this step."""
+        task, began, before = self.task, time.monotonic(), self.seconds
+        probe_data = training.place(task.mesh, self.events.probe_set) if self.events else ()
 
         def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
-            nonlocal last_save
             log = jax.device_get(log)
-            if events:
-                events.write(int(state.step), log)
-            bar.advance(
-                int(np.isfinite(log.accuracy).sum()) * config.batch_size * _TRAIN_COST,
+            if self.events:
+                self.events.write(int(state.step), log)
+            task.bar.advance(
+                int(np.isfinite(log.accuracy).sum()) * self.config.batch_size * _TRAIN_COST,
                 f"loss {np.nanmean(log.loss):.3f}, pretext accuracy {np.nanmean(log.accuracy):.0%}",
             )
-            if saved and time.monotonic() - last_save >= task.save_seconds:
-                saved.save(state, before + time.monotonic() - start)
-                last_save = time.monotonic()
+            self.state, self.seconds = state, before + time.monotonic() - began
+            if self.saved and time.monotonic() - self.last_save >= task.save_seconds:
+                self._save()
 
-        total = config.num_steps(n, programs.k)
-        state = training.train(trainer, state, bank, n, total, on_chunk, probe_data)
-        train_seconds = before + time.monotonic() - start
-        if saved and train_seconds >= task.save_seconds:
-            saved.save(state, train_seconds)
-    return state, train_seconds
+        self.state = training.train(
+            self.programs.trainer,
+            self.state,
+            self.bank,
+            len(task.images),
+            until,
+            on_chunk,
+            probe_data,
+        )
+        if self.saved and self.seconds >= task.save_seconds:
+            self._save()
+
+    def _save(self) -> None:
+        self.saved.save(self.state, self._kept())
+        self.last_save = time.monotonic()
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        return self.notes | {"seconds": np.float32(self.seconds)}
+
+    def score(self) -> tuple[scoring.Scores, float]:
+        """Scores of the present state, and the seconds they took."""
+        began, done, k = time.monotonic(), 0, self.programs.k
+
+        def on_block(images_done: int) -> None:
+            nonlocal done
+            self.task.bar.advance((images_done - done) * k, "scoring")
+            done = images_done
+
+        scores = self.programs.score(self.state.variables, self.task.images, on_block)
+        return scores, time.monotonic() - began
+
+
+# Fig. 6 d: one training, scored after every epoch.
+_EPOCHS = 10
+_EPOCH_METHODS = {f"e3outlier-epoch{e:02d}": e for e in range(_EPOCHS, 0, -1)}
+
+
+def _describe_epochs(protocol: protocols.Protocol, operation_names: str) -> dict[str, Any]:
+    """The protocol for ten epochs; at a constant rate, or the first nine would be unfinished."""
+    config = protocol.config._replace(steps=None, epochs=_EPOCHS)
+    if config.schedule != "constant":
+        config = config._replace(schedule="constant", learning_rate=1e-3)
+    changed = protocol._replace(name=f"{protocol.name}-{_EPOCHS}epochs", config=config)
+    return _describe_e3outlier(changed, operation_names)
+
+
+def _cost_epochs(run: sweep.Run, n: int) -> int:
+    k = len(operations.paper_operations(run.operations))
+    return _cost_e3outlier(run, n) + (_EPOCHS - 1) * n * k
+
+
+def _epochs(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    shape, began = (_EPOCHS, len(task.images)), time.monotonic()
+    notes = {name: np.full(shape, np.nan, np.float32) for name in ("ne", "accuracy")}
+    with contextlib.ExitStack() as stack:
+        course = _Course(task, stack, notes)
+        for e in range(_EPOCHS):
+            end = course.steps(e + 1)
+            course.advance(end)
+            if course.state.step == end:  # else an earlier start was further
+                scores, _ = course.score()
+                course.notes["ne"][e], course.notes["accuracy"][e] = scores.ne, scores.accuracy
+    ne, accuracy = course.notes["ne"], course.notes["accuracy"].mean(1)
+    scores, measured = {}, {"steps": {}, "pretext_accuracy": {}, "warning": {}}
+    for method, epoch in _EPOCH_METHODS.items():
+        scores[method], learnt = ne[epoch - 1], float(accuracy[epoch - 1])
+        measured["steps"][method] = course.steps(epoch)
+        measured["pretext_accuracy"][method] = learnt
+        measured["warning"][method] = scoring.values_health(
+            scores[method]
+        ) or scoring.pretext_health(learnt, course.programs.k)
+    seconds = {"train_seconds": course.seconds}
+    return scores, measured | seconds | {"score_seconds": time.monotonic() - began - course.seconds}
 
 
 # --- The methods that the paper compares with ------------------------------------------------
@@ -281,6 +365,7 @@ TRAININGS = {
             cost=_cost_e3outlier,
             on_devices=True,
         ),
+        Training(tuple(_EPOCH_METHODS), _describe_epochs, _epochs, _cost_epochs, on_devices=True),
         *(
             Training(
                 serves, _describe_compared(serves[0]), _compared, _cost_compared, on_devices=True
@@ -291,6 +376,8 @@ TRAININGS = {
                 ("rdae",),
                 ("rdae-as-published",),
                 ("dagmm",),
+                ("cae-views",),
+                ("cae-64",),
             )
         ),
         *(
@@ -299,6 +386,9 @@ TRAININGS = {
         ),
     )
 }
-# Which training serves a method.
+# By the name of a method: the training that serves it.
 METHODS = {name: key for key, kind in TRAININGS.items() for name in kind.serves}
 DEFAULT_METHODS = ("e3outlier", *pixels.METHODS)
+# What "all" means: Table 1, RDAE as published and pixels, without the paper's controls.
+_CONTROLS = (*_EPOCH_METHODS, "cae-views", "cae-64")
+TABLE_METHODS = tuple(name for name in METHODS if name not in _CONTROLS)

@@ -103,7 +103,10 @@ class Folder:
     def finish(
         self, run: Run, scores: dict[str, np.ndarray], is_outlier, ids, extra: dict
     ) -> list[dict]:
-        """Writes a run's files and returns its rows, one for each name in ``scores``."""
+        """Writes a run's files and returns its rows, one for each name in ``scores``.
+
+        ``extra`` holds further columns: values, or dictionaries of values by method.
+        """
         rows = []
         for method, values in scores.items():
             sound = np.isfinite(values).all()
@@ -111,7 +114,8 @@ class Folder:
                 name: getattr(metrics, name)(values, is_outlier) if sound else float("nan")
                 for name in report.METRICS
             }
-            rows.append(run._asdict() | {"method": method} | measured | extra)
+            measured |= {c: v[method] if isinstance(v, dict) else v for c, v in extra.items()}
+            rows.append(run._asdict() | {"method": method} | measured)
         write_atomically(
             self.runs / f"{run.name}.npz",
             lambda file: np.savez_compressed(file, is_outlier=is_outlier, ids=ids, **scores),

@@ -49,11 +49,12 @@ for count in map(int, counts):
         states.append(jax.device_get(state.variables)), logs.append(jax.device_get(log))
     state = training.train(trainer, start, bank, len(images), 3, on_chunk)
     saved = checkpoint.TrainCheckpoint(f"{folder}/state{process}-{count}")
-    assert saved.restore(state) is None
-    saved.save(state, 7.5)
-    again, seconds = saved.restore(trainer.init(jax.random.key(1), 1))
+    notes = {"seconds": np.float32(7.5)}
+    assert saved.restore(state, notes) is None
+    saved.save(state, notes)
+    again, notes = saved.restore(trainer.init(jax.random.key(1), 1), {"seconds": np.float32(0)})
     saved.close()
-    assert seconds == 7.5
+    assert notes["seconds"] == 7.5
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         assert a.sharding == b.sharding
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

@@ -130,11 +130,13 @@ def test_same_seed_same_numbers_and_resumed_is_undisturbed(trainer, digits, tmp_
     chex.assert_trees_all_equal(whole.variables, again.variables)
     saved = checkpoint.TrainCheckpoint(tmp_path / "state")
     fresh = trainer.init(jax.random.key(0), 1)
-    assert saved.restore(fresh) is None
-    run(trainer, digits, total=4, on_chunk=lambda state, log: saved.save(state, 12.5))
+    notes = {"seconds": np.float32(12.5), "scores": np.float32([[1, np.nan]])}
+    assert saved.restore(fresh, notes) is None
+    run(trainer, digits, total=4, on_chunk=lambda state, log: saved.save(state, notes))
     saved = checkpoint.TrainCheckpoint(tmp_path / "state")
-    state, seconds = saved.restore(fresh)
-    assert seconds == 12.5 and int(state.step) == 4
+    state, kept = saved.restore(fresh, jax.tree.map(np.zeros_like, notes))
+    chex.assert_trees_all_equal(kept, notes)
+    assert int(state.step) == 4
     bank = training.place_bank(trainer.mesh, digits, 80)
     resumed = training.train(trainer, state, bank, len(digits), 8)
     chex.assert_trees_all_equal(whole.variables, resumed.variables)

@@ -11,6 +11,8 @@ A method's ``score(key, images, config, mesh=None, on_progress=...)`` takes:
 It returns ``({name: float [n]}, Info)``: scores, smaller = more outlying, under every name that its
 one training serves; steps, last loss, and a warning unless the scores look sound.
 
+``cae-views`` and ``cae-64`` are the paper's controls: CAE on all views, and with a code of 64.
+
 Two are not trained here: ``ssd-if`` is :mod:`isolation_forest` on E3Outlier's representations, and
 :mod:`pixels` knows pixels alone.
 """
@@ -28,6 +30,20 @@ class Method(NamedTuple):
     quick_config: Callable[[], Config]
 
 
+def _control(name: str, **changed) -> Method:
+    """CAE with a changed config, under a name of its own."""
+
+    def score(*args, **kwargs):
+        scores, info = cae.score(*args, **kwargs)
+        return {name: scores["cae"]}, info
+
+    return Method(
+        score,
+        lambda: cae.paper_config()._replace(**changed),
+        lambda: cae.quick_config()._replace(**changed),
+    )
+
+
 _CAE = Method(cae.score, cae.paper_config, cae.quick_config)
 
 METHODS = {
@@ -37,4 +53,6 @@ METHODS = {
     "rdae": Method(rdae.score, rdae.paper_config, rdae.quick_config),
     "rdae-as-published": Method(rdae.score_as_published, rdae.paper_config, rdae.quick_config),
     "dagmm": Method(dagmm.score, dagmm.paper_config, dagmm.quick_config),
+    "cae-views": _control("cae-views", operations="RA+IA+PR"),
+    "cae-64": _control("cae-64", latent=64),
 }
