@@ -201,28 +201,20 @@ def plot_factor(path: str | os.PathLike, panels: Sequence[Panel], title: str, xl
       title: of the page.
       xlabel: the factor.
     """
-    figure = Figure(figsize=(1.5 + 3.6 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(2.8 + 3.2 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title)
     names = _ordered({name for panel in panels for name in panel.series})
+    colours = dict(zip(names, matplotlib.colormaps["tab20"].colors, strict=False))
     places = list(dict.fromkeys(x for panel in panels for s in panel.series.values() for x in s))
     numeric = all(isinstance(x, (int, float)) for x in places)
-    colours = dict(zip(names, matplotlib.colormaps["tab20"].colors, strict=False))
+    at = {x: x if numeric else i for i, x in enumerate(places)}
     drawn = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(drawn, panels, strict=True):
         for s, name in enumerate(names):
-            points = panel.series.get(name, {})
-            xs = sorted(points) if numeric else [x for x in places if x in points]
+            # Beside each other, where lines do not tell series apart.
             shift = 0 if numeric else 0.5 * ((s + 0.5) / len(names) - 0.5)
-            at = [(x if numeric else places.index(x)) + shift for x in xs]
-            values = [np.mean(points[x].values) for x in xs]
-            spread = [
-                np.std(points[x].values, ddof=1) if len(points[x].values) > 1 else 0 for x in xs
-            ]
-            style = {"color": colours[name], "marker": "o", "markersize": 5, "capsize": 3}
-            axes.errorbar(at, values, spread, linestyle="-" if numeric else "", label=name, **style)
-            papers = [(a, points[x].paper) for a, x in zip(at, xs, strict=True) if points[x].paper]
-            if papers:
-                axes.plot(*zip(*papers, strict=True), "D", fillstyle="none", color=colours[name])
+            series = {at[x] + shift: point for x, point in panel.series.get(name, {}).items()}
+            _plot_series(axes, series, colours[name], name, "-" if numeric else "")
         if not numeric:
             axes.set_xticks(range(len(places)), places)
             axes.set_xlim(-0.6, len(places) - 0.4)
@@ -230,9 +222,23 @@ def plot_factor(path: str | os.PathLike, panels: Sequence[Panel], title: str, xl
         axes.set(xlabel=xlabel)
         axes.grid(axis="y", alpha=0.3)
     drawn[0].set_ylabel("AUROC (%)")
-    drawn[0].plot([], [], "D", fillstyle="none", color="black", label="the paper")
-    figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    handles, labels = drawn[0].get_legend_handles_labels()
+    handles += drawn[0].plot([], [], "D", fillstyle="none", color="black")
+    labels += ["the paper"]
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
     _save(figure, path)
+
+
+def _plot_series(
+    axes: Axes, series: dict[float, Point], colour: tuple, name: str, linestyle: str
+) -> None:
+    xs = sorted(series)
+    means = [np.mean(series[x].values) for x in xs]
+    spread = [np.std(series[x].values, ddof=1) if len(series[x].values) > 1 else np.nan for x in xs]
+    style = {"marker": "o", "markersize": 5, "capsize": 3, "linestyle": linestyle}
+    axes.errorbar(xs, means, spread, color=colour, label=name, **style)
+    paper = {x: series[x].paper for x in xs if series[x].paper}
+    axes.plot(paper.keys(), paper.values(), "D", fillstyle="none", color=colour)
 
 
 def plot_overview(path: str | os.PathLike, rows: Sequence[dict], title: str) -> None:

@@ -15,6 +15,8 @@ BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
 _RATIO = 0.1
 _SCORES = {"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}
 _REPRESENTATIONS = {"cae-if": "CAE", "ssd-if": "SSD"}
+# What has names stands in this order, then by them.
+_ORDER = ("CAE", "SSD", "PL", "MP", "NE", "RA", "RA+IA", "RA+IA+PR")
 _LENGTHS = ("equal steps", "the paper's epochs")
 
 
@@ -58,8 +60,8 @@ def _panels(rows: Sequence[dict], family: str, place: Callable) -> Iterator[repo
         classes = set.intersection(*({c for _, c in cells} for cells in points.values()))
         if len({where.x for where in points}) < 2 or not classes:
             continue
-        panel = report.Panel(f"{dataset}, {source}\n{len(classes)} class(es)", defaultdict(dict))
-        for where, cells in points.items():
+        panel = report.Panel(f"{dataset}, {source}\nclasses: {len(classes)}", defaultdict(dict))
+        for where, cells in sorted(points.items(), key=lambda item: _rank(item[0].x)):
             seeds = {seed for seed, _ in cells}
             whole = [s for s in sorted(seeds) if all((s, c) in cells for c in classes)]
             means = [sum(cells[s, c] for c in classes) / len(classes) for s in whole]
@@ -67,6 +69,10 @@ def _panels(rows: Sequence[dict], family: str, place: Callable) -> Iterator[repo
             if means:
                 panel.series[where.series][where.x] = report.Point(means, paper)
         yield panel
+
+
+def _rank(x: str | float) -> tuple:
+    return _ORDER.index(x) if x in _ORDER else len(_ORDER), x
 
 
 def _is_standard(row: dict, family: str, but: str = "") -> bool:
