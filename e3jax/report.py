@@ -220,11 +220,14 @@ def plot_factor(path: str | os.PathLike, panels: Sequence[Panel], title: str, xl
             axes.set_xlim(-0.6, len(places) - 0.4)
         axes.set_title(panel.title, size=10)
         axes.set(xlabel=xlabel)
+        # A difference of a tenth of a point is none, and must not look like one.
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))
         axes.grid(axis="y", alpha=0.3)
     drawn[0].set_ylabel("AUROC (%)")
     handles, labels = drawn[0].get_legend_handles_labels()
     handles += drawn[0].plot([], [], "D", fillstyle="none", color="black")
-    labels += ["the paper"]
+    labels += ["the paper (all classes)"]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     _save(figure, path)
 

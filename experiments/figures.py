@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import runs
 from protocols import OPERATIONS
 
 from e3jax import report, training
@@ -13,6 +14,7 @@ from e3jax import report, training
 # Behind a protocol's name: the lengths of Fig. 6 a that are not the protocol's own, and Fig. 6 d.
 BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
 _RATIO = 0.1
+_COMPARED = set(runs.TABLE_METHODS) - {"e3outlier-pl", "e3outlier-mp"}
 _SCORES = {"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}
 _REPRESENTATIONS = {"cae-if": "CAE", "ssd-if": "SSD"}
 # What has names stands in this order, then by them.
@@ -97,7 +99,7 @@ def _place_representations(row: dict, family: str) -> list[Place]:
 
 def _place_ratios(row: dict, family: str) -> list[Place]:
     method, ratio = row["method"], round(row["ratio"], 4)
-    if method in ("e3outlier-pl", "e3outlier-mp") or not _is_standard(row, family):
+    if method not in _COMPARED or not _is_standard(row, family):
         return []
     return [Place(method, 100 * ratio, (ratio, method))]
 
