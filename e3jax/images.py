@@ -5,9 +5,18 @@ Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+# How an image that is not square becomes so, see read_files.
+FITS = ("squash", "crop", "letterbox")
 
 
 class InputError(ValueError):
@@ -73,6 +82,178 @@ def as_bank(images, ids=None) -> ImageBank:
         )
     bank = images[..., None] if images.ndim == 3 else images
     return ImageBank(bank, _as_ids(ids, len(bank)))
+
+
+class Unreadable(NamedTuple):
+    """A file that is left out, and why, in a few words."""
+
+    path: str
+    reason: str
+
+
+class Collection(NamedTuple):
+    """Images read from files.
+
+    bank: the readable ones; their paths as ids.
+    unreadable: the others.
+    """
+
+    bank: ImageBank
+    unreadable: list[Unreadable]
+
+
+def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
+    """All image files below a folder, by the endings that Pillow knows, in natural order.
+
+    Hidden files and folders are left out, and links to folders are not followed, so that none can
+    lead in circles. Natural order puts "2.png" before "10.png".
+
+    Returns:
+      the files, and the folders that cannot be opened.
+
+    Raises:
+      InputError: no such folder, or no image in it.
+    """
+    from PIL import Image
+
+    folder, found, closed = Path(folder), [], []
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {what}, expected a folder of images: check the path")
+    endings = Image.registered_extensions()
+
+    def note(error: OSError) -> None:
+        closed.append(Unreadable(str(error.filename), _reason(error)))
+
+    for path, folders, names in os.walk(folder, onerror=note):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = (name for name in names if not name.startswith("."))
+        found += [Path(path, name) for name in names if Path(name).suffix.lower() in endings]
+    if not found:
+        why = f" ({closed[0].reason}: {closed[0].path})" if closed else ""
+        raise InputError(f"{folder} has no image files{why}: give a folder with at least 2 images")
+    return sorted(found, key=lambda path: _natural(path.relative_to(folder))), closed
+
+
+def _natural(path: Path) -> tuple:
+    """Key that sorts numbers in names by their value."""
+    parts = re.split(r"(\d+)", str(path).casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], str(path)
+
+
+def read_files(
+    paths: Iterable[str | os.PathLike],
+    side: int = 32,
+    fit: str = "squash",
+    colour: bool | None = None,
+    on_file: Callable[[int], None] = lambda done: None,
+) -> Collection:
+    """Reads image files into a bank of square images.
+
+    Turned as their EXIF data says; CMYK, palette and 16-bit images become grey or RGB; what is
+    transparent is shown on white; of animations the first picture is taken. Files of more pixels
+    than Pillow takes for sound (179 million) are not decoded: a few kilobytes can hold gigabytes.
+
+    Args:
+      paths: at least 2 files.
+      side: of the images in the bank, even.
+      fit: how an image becomes square: "squash" scales both sides, "crop" takes the largest square
+        in the middle, "letterbox" adds black borders.
+      colour: True for RGB, False for grey; None: RGB if any image has a colour.
+      on_file: is told the number of files done.
+
+    Raises:
+      InputError: unknown fit, odd side, or fewer than 2 images can be read.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
+    paths, pictures, ids, unreadable = list(paths), [], [], []
+    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as threads:
+        warnings.simplefilter("ignore")  # of damaged metadata, and of large images
+        done = threads.map(lambda path: _read(path, side, fit), paths)
+        for number, (path, result) in enumerate(zip(paths, done, strict=True), start=1):
+            if isinstance(result, str):
+                unreadable.append(Unreadable(os.fspath(path), result))
+            else:
+                pictures.append(result)
+                ids.append(os.fspath(path))
+            on_file(number)
+    if len(pictures) < 2:
+        why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
+        raise InputError(
+            f"{len(pictures)} of {len(paths)} files are readable images, expected at least 2: an "
+            f"outlier needs others to differ from, so give a larger collection{why}"
+        )
+    images = np.stack(pictures)
+    if colour is False:
+        images = _grey(images)
+    elif colour is None and (images == images[..., :1]).all():
+        images = images[..., :1]
+    return Collection(as_bank(images, ids), unreadable)
+
+
+def _read(path: str | os.PathLike, side: int, fit: str) -> np.ndarray | str:
+    """A file as uint8 [side, side, 3], or the reason why it cannot be read."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            picture.draft("RGB", (2 * side, 2 * side))  # of JPEG alone: many times faster
+            picture = _to_rgb(ImageOps.exif_transpose(picture))
+        return np.asarray(_to_square(picture, side, fit))
+    except Exception as error:  # decoders of damaged files raise whatever they come across
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What happened, for a list of files: without the path, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image"
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _to_rgb(picture):
+    """A Pillow image of any mode as RGB."""
+    from PIL import Image
+
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("pixels that are not finite")
+        if picture.mode.startswith("I") and 0 <= values.min() and values.max() < 1 << 16:
+            values = values / 257  # 16 bits
+        else:
+            values = 255 * (values - values.min()) / max(np.ptp(values), 1e-30)
+        picture = Image.fromarray(np.uint8(values.round()))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _to_square(picture, side: int, fit: str):
+    """An RGB image of Pillow's as one of side x side."""
+    from PIL import Image, ImageOps
+
+    if fit == "crop":
+        return ImageOps.fit(picture, (side, side))
+    if fit == "squash":
+        return picture.resize((side, side), reducing_gap=3)
+    # Not ImageOps.pad: it makes nothing of a line of one pixel.
+    size = [max(round(side * length / max(picture.size)), 1) for length in picture.size]
+    square = Image.new("RGB", (side, side))
+    corner = tuple((side - length) // 2 for length in size)
+    square.paste(picture.resize(size, reducing_gap=3), corner)
+    return square
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """RGB uint8 [n, h, w, 3] to luma [n, h, w, 1] (ITU-R 601)."""
+    luma = images @ np.float32([0.299, 0.587, 0.114])
+    return luma.round().astype(np.uint8)[..., None]
 
 
 def pad_to(images: np.ndarray, side: int) -> np.ndarray:
