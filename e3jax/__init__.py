@@ -1,6 +1,7 @@
 """e3jax finds the images that do not belong in an unlabelled collection (E3Outlier in JAX)."""
 
 from e3jax.datasets import contaminate
+from e3jax.estimator import E3Outlier, E3OutlierDetector
 from e3jax.images import ImageBank, InputError
 from e3jax.metrics import aupr_in, aupr_out, auroc
 from e3jax.operations import Operation, OperationSet, all_views, apply_operation, operation_set
@@ -18,6 +19,8 @@ from e3jax.training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "E3Outlier",
+    "E3OutlierDetector",
     "ImageBank",
     "InputError",
     "Operation",

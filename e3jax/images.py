@@ -37,12 +37,13 @@ class ImageBank(NamedTuple):
     ids: np.ndarray
 
 
-def as_bank(images, ids=None) -> ImageBank:
+def as_bank(images, ids=None, least: int = 2) -> ImageBank:
     """Checks an array of images and gives it its canonical shape.
 
     Args:
-      images: uint8 [n, h, w] or [n, h, w, c], n >= 2, h = w even.
+      images: uint8 [n, h, w] or [n, h, w, c], h = w even.
       ids: n integers or strings; 0 .. n-1 if not given.
+      least: smallest n; to train takes 2.
 
     Returns:
       ImageBank; its images share memory with ``images`` where NumPy allows it.
@@ -64,9 +65,9 @@ def as_bank(images, ids=None) -> ImageBank:
             f"images have dtype {images.dtype}, expected uint8 with values 0 to 255: "
             "scale to that range and convert with .astype(np.uint8)"
         )
-    if images.size == 0 or len(images) < 2:
+    if images.size == 0 or len(images) < least:
         raise InputError(
-            f"images have shape {images.shape}, expected at least 2 non-empty images: "
+            f"images have shape {images.shape}, expected at least {least} non-empty images: "
             "an outlier needs others to differ from, so give a larger collection"
         )
     h, w = images.shape[1:3]
@@ -146,6 +147,7 @@ def read_files(
     side: int = 32,
     fit: str = "squash",
     colour: bool | None = None,
+    least: int = 2,
     on_file: Callable[[int], None] = lambda done: None,
 ) -> Collection:
     """Reads image files into a bank of square images.
@@ -155,15 +157,16 @@ def read_files(
     than Pillow takes for sound (179 million) are not decoded: a few kilobytes can hold gigabytes.
 
     Args:
-      paths: at least 2 files.
+      paths: files.
       side: of the images in the bank, even.
       fit: how an image becomes square: "squash" scales both sides, "crop" takes the largest square
         in the middle, "letterbox" adds black borders.
       colour: True for RGB, False for grey; None: RGB if any image has a colour.
+      least: smallest number of readable images; to train takes 2.
       on_file: is told the number of files done.
 
     Raises:
-      InputError: unknown fit, odd side, or fewer than 2 images can be read.
+      InputError: unknown fit, odd side, or fewer than ``least`` images can be read.
     """
     if fit not in FITS:
         raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
@@ -178,18 +181,78 @@ def read_files(
                 pictures.append(result)
                 ids.append(os.fspath(path))
             on_file(number)
-    if len(pictures) < 2:
+    if len(pictures) < max(least, 1):
         why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
         raise InputError(
-            f"{len(pictures)} of {len(paths)} files are readable images, expected at least 2: an "
-            f"outlier needs others to differ from, so give a larger collection{why}"
+            f"{len(pictures)} of {len(paths)} files are readable images, expected at least {least}"
+            f": an outlier needs others to differ from, so give a larger collection{why}"
         )
     images = np.stack(pictures)
     if colour is False:
         images = _grey(images)
     elif colour is None and (images == images[..., :1]).all():
         images = images[..., :1]
-    return Collection(as_bank(images, ids), unreadable)
+    return Collection(as_bank(images, ids, least), unreadable)
+
+
+def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """An array of images of any usual kind as uint8 [n, h, w, c], c 1 or 3.
+
+    Args:
+      images: [n, h, w] or [n, h, w, c]; integers from 0 to 255, booleans, or floats.
+      value_range: the (smallest, largest) value of floats; what is beyond them is clipped.
+
+    Raises:
+      InputError: another shape or range, or values that are not finite.
+    """
+    images = _as_array(images)
+    shape = images.shape
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise InputError(
+            f"images have shape {shape}, expected [n, h, w], [n, h, w, 1] or [n, h, w, 3]: stack "
+            "them along a first axis, and move channels last"
+        )
+    if images.dtype.kind == "f":
+        if not np.isfinite(images).all():
+            raise InputError("images have values that are not finite: replace or drop them")
+        lowest, highest = value_range
+        images = 255 * ((images - lowest) / (highest - lowest or 1)).clip(0, 1)
+        return np.uint8(images.round())
+    if images.dtype.kind == "b":
+        return np.uint8(images) * np.uint8(255)
+    if images.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
+        raise InputError(
+            f"images have dtype {images.dtype}, expected integers from 0 to 255 or floats: scale "
+            "them"
+        )
+    return images.astype(np.uint8, copy=False)
+
+
+def usual_range(images) -> tuple[float, float] | None:
+    """The range that float images probably have: 0 to 1, -1 to 1, 0 to 255, or just their own.
+
+    None for other images, and for values that are not finite.
+    """
+    images = _as_array(images)
+    if images.dtype.kind != "f" or not images.size or not np.isfinite(images).all():
+        return None
+    lowest, highest = float(images.min()), float(images.max())
+    usual = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
+    return next((r for r in usual if r[0] <= lowest and highest <= r[1]), (lowest, highest))
+
+
+def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
+    """Resizes uint8 [n, h, w, c] to [n, side, side, c], as :func:`read_files` does."""
+    from PIL import Image
+
+    if images.shape[1:3] == (side, side):
+        return images
+    grey = images.shape[-1] == 1
+    pictures = (Image.fromarray(image.squeeze(-1) if grey else image) for image in images)
+    resized = np.stack([np.asarray(_to_square(picture, side, fit)) for picture in pictures])
+    return resized[..., None] if grey else resized
 
 
 def _read(path: str | os.PathLike, side: int, fit: str) -> np.ndarray | str:
@@ -235,7 +298,7 @@ def _to_rgb(picture):
 
 
 def _to_square(picture, side: int, fit: str):
-    """An RGB image of Pillow's as one of side x side."""
+    """A grey or RGB image of Pillow's as one of side x side."""
     from PIL import Image, ImageOps
 
     if fit == "crop":
@@ -244,7 +307,7 @@ def _to_square(picture, side: int, fit: str):
         return picture.resize((side, side), reducing_gap=3)
     # Not ImageOps.pad: it makes nothing of a line of one pixel.
     size = [max(round(side * length / max(picture.size)), 1) for length in picture.size]
-    square = Image.new("RGB", (side, side))
+    square = Image.new(picture.mode, (side, side))
     corner = tuple((side - length) // 2 for length in size)
     square.paste(picture.resize(size, reducing_gap=3), corner)
     return square

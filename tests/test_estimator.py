@@ -1,0 +1,362 @@
+"""PyOD's and scikit-learn's contracts, on arrays, files and folders of real digits."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyod.models.base import BaseDetector
+from pyod.models.combination import aom, average, maximization
+from pyod.models.knn import KNN
+from pyod.utils.data import evaluate_print
+from pyod.utils.utility import precision_n_scores, standardizer
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from e3jax import E3Outlier, E3OutlierDetector, InputError, datasets, metrics
+from e3jax.estimator import HealthWarning
+
+# As small as a network can be trained: for the contract, not for the scores.
+SMALL = {
+    "network": "wrn-10-1",
+    "operations": "PR",
+    "steps": 3,
+    "batch_size": 8,
+    "image_size": 8,
+    "random_state": 0,
+}
+NEW = 5
+
+
+@pytest.fixture(autouse=True)
+def small_trainings_are_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HealthWarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HealthWarning)
+        return E3Outlier(**SMALL).fit(digits)
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory):
+    """The digits as files, one of them in a folder of its own, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "below").mkdir()
+    for i, image in enumerate(digits[..., 0]):
+        Image.fromarray(image).save(folder / ("below" if i == 59 else "") / f"{i}.png")
+    (folder / "letter.png").write_text("Dear all,")
+    return folder
+
+
+# --- PyOD's contract -------------------------------------------------------------------------
+
+
+def test_it_has_all_that_pyods_detectors_have(fitted):
+    # Not decorated as deprecated, nor of PyOD's own base class.
+    ours = {n for n in dir(BaseDetector) if not n.startswith("_")} - {"fit_predict"}
+    missing = {name for name in ours if not hasattr(fitted, name)}
+    assert missing <= {
+        "fit_predict_score",
+        "predict_with_rejection",
+        "compute_rejection_stats",
+        "_predict_rank",
+    }
+
+
+def test_scores_and_labels_are_pyods(fitted, digits):
+    scores = fitted.decision_scores_
+    assert scores.shape == (60,) and scores.dtype == np.float64
+    assert 0 <= scores.min() < scores.max() <= np.log(23)
+    np.testing.assert_array_equal(fitted.decision_function(digits), scores)
+    assert fitted.threshold_ == np.percentile(scores, 90)
+    np.testing.assert_array_equal(fitted.labels_, scores > fitted.threshold_)
+    assert fitted.labels_.sum() == 6 and fitted.labels_.dtype.kind == "i"
+    np.testing.assert_array_equal(fitted.predict(digits), fitted.labels_)
+    np.testing.assert_array_equal(fitted.paths_, np.arange(60))
+
+
+def test_probabilities_and_confidences_are_pyods(fitted, digits):
+    """Their own code on our scores."""
+
+    class Theirs(BaseDetector):
+        def __init__(self):
+            super().__init__(contamination=0.1)
+
+        def fit(self, X, y=None):
+            self._set_n_classes(None)
+            self.decision_scores_ = fitted.decision_scores_
+            self._process_decision_scores()
+            return self
+
+        def decision_function(self, X):
+            return fitted.decision_function(X)
+
+    theirs, new = Theirs().fit(None), digits[::7]
+    assert theirs.threshold_ == fitted.threshold_
+    for method in ("linear", "unify"):
+        ours = fitted.predict_proba(new, method=method)
+        np.testing.assert_allclose(ours, theirs.predict_proba(new, method=method), atol=1e-6)
+        assert ours.shape == (9, 2) and (ours >= 0).all() and (ours <= 1).all()
+        np.testing.assert_allclose(ours.sum(1), 1)
+    np.testing.assert_allclose(fitted.predict_confidence(new), theirs.predict_confidence(new))
+    labels, confidence = fitted.predict(new, return_confidence=True)
+    np.testing.assert_array_equal(labels, theirs.predict(new))
+    np.testing.assert_array_equal(confidence, fitted.predict_confidence(new))
+    assert len(fitted.predict_proba(new, return_confidence=True)) == 2
+    with pytest.raises(ValueError, match="method is 'square'"):
+        fitted.predict_proba(new, method="square")
+
+
+def test_it_stands_beside_pyods_detectors_in_pyods_tools(fitted, digits, capsys):
+    is_outlier = np.arange(60) % 10 == 0
+    knn = KNN().fit(digits.reshape(60, -1))
+    scores = standardizer(np.column_stack([d.decision_scores_ for d in (fitted, knn)]))
+    for combined in (average(scores), maximization(scores), aom(scores, n_buckets=2)):
+        assert combined.shape == (60,) and np.isfinite(combined).all()
+    assert 0 <= precision_n_scores(is_outlier, fitted.decision_scores_) <= 1
+    evaluate_print("e3outlier", is_outlier, fitted.decision_scores_)
+    assert "e3outlier ROC" in capsys.readouterr().out
+
+
+def test_moving_the_threshold_trains_nothing(fitted, digits):
+    moved = clone(fitted).fit(digits)
+    before = moved.decision_scores_
+    assert moved.set_contamination(0.5) is moved and moved.labels_.sum() == 30
+    assert moved.decision_scores_ is before and moved.contamination == 0.5
+    with pytest.raises(ValueError, match="contamination is 0.7"):
+        moved.set_contamination(0.7)
+    assert moved.labels_.sum() == 30
+
+
+def test_thresholds_without_labels():
+    """Published: median + 2.5 MAD; or a person's own, as PyThresh does it."""
+    detector = E3Outlier()
+    scores = np.concatenate([np.random.default_rng(0).normal(1, 0.1, 1000), [2.0, 3.0]])
+    detector.decision_scores_ = scores
+    detector.set_contamination("auto")
+    # In normal scores MAD * 1.4826 is a standard deviation, 0.62 % lie beyond 2.5 of them.
+    assert detector.threshold_ == pytest.approx(1.25, abs=0.02)
+    assert detector.labels_[-2:].all() and detector.labels_.sum() < 15
+    detector.set_contamination(SimpleNamespace(eval=lambda s: (s > 1.5).astype(int)))
+    assert list(np.flatnonzero(detector.labels_)) == [1000, 1001]
+    assert detector.threshold_ == scores[:1000].max()
+
+
+# --- What can be given -------------------------------------------------------------------------
+
+
+def test_kinds_of_arrays_with_the_same_pixels_score_alike(fitted, digits):
+    kinds = [digits[..., 0], digits.astype(np.int64)]
+    for same in kinds:
+        np.testing.assert_array_equal(fitted.decision_function(same), fitted.decision_scores_)
+    unit = E3Outlier(**SMALL, value_range=(0, 1)).fit(np.float32(digits / 255))
+    np.testing.assert_array_equal(unit.decision_scores_, fitted.decision_scores_)
+
+
+@pytest.mark.parametrize("lowest, highest", [(0, 1), (-1, 1), (0, 255), (-3, 7)])
+def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, highest):
+    floats = lowest + (highest - lowest) * (digits / 255)
+    with pytest.warns(UserWarning, match=f"range from {lowest} to {highest}: give value_range"):
+        detector = E3Outlier(**SMALL).fit(floats)
+    assert detector.value_range_ == (lowest, highest)
+    np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
+    # New images are taken to have the same range, whatever they have themselves.
+    np.testing.assert_array_equal(
+        detector.decision_function(floats[:4]), detector.decision_scores_[:4]
+    )
+
+
+def test_folders_and_lists_of_files_score_as_arrays_do(fitted, digits, folder):
+    detector = E3Outlier(**SMALL).fit(folder)
+    assert [path.rsplit("/")[-1] for path in detector.paths_] == [f"{i}.png" for i in range(60)]
+    np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
+    [letter] = detector.health_.unreadable
+    assert letter.path == str(folder / "letter.png") and letter.reason == "not an image"
+    few = [folder / "4.png", folder / "2.png"]
+    np.testing.assert_array_equal(detector.decision_function(few), fitted.decision_scores_[[4, 2]])
+    with pytest.raises(InputError, match="letter.png cannot be read .not an image.: leave it out"):
+        detector.decision_function(folder)
+
+
+def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_path):
+    """Files are converted; arrays of another kind are a mistake."""
+    Image.fromarray(digits[4, ..., 0]).convert("RGB").save(tmp_path / "4.png")
+    detector = E3Outlier(**SMALL).fit(folder)
+    np.testing.assert_allclose(
+        detector.decision_function([tmp_path / "4.png"]), fitted.decision_scores_[4], rtol=1e-5
+    )
+    with pytest.raises(InputError, match="3 channels, those of fit had 1"):
+        fitted.decision_function(np.zeros((2, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "images, sentence",
+    [
+        (np.zeros((1, 8, 8), np.uint8), "expected at least 2"),
+        (np.zeros((5, 64), np.uint8), r"shape \(5, 64\), expected \[n, h, w\]"),
+        (np.zeros((5, 3, 8, 8), np.uint8), "move channels last"),
+        (np.full((5, 8, 8), np.nan), "not finite"),
+        (np.full((5, 8, 8), np.inf), "not finite"),
+        (np.full((5, 8, 8), 300), "expected integers from 0 to 255"),
+        (np.full((5, 8, 8), "x"), "expected integers from 0 to 255"),
+        ([np.zeros((4, 4)), np.zeros((6, 6))], "different shapes"),
+        ("/nowhere/at/all", "does not exist"),
+        (["/nowhere/1.png", "/nowhere/2.png"], "0 of 2 files are readable .*: no such file"),
+    ],
+)
+def test_bad_images_are_one_sentence(images, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        E3Outlier(**SMALL).fit(images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed, sentence",
+    [
+        ({"contamination": 0}, "contamination is 0, expected"),
+        ({"contamination": 0.6}, "contamination is 0.6, expected"),
+        ({"contamination": "otsu"}, "contamination is 'otsu', expected"),
+        ({"steps": 0}, "steps is 0, expected a positive integer"),
+        ({"steps": "many"}, "steps is 'many'"),
+        ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"image_size": 7}, "image_size is 7, expected an even number"),
+        ({"resize": "stretch"}, "resize is 'stretch', expected one of squash"),
+        ({"value_range": (1, 0)}, "value_range is .1, 0., expected two numbers"),
+        ({"network": "vgg"}, "unknown network 'vgg'"),
+        ({"operations": "XY"}, "operation set 'XY'"),
+    ],
+)
+def test_bad_parameters_are_one_sentence_of_fit(changed, sentence, digits):
+    detector = E3Outlier(**SMALL | changed)
+    with pytest.raises(ValueError, match=sentence):
+        detector.fit(digits)
+    assert not hasattr(detector, "decision_scores_")
+
+
+def test_nothing_is_scored_before_fit(digits):
+    for method in ("decision_function", "predict", "predict_proba", "view_scores"):
+        with pytest.raises(NotFittedError):
+            getattr(E3Outlier(), method)(digits)
+
+
+# --- Fits ------------------------------------------------------------------------------------
+
+
+def test_randomness_is_random_states(fitted, digits):
+    again = E3Outlier(**SMALL).fit(digits)
+    np.testing.assert_array_equal(again.decision_scores_, fitted.decision_scores_)
+    other = clone(fitted).set_params(random_state=np.random.RandomState(1)).fit(digits)
+    assert not np.array_equal(other.decision_scores_, fitted.decision_scores_)
+
+
+def test_scores_of_views_average_to_the_scores(fitted, digits):
+    views = fitted.view_scores(digits[:NEW])
+    assert views.ne.shape == views.pl.shape == (NEW, 23)
+    np.testing.assert_allclose(-views.ne.mean(1), fitted.decision_scores_[:NEW], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n, steps", [(60, 433), (499, 433), (5000, 4336), (60_000, 52_032)])
+def test_the_length_of_training_follows_the_collection_from_a_floor_on(n, steps):
+    config = E3Outlier()._config(n)
+    assert (config.network, config.steps) == ("wrn-10-1", steps)
+
+
+def test_progress_is_told_and_may_end_the_fit(folder):
+    seen = []
+
+    def note(*step):
+        seen.append(step)
+        if step[0] == "scoring":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        E3Outlier(**SMALL, on_progress=note).fit(folder)
+    assert seen[:61] == [("reading", i, 61) for i in range(1, 62)]
+    assert seen[61:] == [("training", 3, 3), ("scoring", 60, 60)]
+
+
+@pytest.mark.parametrize("value", [0, 77])
+def test_identical_images_are_warned_of(value):
+    images = np.full((20, 8, 8), value, np.uint8)
+    with pytest.warns(HealthWarning, match="all scores are the same: the images are identical"):
+        detector = E3Outlier(**SMALL).fit(images)
+    assert detector.health_.spread == 0 and detector.labels_.sum() == 0
+
+
+def test_what_has_not_learnt_says_so(digits):
+    with pytest.warns(HealthWarning, match="train for more steps"):
+        detector = E3Outlier(**SMALL).fit(digits)
+    health = detector.health_
+    assert health.chance == 1 / 23 and health.pretext_accuracy < 0.2 and health.steps == 3
+
+
+@pytest.mark.slow
+def test_it_finds_what_does_not_belong(mnist):
+    """Real digits, labels for this assertion alone; fewer operations than the default's."""
+    data = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HealthWarning)
+        detector = E3Outlier(operations="RA", random_state=0).fit(data.images)
+    assert metrics.auroc(-detector.decision_scores_, data.is_outlier) > 0.8
+    new = datasets.contaminate(mnist.images, mnist.labels, 4, 0.3, 1, max_images=100)
+    assert metrics.auroc(-detector.decision_function(new.images), new.is_outlier) > 0.75
+
+
+# --- scikit-learn's contract -------------------------------------------------------------------
+
+CHECKED = E3OutlierDetector(**SMALL)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=check.func.__name__)
+        for _, check in estimator_checks_generator(CHECKED)
+    ],
+)
+def test_scikit_learns_checks(check):
+    """All that it has for detectors; one skips itself, as its environment variable is not set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(clone(CHECKED))
+
+
+def test_the_adapter_says_what_the_detector_says(fitted, digits):
+    rows = digits.reshape(60, -1)
+    adapter = E3OutlierDetector(**SMALL).fit(rows)
+    np.testing.assert_array_equal(-adapter.score_samples(rows), fitted.decision_scores_)
+    np.testing.assert_array_equal(adapter.predict(rows), np.where(fitted.labels_, -1, 1))
+    np.testing.assert_array_equal(adapter.fit_predict(rows), adapter.predict(rows))
+    assert ((adapter.decision_function(rows) < 0) == (fitted.labels_ == 1)).all()
+
+
+@pytest.mark.parametrize(
+    "d, shape", [(64, (8, 8, 1)), (192, (8, 8, 3)), (50, (8, 8, 1)), (1, (1, 1, 1))]
+)
+def test_rows_are_squares(d, shape):
+    assert E3OutlierDetector()._to_images(np.ones((2, d))).shape == (2, *shape)
+    with pytest.raises(ValueError, match="image_shape is"):
+        E3OutlierDetector(image_shape=(7, 9))._to_images(np.ones((2, d)))
+
+
+def test_pipelines_and_searches(digits):
+    rows = digits.reshape(60, -1)
+    pipeline = make_pipeline(MinMaxScaler(), E3OutlierDetector(**SMALL)).fit(rows)
+    assert set(pipeline.predict(rows)) == {-1, 1}
+    search = GridSearchCV(
+        E3OutlierDetector(**SMALL),
+        {"contamination": [0.1, 0.3]},
+        scoring=lambda detector, X, y=None: -(detector.predict(X) == -1).mean(),
+        cv=2,
+    ).fit(rows)
+    assert search.best_params_ == {"contamination": 0.1}
