@@ -1,5 +1,6 @@
 """e3jax finds the images that do not belong in an unlabelled collection (E3Outlier in JAX)."""
 
+from e3jax.checkpoint import load, save
 from e3jax.datasets import contaminate
 from e3jax.estimator import E3Outlier, E3OutlierDetector
 from e3jax.images import ImageBank, InputError
@@ -34,11 +35,13 @@ __all__ = [
     "auroc",
     "contaminate",
     "device_mesh",
+    "load",
     "make_scorer",
     "make_trainer",
     "operation_set",
     "paper_config",
     "place_bank",
     "quick_config",
+    "save",
     "train",
 ]

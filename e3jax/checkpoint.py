@@ -1,16 +1,144 @@
-"""Saving and loading. Files are written whole or not at all."""
+"""Saving and loading: fitted detectors, and trainings under way.
 
+Files are written whole or not at all, and hold numbers and text only: loading one runs no code.
+"""
+
+import hashlib
+import importlib.metadata
+import json
 import os
+import platform
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
 from jax.experimental import multihost_utils
+from sklearn.utils.validation import check_is_fitted
 
-from e3jax import training
+from e3jax import images, training
+from e3jax.estimator import E3Outlier, Health
+
+# Raised when what a file holds changes its meaning.
+_FORMAT = 1
+_SCORES = "decision_scores"
+_FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
+
+
+def save(detector: E3Outlier, path: str | os.PathLike) -> None:
+    """Writes a fitted detector to one file (safetensors), an older one of that name is replaced.
+
+    It holds the network, the collection's scores and file names, preprocessing, parameters and the
+    versions it was made with. Of parameters ``on_progress`` is left out, and so is a
+    ``random_state`` that is no integer: neither changes what a fitted detector says.
+
+    Raises:
+      sklearn.exceptions.NotFittedError: before ``fit``.
+      ValueError: ``contamination`` is an object.
+      OSError: the file cannot be written; nothing of it is left then.
+    """
+    check_is_fitted(detector, "decision_scores_")
+    if not isinstance(detector.contamination, (float, int, str)):
+        raise ValueError(
+            "contamination is an object, which cannot be saved: call set_contamination with a "
+            "number or 'auto' first"
+        )
+    parameters = detector.get_params()
+    del parameters["on_progress"]
+    if not isinstance(parameters["random_state"], (int, np.integer)):
+        parameters["random_state"] = None
+    flat = jax.tree_util.tree_leaves_with_path(detector.variables_)
+    arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
+    arrays[_SCORES] = detector.decision_scores_
+    about = {
+        "format": _FORMAT,
+        "parameters": parameters,
+        "fitted": {name: getattr(detector, name) for name in _FITTED},
+        "paths": detector.paths_.tolist(),
+        "health": detector.health_._asdict(),
+        "versions": {name: importlib.metadata.version(name) for name in ("e3jax", "jax", "numpy")}
+        | {"python": platform.python_version()},
+    }
+    text = json.dumps(about, default=_plain)
+    metadata = {"e3jax": text, "sha256": _digest(text, arrays)}
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(safetensors.numpy.save(arrays, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike) -> E3Outlier:
+    """The detector that :func:`save` wrote: it gives the same scores.
+
+    Raises:
+      InputError: the file is damaged, of another program, or of a later version.
+      OSError: there is no such file, or it may not be read.
+    """
+    with open(path, "rb"):  # safetensors' own words for what fails here name no file
+        pass
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise images.InputError(
+            f"{path} is damaged or no detector of e3jax ({error}): fit and save it again"
+        ) from error
+    if "e3jax" not in metadata:
+        raise images.InputError(f"{path} is no detector of e3jax: give a file that it saved")
+    about = json.loads(metadata["e3jax"])
+    if about["format"] != _FORMAT:
+        raise images.InputError(
+            f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "
+            f"{about['versions']['e3jax']}, use that version or fit and save anew"
+        )
+    if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
+        raise images.InputError(f"{path} is damaged: fit and save it again")
+    return _restore(about, arrays)
+
+
+def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
+    detector = E3Outlier(**about["parameters"])
+    for name, value in about["fitted"].items():
+        setattr(detector, name, value)
+    detector.decision_scores_ = arrays.pop(_SCORES)
+    detector.paths_ = np.array(about["paths"])
+    health = about["health"]
+    unreadable = [images.Unreadable(*pair) for pair in health["unreadable"]]
+    detector.health_ = Health(**health | {"unreadable": unreadable})
+    detector.variables_ = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        inner = detector.variables_
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[leaf] = array
+    return detector
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be saved")
+
 
 # Orbax numbers the operations of a process: two at once wait for each other's files for ever.
 _one_at_a_time = threading.Lock()
@@ -26,7 +154,9 @@ class TrainCheckpoint:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder).absolute()
+        import orbax.checkpoint as ocp  # takes seconds, and only trainings need it
+
+        self._orbax, self.folder = ocp.args, Path(folder).absolute()
         self._manager = None
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +184,7 @@ class TrainCheckpoint:
         if self._manager.latest_step() == step:
             return
         with _one_at_a_time:
-            self._manager.save(step, args=ocp.args.StandardSave(item))
+            self._manager.save(step, args=self._orbax.StandardSave(item))
 
     def restore(
         self, like: training.TrainState, notes: dict[str, np.ndarray]
@@ -69,7 +199,7 @@ class TrainCheckpoint:
         item = _to_host(like, notes)
         if self._manager is not None:
             with _one_at_a_time:
-                item = self._manager.restore(None, args=ocp.args.StandardRestore(item))
+                item = self._manager.restore(None, args=self._orbax.StandardRestore(item))
         item = _from_first(item)
         state = training.TrainState(**training.place(like.step.sharding.mesh, item["state"]))
         return state, item["notes"]

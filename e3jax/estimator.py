@@ -91,10 +91,10 @@ class E3Outlier(BaseEstimator):
       decision_scores_: float [n] in [0, log k], the images' entropy in nats, larger = more
         outlying (minus NE, eq. 6).
       threshold_: images of larger scores are outliers.
-      labels_: int [n], 1 = outlier.
       paths_: str [n], files of the collection; image numbers for arrays.
       health_: :class:`Health`, also warned of where it is bad.
       value_range_: of float arrays; None for others.
+      colour_: whether images are RGB, else grey.
       variables_, network_, steps_: the trained network, its name, and the steps it took.
 
     >>> detector = E3Outlier(contamination=0.05).fit("photos/")  # doctest: +SKIP
@@ -134,9 +134,9 @@ class E3Outlier(BaseEstimator):
         """
         self._check_parameters()
         self.value_range_ = self._infer_range(X)
-        self._colour = None  # as the collection is
+        self.colour_ = None  # as the collection is
         bank, unreadable = self._collect(X, least=2)
-        self._colour = bank.images.shape[-1] == 3
+        self.colour_ = bank.images.shape[-1] == 3
         config = self._config(len(bank.images))
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = self._train(config, bank.images)
@@ -145,7 +145,6 @@ class E3Outlier(BaseEstimator):
         self.health_ = self._examine(scores, unreadable)
         if self.health_.warning:
             warnings.warn(self.health_.warning, HealthWarning, stacklevel=2)
-        self._mu, self._sigma = self.decision_scores_.mean(), self.decision_scores_.std()
         return self._set_threshold()
 
     def decision_function(self, X) -> np.ndarray:
@@ -189,7 +188,7 @@ class E3Outlier(BaseEstimator):
             lowest, span = self.decision_scores_.min(), np.ptp(self.decision_scores_)
             outlier = (scores - lowest) / max(span, 1e-30)
         elif method == "unify":
-            z = (scores - self._mu) / max(self._sigma, 1e-30)
+            z = (scores - self.decision_scores_.mean()) / max(self.decision_scores_.std(), 1e-30)
             outlier = scipy.special.erf(z / math.sqrt(2))
         else:
             raise ValueError(f"method is {method!r}, expected 'linear' or 'unify'")
@@ -255,7 +254,7 @@ class E3Outlier(BaseEstimator):
             X,
             self.image_size,
             self.resize,
-            self._colour,
+            self.colour_,
             least,
             lambda done: self.on_progress("reading", done, total),
         )
@@ -267,7 +266,7 @@ class E3Outlier(BaseEstimator):
         if unreadable:
             path, reason = unreadable[0]
             raise InputError(f"{path} cannot be read ({reason}): leave it out")
-        channels = 3 if self._colour else 1
+        channels = 3 if self.colour_ else 1
         if bank.images.shape[-1] != channels:
             raise InputError(
                 f"images have {bank.images.shape[-1]} channels, those of fit had {channels}: give "
@@ -336,8 +335,12 @@ class E3Outlier(BaseEstimator):
             labels = np.asarray(self.contamination.eval(scores)).astype(bool)
             inliers = scores[~labels]
             self.threshold_ = float(inliers.max() if len(inliers) else -np.inf)
-        self.labels_ = self._label(scores)
         return self
+
+    @property
+    def labels_(self) -> np.ndarray:
+        """Of the collection, int [n], 1 = outlier."""
+        return self._label(self.decision_scores_)
 
     def _label(self, scores: np.ndarray) -> np.ndarray:
         return (scores > self.threshold_).astype(int)

@@ -1,0 +1,140 @@
+"""A detector that was saved is the one that is loaded; what is none is refused."""
+
+import json
+import resource
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import chex
+import numpy as np
+import pytest
+import safetensors.numpy
+from sklearn.exceptions import NotFittedError
+from test_estimator import SMALL
+
+from e3jax import E3Outlier, InputError, load, save
+from e3jax.estimator import HealthWarning
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HealthWarning)
+        return E3Outlier(**SMALL, contamination=0.2, value_range=(0, 1)).fit(digits / 255)
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    save(fitted, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_loaded_detector_says_the_same(fitted, saved, digits):
+    again = load(saved)
+    for new in (digits / 255, digits[:1] / 300):
+        np.testing.assert_array_equal(again.decision_function(new), fitted.decision_function(new))
+        for method in ("predict", "predict_proba", "predict_confidence"):
+            ours, theirs = (getattr(d, method)(new) for d in (again, fitted))
+            np.testing.assert_array_equal(ours, theirs)
+    for name in ("decision_scores_", "labels_", "paths_"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(fitted, name))
+    assert again.threshold_ == fitted.threshold_ and again.health_ == fitted.health_
+    chex.assert_trees_all_equal(again.variables_, fitted.variables_)
+    ours, theirs = again.get_params(), fitted.get_params()
+    assert ours | {"value_range": None} == theirs | {"value_range": None}
+    assert again.set_contamination(0.4).labels_.sum() == 24
+
+
+def test_another_program_that_loads_it_scores_the_same(fitted, saved, digits, tmp_path):
+    np.save(tmp_path / "new.npy", digits[:7] / 255)
+    code = (
+        "import e3jax, numpy, sys; d = e3jax.load(sys.argv[1]); "
+        "numpy.save(sys.argv[3], d.decision_function(numpy.load(sys.argv[2])))"
+    )
+    names = [str(tmp_path / name) for name in ("model", "new.npy", "scores.npy")]
+    subprocess.run([sys.executable, "-c", code, *names], check=True, capture_output=True)
+    # One device there, two here: the same up to rounding.
+    np.testing.assert_allclose(
+        np.load(tmp_path / "scores.npy"), fitted.decision_scores_[:7], rtol=1e-4
+    )
+
+
+def test_it_says_what_it_was_made_with_and_holds_no_code(saved):
+    with safetensors.safe_open(saved, framework="numpy") as file:
+        about = json.loads(file.metadata()["e3jax"])
+    assert set(about["versions"]) == {"e3jax", "jax", "numpy", "python"}
+    assert about["parameters"]["resize"] == "squash" and about["parameters"]["image_size"] == 8
+
+
+def test_it_replaces_an_older_file_and_leaves_no_other(fitted, saved):
+    save(load(saved).set_contamination(0.5), saved)
+    assert load(saved).contamination == 0.5
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+
+
+def header_of(saved):
+    return 8 + int.from_bytes(saved.read_bytes()[:8], "little")
+
+
+DAMAGES = {
+    "empty": lambda saved: b"",
+    "text": lambda saved: b"Dear all, " * 100,
+    "cut in the header": lambda saved: saved.read_bytes()[:500],
+    "cut in the weights": lambda saved: saved.read_bytes()[:-100],
+    "a bit of the weights": lambda saved: flipped(saved, header_of(saved) + 1000),
+    "a digit of the header": lambda saved: saved.read_bytes().replace(b"0.2,", b"0.3,", 1),
+    "another program's": lambda saved: safetensors.numpy.save({"a": np.zeros(3)}),
+    "a later format": lambda saved: saved.read_bytes().replace(b'format\\": 1', b'format\\": 2'),
+}
+
+
+def flipped(saved, at):
+    content = bytearray(saved.read_bytes())
+    content[at] ^= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_and_foreign_files_are_refused_in_a_sentence(saved, damage):
+    content = DAMAGES[damage](saved)
+    assert content != saved.read_bytes()
+    saved.write_bytes(content)
+    with pytest.raises(
+        InputError, match="model (is damaged|is no detector|has format 2)"
+    ) as caught:
+        load(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_saved_or_found_says_so(fitted, tmp_path):
+    with pytest.raises(NotFittedError):
+        save(E3Outlier(), tmp_path / "model")
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "model")
+    with pytest.raises(OSError):
+        save(fitted, tmp_path / "no" / "folder")
+    other = load_of(fitted, tmp_path)
+    other.set_contamination(SimpleNamespace(eval=lambda scores: scores > 1))
+    with pytest.raises(ValueError, match="contamination is an object, which cannot be saved"):
+        save(other, tmp_path / "model")
+
+
+def load_of(fitted, tmp_path):
+    save(fitted, tmp_path / "copy")
+    return load(tmp_path / "copy")
+
+
+def test_a_full_disk_leaves_the_older_file(fitted, saved):
+    """As the system says it: no file may be longer than a kilobyte."""
+    before = saved.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(fitted, saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
