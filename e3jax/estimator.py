@@ -10,6 +10,7 @@ import math
 import numbers
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ from e3jax import images, operations, scoring, training
 from e3jax.images import InputError
 
 _MAD_FACTOR, _MADS = 1.4826, 2.5
+# Of a time budget: the least training worth its name, a training view in scored ones, and what the
+# compiler takes.
+_LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
 _SEEDS = np.iinfo(np.int32).max
 
 
@@ -78,6 +82,8 @@ class E3Outlier(BaseEstimator):
       operations: families of operations, "RA+IA+PR" or a part of it.
       steps: of training; "auto": half an epoch over all views on a CPU, a whole one on an
         accelerator, and 433 at least, so that small collections are learnt as well.
+      time_budget: seconds that ``fit`` may take, about; the training is shortened to it (not below
+        100 steps), so that scores then depend on the machine. None: as long as it takes.
       batch_size: views a step; a multiple of the number of devices.
       image_size: even side in pixels to which all images are resized (Pillow, bilinear with
         antialiasing).
@@ -107,6 +113,7 @@ class E3Outlier(BaseEstimator):
         network="auto",
         operations="RA+IA+PR",
         steps="auto",
+        time_budget=None,
         batch_size=64,
         image_size=32,
         resize="squash",
@@ -118,6 +125,7 @@ class E3Outlier(BaseEstimator):
         self.network = network
         self.operations = operations
         self.steps = steps
+        self.time_budget = time_budget
         self.batch_size = batch_size
         self.image_size = image_size
         self.resize = resize
@@ -132,12 +140,15 @@ class E3Outlier(BaseEstimator):
           InputError: bad images or files (a ValueError).
           ValueError: bad parameters.
         """
+        began = time.monotonic()
         self._check_parameters()
         self.value_range_ = self._infer_range(X)
         self.colour_ = None  # as the collection is
         bank, unreadable = self._collect(X, least=2)
         self.colour_ = bank.images.shape[-1] == 3
         config = self._config(len(bank.images))
+        if self.time_budget is not None:
+            config = self._shorten(config, bank.images, began + self.time_budget)
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = self._train(config, bank.images)
         scores = self._score(bank.images)
@@ -219,6 +230,10 @@ class E3Outlier(BaseEstimator):
             if (value == "auto" and automatic) or (_is_integer(value) and value > 0):
                 continue
             raise ValueError(f"{name} is {value!r}, expected a positive integer")
+        if self.time_budget is not None and not (
+            isinstance(self.time_budget, numbers.Real) and self.time_budget > 0
+        ):
+            raise ValueError(f"time_budget is {self.time_budget!r}, expected seconds above 0")
         if self.image_size % 2 or self.image_size < 4:
             raise ValueError(f"image_size is {self.image_size}, expected an even number from 4")
         if self.resize not in images.FITS:
@@ -286,6 +301,23 @@ class E3Outlier(BaseEstimator):
             epochs = 0.5 if on_cpu else 1.0
             steps = max(quick.steps, math.ceil(epochs * n * k / self.batch_size))
         return quick._replace(network=network, steps=int(steps), batch_size=self.batch_size)
+
+    def _shorten(
+        self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
+    ) -> training.TrainConfig:
+        """As many steps as fit before the deadline, by the time that some images' scores take."""
+        k = len(operations.paper_operations(self.operations))
+        trainer = _trainer(config, self.operations, self.image_size)
+        variables = trainer.init(jax.random.key(0), pictures.shape[-1]).variables
+        score = _scorer(config.network, self.operations, self.image_size, False)
+        few = np.resize(pictures, (64, *pictures.shape[1:]))
+        for _ in range(2):  # the first one compiles
+            began = time.monotonic()
+            score(variables, few)
+        seconds_a_view = (time.monotonic() - began) / (64 * k)
+        left = deadline - time.monotonic() - seconds_a_view * len(pictures) * k
+        steps = int((left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_a_view * config.batch_size))
+        return config._replace(steps=min(config.steps, max(steps, _LEAST_STEPS)))
 
     def _train(self, config: training.TrainConfig, pictures: np.ndarray) -> Any:
         random = check_random_state(self.random_state)

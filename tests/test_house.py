@@ -15,6 +15,7 @@ PACKAGE = ROOT / "e3jax"
 ROOMS = (
     "images",
     "datasets",
+    "runtime",
     "operations",
     "convolutions",
     "networks",

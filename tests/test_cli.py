@@ -1,0 +1,267 @@
+"""The command line as a person types it, on files of real digits."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import e3jax
+from e3jax import cli
+
+SMALL = ("--operations", "PR", "--steps", 3, "--image-size", 8)
+
+
+def e3jax_command(*arguments, code=0, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "e3jax", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def rows(report):
+    with open(report / "scores.csv", newline="", encoding="utf-8", errors="surrogateescape") as f:
+        return list(csv.DictReader(f))
+
+
+@pytest.fixture(scope="module")
+def photos(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "below").mkdir()
+    for i, image in enumerate(digits[:20, ..., 0]):
+        Image.fromarray(image).save(folder / ("below" if i > 15 else "") / f"{i}.png")
+    Image.fromarray(digits[20, ..., 0]).save(folder / "new\nline ü.png")
+    (folder / "letter.png").write_text("Dear all,")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranked(photos, tmp_path_factory):
+    """(report, model, finished process). Three steps teach nothing: exit code 1."""
+    out = tmp_path_factory.mktemp("out")
+    save = ("--out", out / "report", "--save", out / "model")
+    done = e3jax_command("rank", photos, *SMALL, *save, code=1)
+    return out / "report", out / "model", done
+
+
+def test_rank_reports_all_images_the_most_outlying_first(ranked, photos):
+    report, _, done = ranked
+    found = rows(report)
+    assert len(found) == 21 and [row["rank"] for row in found] == [str(i + 1) for i in range(21)]
+    assert [float(r["score"]) for r in found] == sorted(float(r["score"]) for r in found)[::-1]
+    assert {row["path"] for row in found} == {
+        str(path) for path in photos.rglob("*.png") if path.name != "letter.png"
+    }
+    assert sum(int(row["outlier"]) for row in found) == 2  # a tenth of 21
+    lines = [json.loads(line) for line in (report / "scores.jsonl").read_text().splitlines()]
+    assert [(line["path"], line["rank"]) for line in lines] == [
+        (row["path"], int(row["rank"])) for row in found
+    ]
+    assert len(done.stdout.splitlines()) == 2
+    assert "2 of 21 images do not seem to belong" in done.stderr
+    assert "letter.png: not an image" in done.stderr
+    assert "warning: pretext accuracy" in done.stderr
+    assert sorted(p.name for p in report.iterdir()) == [
+        "scores.csv",
+        "scores.jsonl",
+        "unreadable.csv",
+    ]
+
+
+def test_a_seed_is_a_seed(ranked, photos, tmp_path):
+    report, _, _ = ranked
+    e3jax_command("rank", photos, *SMALL, "--out", tmp_path, "--seed", 0, code=1)
+    assert rows(tmp_path) == rows(report)
+    e3jax_command("rank", photos, *SMALL, "--out", tmp_path, "--seed", 1, code=1)
+    assert rows(tmp_path) != rows(report)
+
+
+def test_score_gives_the_scores_of_rank_also_of_one_image(ranked, photos, tmp_path):
+    report, model, _ = ranked
+    e3jax_command("score", model, photos, "--out", tmp_path / "all", code=1)
+    assert rows(tmp_path / "all") == rows(report)
+    (tmp_path / "one").mkdir()
+    Image.open(photos / "3.png").save(tmp_path / "one" / "3.png")
+    e3jax_command("score", model, tmp_path / "one", "--out", tmp_path / "one", code=1)
+    [row] = rows(tmp_path / "one")
+    expected = {row["path"]: row["score"] for row in rows(report)}[str(photos / "3.png")]
+    assert float(row["score"]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_time_budget_shortens_the_training(photos, tmp_path):
+    arguments = ("--operations", "PR", "--image-size", 8, "--steps", 10_000_000, "--out", tmp_path)
+    began = time.monotonic()
+    done = e3jax_command("rank", photos, *arguments, "--time-budget", "40s")
+    assert time.monotonic() - began < 120, "ten million steps take hours"
+    assert 100 <= int(done.stderr.split("training: ")[1].split()[0]) < 10_000_000
+
+
+def test_views_are_drawn(photos, tmp_path):
+    done = e3jax_command("views", photos / "3.png", "--out", tmp_path / "views.png")
+    assert "111 views" in done.stderr
+    assert Image.open(tmp_path / "views.png").width > 500
+
+
+def test_the_version(capsys):
+    assert e3jax.__version__ in e3jax_command("--version").stdout
+
+
+# --- Quarantine ------------------------------------------------------------------------------
+
+
+def report_of(folder, names):
+    """A report as rank leaves it, and its files."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+        paths.append(str(path))
+    (folder / "report").mkdir()
+    scores = -np.arange(len(paths), dtype=float)
+    console = cli.Console(quiet=True)
+    cli._report(console, folder / "report", paths, scores, scores.astype(int) * 0, [])
+    return folder / "report", paths
+
+
+def content(folder):
+    return {str(p): p.read_text() for p in folder.rglob("*.png")}
+
+
+NAMES = ("a.png", "b/a.png", "ü\n.png", "d.png", "e.png")
+
+
+def test_quarantine_moves_aside_and_back(tmp_path, capsys):
+    report, paths = report_of(tmp_path / "x", NAMES)
+    before = content(tmp_path)
+    assert cli.main(["quarantine", str(report), "--top", "2"]) == 0
+    aside = report / "quarantine"
+    assert sorted(p.name for p in aside.iterdir()) == [
+        "00001-a.png",
+        "00002-a.png",
+        "manifest.json",
+    ]
+    assert not os.path.exists(paths[0]) and not os.path.exists(paths[1])
+    # Again, and further: what is aside already counts.
+    assert cli.main(["quarantine", str(report), "--top", "3"]) == 0
+    assert len(list(aside.iterdir())) == 4
+    assert sorted(content(tmp_path).values()) == sorted(before.values())
+    assert cli.main(["quarantine", str(report), "--undo"]) == 0
+    assert content(tmp_path) == before and not aside.exists()
+
+
+def test_quarantine_overwrites_nothing(tmp_path, capsys):
+    report, paths = report_of(tmp_path / "x", NAMES)
+    (report / "quarantine").mkdir()
+    (report / "quarantine" / "00001-a.png").write_text("mine")
+    before = content(tmp_path)
+    assert cli.main(["quarantine", str(report), "--top", "2"]) == 2
+    assert "there is another file at" in " ".join(capsys.readouterr().err.split())
+    assert content(tmp_path) == before
+    (report / "quarantine" / "00001-a.png").unlink()
+    assert cli.main(["quarantine", str(report), "--top", "2"]) == 0
+    with open(paths[1], "w") as file:
+        file.write("new")
+    before = content(tmp_path)
+    assert cli.main(["quarantine", str(report), "--undo"]) == 2
+    assert content(tmp_path) == before
+
+
+def test_a_quarantine_that_was_stopped_is_undone(tmp_path, monkeypatch):
+    report, _ = report_of(tmp_path / "x", NAMES)
+    before = content(tmp_path)
+    move, moved = cli.shutil.move, []
+
+    def move_two(source, target):
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(move(source, target))
+
+    monkeypatch.setattr(cli.shutil, "move", move_two)
+    assert cli.main(["quarantine", str(report), "--top", "4"]) == 130
+    monkeypatch.setattr(cli.shutil, "move", move)
+    assert len(moved) == 2
+    assert cli.main(["quarantine", str(report), "--undo"]) == 0
+    assert content(tmp_path) == before
+
+
+def test_quarantined_images_are_not_ranked_again(tmp_path):
+    report, _ = report_of(tmp_path / "x", NAMES)
+    cli.main(["quarantine", str(report), "--top", "2"])
+    asked = cli.parse_arguments(["rank", str(tmp_path / "x"), "--out", str(report)])
+    files, closed = cli._find(asked)
+    assert [path.name for path in files] == ["d.png", "e.png", "ü\n.png"] and closed == []
+
+
+# --- Bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["rank", "nowhere"], "nowhere does not exist, expected a folder of images"),
+        (["rank", "empty"], "has no image files"),
+        (["rank", "single"], "1 of 1 files are readable images, expected at least 2"),
+        (["rank", "."], "0 of 2 files are readable"),
+        (["rank", "single", "--out", "file"], "file is a file, expected a folder for the report"),
+        (["rank", "single", "--contamination", "0.9"], "contamination is 0.9"),
+        (["rank", "single", "--time-budget", "soon"], "'soon' is no time: write 90s, 5m or 1h"),
+        (["rank", "single", "--image-size", "31"], "image_size is 31"),
+        (["score", "file", "single"], "file is damaged or no detector of e3jax"),
+        (["score", "nowhere", "single"], "No such file or directory: 'nowhere'"),
+        (["views", "file.png"], "not an image"),
+        (["quarantine", "empty", "--top", "3"], "does not exist, expected a report"),
+        (["quarantine", "empty", "--top", "0"], "--top is 0"),
+        (["quarantine", "empty", "--undo"], "nothing to undo"),
+        (["quarantine", "empty"], "one of the arguments --top --undo is required"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, digits, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "single"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "file.png").write_text("text")
+    Image.fromarray(digits[0, ..., 0]).save(tmp_path / "single" / "x.png")
+    if arguments == ["rank", "."]:
+        (tmp_path / "single" / "x.png").write_text("text")
+    try:
+        code = cli.main(arguments)
+    except SystemExit as exit:
+        code = exit.code
+    said = " ".join(capsys.readouterr().err.split())
+    assert code == 2 and sentence in said
+    assert not list(tmp_path.rglob("scores.csv"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_report(photos, tmp_path):
+    command = [sys.executable, "-m", "e3jax", "rank", str(photos), "--out", str(tmp_path / "r")]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, programs start with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert process.stderr.readline().startswith("reading")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "Stopped" in errors and not list((tmp_path / "r").iterdir())
