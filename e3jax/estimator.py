@@ -29,6 +29,7 @@ _MAD_FACTOR, _MADS = 1.4826, 2.5
 # Of a time budget: the least training worth its name, a training view in scored ones, and what the
 # compiler takes.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
+_LEAST_ROWS = 256
 _SEEDS = np.iinfo(np.int32).max
 
 
@@ -75,8 +76,8 @@ class E3Outlier(BaseEstimator):
 
     Args:
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
-        "auto": median + 2.5 MAD of the scores (Leys et al. 2013), which flags few and is mostly
-        right; or an object with PyThresh's ``eval(scores) -> labels``.
+        "auto": median + 2.5 MAD of the scores (Leys et al. 2013), which flags few;
+        or an object with PyThresh's ``eval(scores) -> labels``.
       network: name for :func:`e3jax.networks.build`; "auto": "wrn-10-1" on a CPU, "wrn-10-4" (the
         paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it.
@@ -324,7 +325,7 @@ class E3Outlier(BaseEstimator):
         key = jax.random.key(random.randint(_SEEDS))
         trainer = _trainer(config, self.operations, self.image_size)
         # A power of two of rows, so that collections of like size share compiled programs.
-        capacity = 1 << (len(pictures) - 1).bit_length()
+        capacity = max(1 << (len(pictures) - 1).bit_length(), _LEAST_ROWS)
         bank = training.place_bank(trainer.mesh, pictures, capacity)
 
         def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
