@@ -7,6 +7,7 @@ input or arguments, nothing was changed; 130 stopped by Ctrl-C, nothing was chan
 import argparse
 import contextlib
 import csv
+import importlib.metadata
 import io
 import json
 import os
@@ -21,7 +22,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-import e3jax
 from e3jax import checkpoint, images, operations, runtime
 from e3jax.estimator import E3Outlier, HealthWarning
 from e3jax.images import InputError
@@ -36,7 +36,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"e3jax {e3jax.__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"e3jax {importlib.metadata.version('e3jax')}"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_rank(commands)
     _add_score(commands)

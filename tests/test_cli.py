@@ -27,6 +27,11 @@ def e3jax_command(*arguments, code=0, **options) -> subprocess.CompletedProcess:
     return done
 
 
+def here(*arguments) -> int:
+    """The same in this process, which has the programs already."""
+    return cli.main([str(argument) for argument in arguments])
+
+
 def rows(report):
     with open(report / "scores.csv", newline="", encoding="utf-8", errors="surrogateescape") as f:
         return list(csv.DictReader(f))
@@ -80,7 +85,7 @@ def test_a_seed_is_a_seed(ranked, photos, tmp_path):
     report, _, _ = ranked
     e3jax_command("rank", photos, *SMALL, "--out", tmp_path, "--seed", 0, code=1)
     assert rows(tmp_path) == rows(report)
-    e3jax_command("rank", photos, *SMALL, "--out", tmp_path, "--seed", 1, code=1)
+    assert here("rank", photos, *SMALL, "--out", tmp_path, "--seed", 1) == 1
     assert rows(tmp_path) != rows(report)
 
 
@@ -90,27 +95,27 @@ def test_score_gives_the_scores_of_rank_also_of_one_image(ranked, photos, tmp_pa
     assert rows(tmp_path / "all") == rows(report)
     (tmp_path / "one").mkdir()
     Image.open(photos / "3.png").save(tmp_path / "one" / "3.png")
-    e3jax_command("score", model, tmp_path / "one", "--out", tmp_path / "one", code=1)
+    assert here("score", model, tmp_path / "one", "--out", tmp_path / "one") == 1
     [row] = rows(tmp_path / "one")
     expected = {row["path"]: row["score"] for row in rows(report)}[str(photos / "3.png")]
-    assert float(row["score"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(row["score"]) == pytest.approx(float(expected), rel=1e-4)  # on two devices here
 
 
 def test_a_time_budget_shortens_the_training(photos, tmp_path):
     arguments = ("--operations", "PR", "--image-size", 8, "--steps", 10_000_000, "--out", tmp_path)
     began = time.monotonic()
-    done = e3jax_command("rank", photos, *arguments, "--time-budget", "40s")
+    done = e3jax_command("rank", photos, *arguments, "--time-budget", "25s")
     assert time.monotonic() - began < 120, "ten million steps take hours"
     assert 100 <= int(done.stderr.split("training: ")[1].split()[0]) < 10_000_000
 
 
-def test_views_are_drawn(photos, tmp_path):
-    done = e3jax_command("views", photos / "3.png", "--out", tmp_path / "views.png")
-    assert "111 views" in done.stderr
+def test_views_are_drawn(photos, tmp_path, capsys):
+    assert here("views", photos / "3.png", "--out", tmp_path / "views.png") == 0
+    assert "111 views" in capsys.readouterr().err
     assert Image.open(tmp_path / "views.png").width > 500
 
 
-def test_the_version(capsys):
+def test_the_version():
     assert e3jax.__version__ in e3jax_command("--version").stdout
 
 

@@ -28,6 +28,7 @@ ROOMS = (
     "checkpoint",
     "report",
     "cli",
+    "__main__",
 )
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXPERIMENTS = {path.name: path for path in sorted((ROOT / "experiments").rglob("*.py"))}
