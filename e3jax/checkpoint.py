@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import threading
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import images, training
+from e3jax import files, images, training
 from e3jax.estimator import E3Outlier, Health
 
 # Raised when what a file holds changes its meaning.
@@ -65,16 +64,8 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     }
     text = json.dumps(about, default=_plain)
     metadata = {"e3jax": text, "sha256": _digest(text, arrays)}
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(safetensors.numpy.save(arrays, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = safetensors.numpy.save(arrays, metadata)
+    files.write_atomically(path, lambda file: file.write(content))
 
 
 def load(path: str | os.PathLike) -> E3Outlier:

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import sys
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, images, operations, runtime
+from e3jax import checkpoint, files, images, operations, runtime
 from e3jax.estimator import E3Outlier, HealthWarning
 from e3jax.images import InputError
 
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def rank(asked: argparse.Namespace, console: Console) -> int:
     _check_folder(asked.out)
-    files, closed = _find(asked)
+    paths, closed = _find(asked)
     runtime.prepare()
     with _bars(console) as on_progress:
         detector = E3Outlier(
@@ -144,7 +143,7 @@ def rank(asked: argparse.Namespace, console: Console) -> int:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # said at the end
-            detector.fit(files)
+            detector.fit(paths)
     health = detector.health_
     if asked.save:
         checkpoint.save(detector, asked.save)
@@ -165,16 +164,16 @@ def score(asked: argparse.Namespace, console: Console) -> int:
     _check_folder(asked.out)
     runtime.prepare()
     detector = checkpoint.load(asked.model)
-    files, closed = _find(asked)
+    paths, closed = _find(asked)
     with _bars(console) as on_progress:
         detector.on_progress = on_progress
         bank, unreadable = images.read_files(
-            files,
+            paths,
             detector.image_size,
             detector.resize,
             detector.colour_,
             least=1,
-            on_file=lambda done: on_progress("reading", done, len(files)),
+            on_file=lambda done: on_progress("reading", done, len(paths)),
         )
         scores = detector.decision_function(bank.images)
     labels = (scores > detector.threshold_).astype(int)
@@ -186,9 +185,9 @@ def score(asked: argparse.Namespace, console: Console) -> int:
 
 def _find(asked: argparse.Namespace) -> tuple[list[Path], list[images.Unreadable]]:
     """The images below PHOTOS, by absolute paths, without those that are in quarantine."""
-    files, closed = images.find_files(asked.photos.absolute())
+    paths, closed = images.find_files(asked.photos.absolute())
     aside = asked.out.absolute() / "quarantine"
-    return [path for path in files if aside not in path.parents], closed
+    return [path for path in paths if aside not in path.parents], closed
 
 
 @contextlib.contextmanager
@@ -255,16 +254,9 @@ def _csv(columns: Sequence[str], rows) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """A file whole or not at all. Names of files may hold bytes that are no UTF-8."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Names of files may hold bytes that are no UTF-8."""
+    content = text.encode("utf-8", "surrogateescape")
+    files.write_atomically(path, lambda file: file.write(content))
 
 
 def _printable(path) -> str:

@@ -25,7 +25,6 @@ import sys
 import tarfile
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +32,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from e3jax.files import write_atomically
 from e3jax.images import InputError, as_bank, pad_to
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")
@@ -585,21 +585,11 @@ def _read_cache(path: Path, expected: dict) -> Dataset:
 
 
 def _write_cache(path: Path, header: dict, dataset: Dataset) -> None:
-    """Writes beside the file and renames, so that no reader ever sees half of it."""
     header = header | {"shape": dataset.images.shape, "source": dataset.source}
     line = json.dumps(header).encode() + b"\n"
     parts = (line, dataset.labels.astype("<i4"), np.ascontiguousarray(dataset.images))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            for part in (_digest(*parts), *parts):
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: file.writelines((_digest(*parts), *parts)))
 
 
 def _digest(*parts) -> bytes:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from e3jax import operations, training
+from e3jax import files, operations, training
 
 METRICS = ("auroc", "aupr_in", "aupr_out")
 # Table 1, each as AUROC/AUPR-in/AUPR-out in percent; "·" where every text of the paper lost it. The
@@ -74,13 +73,10 @@ matplotlib.rcParams["svg.hashsalt"] = "e3jax"
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        figure.savefig(partial, format=path.suffix[1:], dpi=110, bbox_inches="tight")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    kind = Path(path).suffix[1:]
+    files.write_atomically(
+        path, lambda file: figure.savefig(file, format=kind, dpi=110, bbox_inches="tight")
+    )
 
 
 def plot_scores(

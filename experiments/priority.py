@@ -30,7 +30,7 @@ import scipy.stats
 import sweep
 from rich.console import Console
 
-from e3jax import datasets, metrics, operations, priority, report, scoring, training
+from e3jax import datasets, files, metrics, operations, priority, report, scoring, training
 
 _TRAIN_COST = 3  # a training view in scored ones
 _EVERY, _ROUNDS = 50, 9  # of --overhead
@@ -233,7 +233,7 @@ class Study:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = values | {"steps": steps, "pl": scores.pl, "is_outlier": data.is_outlier}
         arrays["provenance"] = json.dumps({"device": self.device} | sweep.provenance())
-        sweep.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        files.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
         auroc = metrics.auroc(scores.pl, data.is_outlier)
         text = f"{self.case(inlier_class)} seed {seed}: PL AUROC {auroc:.1%}"
         bar.finish(text, scoring.health(scores, k))
@@ -373,7 +373,7 @@ def _mean_and_interval(values: np.ndarray) -> str:
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    sweep.write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    files.write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import platform
 import shutil
 import subprocess
 import traceback
-import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from e3jax import metrics, operations, report, scoring
+from e3jax.files import write_atomically
 
 COLUMNS = (
     "dataset,source,method,network,operations,inlier_class,ratio,seed,protocol,n_inliers,"
@@ -182,20 +182,6 @@ def _csv(rows: list[dict]) -> str:
     for row in rows:
         writer.writerow([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS])
     return text.getvalue()
-
-
-def write_atomically(path: Path, write) -> None:
-    """Writes a file beside its place and moves it there: a kill leaves the old one or none."""
-    # Not the process's number: in containers that share a folder all may have the same.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def provenance() -> dict[str, str]:

@@ -38,7 +38,7 @@ import sweep
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from e3jax import datasets, operations, priority, training
+from e3jax import datasets, files, operations, priority, training
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
 OPERATIONS = ("identity", "shift(0,-8)", "turn90", "rotate30", "patches3210")
@@ -330,11 +330,11 @@ def main() -> int:
         folder = Path(arguments.results_dir)
         folder.mkdir(parents=True, exist_ok=True)
         rows = run(arguments, console)
-        sweep.write_atomically(folder / "theory.csv", lambda f: f.write(to_csv(rows).encode()))
+        files.write_atomically(folder / "theory.csv", lambda f: f.write(to_csv(rows).encode()))
         figure = draw(rows)
         for kind in ("png", "pdf"):
             save = functools.partial(figure.savefig, format=kind, dpi=110)
-            sweep.write_atomically(folder / f"theory.{kind}", save)
+            files.write_atomically(folder / f"theory.{kind}", save)
     except (ValueError, OSError) as error:  # images.InputError is a ValueError
         console.print(f"error: {error}", style="red")
         return 2

@@ -253,15 +253,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_report(photos, tmp_path):
-    command = [sys.executable, "-m", "e3jax", "rank", str(photos), "--out", str(tmp_path / "r")]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, programs start with Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    # Where the tests run in the background, programs start with Ctrl-C ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from e3jax.cli import main; sys.exit(main(sys.argv[1:]))"
     )
+    command = [sys.executable, "-c", code, "rank", str(photos), "--out", str(tmp_path / "r")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr.readline().startswith("reading")
         process.send_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "e3jax"
 # A file may import only from rooms above its own; methods may share code among themselves.
 ROOMS = (
+    "files",
     "images",
     "datasets",
     "runtime",

@@ -1,0 +1,30 @@
+"""Files are written whole or not at all."""
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file beside its place and moves it there: a kill leaves the old one or none.
+
+    Args:
+      path: of the file; a file beside it, ending in ".partial", is there while it is written.
+      write: given the open file.
+
+    Raises:
+      OSError: the file cannot be written; nothing of it is left then.
+    """
+    path = Path(path)
+    # Not the process's number: in containers that share a folder all may have the same.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
