@@ -1,7 +1,8 @@
 """The command line: finds the images of a folder that do not belong.
 
 Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why); 2 bad
-input or arguments, nothing was changed; 130 stopped by Ctrl-C, nothing was changed.
+input or arguments, nothing was changed; 130 stopped by Ctrl-C (what
+quarantine had moved, --undo moves back).
 """
 
 import argparse
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"error: {error}", style="red")
         return 2
     except KeyboardInterrupt:
-        console.print("Stopped. Nothing was written or moved.")
+        console.print("Stopped. What quarantine had moved, quarantine --undo moves back.")
         return 130
 
 

@@ -217,6 +217,8 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
     if images.dtype.kind == "f":
         if not np.isfinite(images).all():
             raise InputError("images have values that are not finite: replace or drop them")
+        if value_range is None:
+            raise InputError("images are floats of an unknown range: give value_range")
         lowest, highest = value_range
         images = 255 * ((images - lowest) / (highest - lowest or 1)).clip(0, 1)
         return np.uint8(images.round())
