@@ -3,6 +3,7 @@
 from e3jax.checkpoint import load, save
 from e3jax.datasets import contaminate
 from e3jax.estimator import E3Outlier, E3OutlierDetector
+from e3jax.gallery import write_gallery
 from e3jax.images import ImageBank, InputError
 from e3jax.metrics import aupr_in, aupr_out, auroc
 from e3jax.operations import Operation, OperationSet, all_views, apply_operation, operation_set
@@ -44,4 +45,5 @@ __all__ = [
     "quick_config",
     "save",
     "train",
+    "write_gallery",
 ]

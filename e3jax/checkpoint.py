@@ -24,7 +24,7 @@ from e3jax.estimator import E3Outlier, Health
 
 # Raised when what a file holds changes its meaning.
 _FORMAT = 1
-_SCORES = "decision_scores"
+_ARRAYS = ("decision_scores_", "median_entropies_")
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
 
 
@@ -52,7 +52,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         parameters["random_state"] = None
     flat = jax.tree_util.tree_leaves_with_path(detector.variables_)
     arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
-    arrays[_SCORES] = detector.decision_scores_
+    arrays |= {name: getattr(detector, name) for name in _ARRAYS}
     about = {
         "format": _FORMAT,
         "parameters": parameters,
@@ -102,7 +102,8 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**about["parameters"])
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    detector.decision_scores_ = arrays.pop(_SCORES)
+    for name in _ARRAYS:
+        setattr(detector, name, arrays.pop(name))
     detector.paths_ = np.array(about["paths"])
     health = about["health"]
     unreadable = [images.Unreadable(*pair) for pair in health["unreadable"]]

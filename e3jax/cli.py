@@ -22,11 +22,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, files, images, operations, runtime
-from e3jax.estimator import E3Outlier, HealthWarning
+from e3jax import checkpoint, files, gallery, images, operations, runtime
+from e3jax.estimator import E3Outlier, HealthWarning, mean_entropy
 from e3jax.images import InputError
 
-_SCORES, _MANIFEST = "scores.csv", "manifest.json"
+_SCORES, _UNREADABLE, _GALLERY, _MANIFEST = (
+    "scores.csv",
+    "unreadable.csv",
+    "gallery.html",
+    "manifest.json",
+)
 _SHOWN = 20
 
 
@@ -84,6 +89,7 @@ def _add_quarantine(commands) -> None:
     parser.add_argument("report", type=Path, metavar="REPORT", help="folder of rank or score")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--top", type=int, metavar="N", help="move so many")
+    what.add_argument("--list", type=Path, metavar="FILE", help="move those the gallery saved")
     what.add_argument("--undo", action="store_true", help="move all of them back")
 
 
@@ -145,11 +151,12 @@ def rank(asked: argparse.Namespace, console: Console) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # said at the end
             detector.fit(paths)
+        if asked.save:
+            checkpoint.save(detector, asked.save)
+        entropies, paths = detector.view_entropies_, detector.paths_
+        _write_report(asked, detector, paths, entropies, closed + detector.health_.unreadable)
     health = detector.health_
-    if asked.save:
-        checkpoint.save(detector, asked.save)
-    ranked = (detector.paths_, detector.decision_scores_, detector.labels_)
-    _report(console, asked.out, *ranked, closed + health.unreadable)
+    _sum_up(asked.out, console)
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"
@@ -168,17 +175,10 @@ def score(asked: argparse.Namespace, console: Console) -> int:
     paths, closed = _find(asked)
     with _bars(console) as on_progress:
         detector.on_progress = on_progress
-        bank, unreadable = images.read_files(
-            paths,
-            detector.image_size,
-            detector.resize,
-            detector.colour_,
-            least=1,
-            on_file=lambda done: on_progress("reading", done, len(paths)),
-        )
-        scores = detector.decision_function(bank.images)
-    labels = (scores > detector.threshold_).astype(int)
-    _report(console, asked.out, bank.ids, scores, labels, closed + unreadable)
+        bank, unreadable = detector.read(paths)
+        entropies = -detector.view_scores(bank.images).ne
+        _write_report(asked, detector, bank.ids, entropies, closed + unreadable)
+    _sum_up(asked.out, console)
     if detector.health_.warning:
         console.print(f"warning: {detector.health_.warning}", style="yellow")
     return 1 if detector.health_.warning else 0
@@ -223,27 +223,44 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} may not be written to: choose another folder with --out")
 
 
-def _report(console: Console, out: Path, paths, scores, labels, unreadable) -> None:
-    """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv; sums up."""
+def _write_report(asked, detector: E3Outlier, paths, entropies, unreadable) -> None:
+    scores = mean_entropy(entropies)
+    _write_tables(asked.out, paths, scores, scores > detector.threshold_, unreadable)
+    gallery.write_gallery(
+        asked.out / _GALLERY,
+        detector,
+        paths,
+        entropies,
+        title=f"e3jax: {asked.photos.absolute().name}",
+        on_picture=lambda done, total: detector.on_progress("gallery", done, total),
+    )
+
+
+def _write_tables(out: Path, paths, scores, is_outlier, unreadable) -> None:
+    """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv."""
     order = (-scores).argsort(kind="stable")
     rows = [
-        {"rank": r, "path": str(paths[i]), "score": float(scores[i]), "outlier": int(labels[i])}
+        {"rank": r, "path": str(paths[i]), "score": float(scores[i]), "outlier": int(is_outlier[i])}
         for r, i in enumerate(order, start=1)
     ]
     _write(out / _SCORES, _csv(("rank", "path", "score", "outlier"), (r.values() for r in rows)))
     _write(out / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    _write(out / "unreadable.csv", _csv(("path", "reason"), unreadable))
-    outliers = [row for row in rows if row["outlier"]]
+    _write(out / _UNREADABLE, _csv(("path", "reason"), unreadable))
+
+
+def _sum_up(out: Path, console: Console) -> None:
+    rows, unreadable = _read_table(out / _SCORES), _read_table(out / _UNREADABLE)
+    outliers = [row for row in rows if row["outlier"] == "1"]
     for row in outliers[:_SHOWN]:
-        print(f"{row['score']:.3f}  {_printable(row['path'])}")
+        print(f"{float(row['score']):.3f}  {_printable(row['path'])}")
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")
-    for path, reason in unreadable[:_SHOWN]:
-        console.print(f"left out: {_printable(path)}: {reason}")
+    for row in unreadable[:_SHOWN]:
+        console.print(f"left out: {_printable(row['path'])}: {row['reason']}")
     if len(unreadable) > _SHOWN:
         console.print(f"... and {len(unreadable) - _SHOWN} more files")
-    console.print(f"The report is in {out}/: {_SCORES}, scores.jsonl, unreadable.csv")
+    console.print(f"The report is in {out}/: open {_GALLERY}, or read {_SCORES}")
 
 
 def _csv(columns: Sequence[str], rows) -> str:
@@ -290,10 +307,8 @@ def quarantine(asked: argparse.Namespace, console: Console) -> int:
     moves = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else []
     if asked.undo:
         return _undo(moves, folder, console)
-    if asked.top < 1:
-        raise InputError(f"--top is {asked.top}, expected at least 1")
+    paths = _chosen(asked)
     aside = {move["from"] for move in moves if os.path.lexists(move["to"])}
-    paths = [row["path"] for row in _read_scores(asked.report / _SCORES)[: asked.top]]
     # Numbered, since files of one name may come from several folders.
     new = [
         {"from": path, "to": str(folder / f"{number:05d}-{Path(path).name}")}
@@ -313,6 +328,24 @@ def quarantine(asked: argparse.Namespace, console: Console) -> int:
         shutil.move(move["from"], move["to"])
     console.print(f"{len(new)} files moved to {folder}; --undo moves them back")
     return 0
+
+
+def _chosen(asked: argparse.Namespace) -> list[str]:
+    if asked.top is not None and asked.top < 1:
+        raise InputError(f"--top is {asked.top}, expected at least 1")
+    ranked = [row["path"] for row in _read_table(asked.report / _SCORES)]
+    if asked.top is not None:
+        return ranked[: asked.top]
+    lines = asked.list.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    # The gallery quotes what would not fit on a line.
+    listed = [json.loads(line) if line.startswith('"') else line for line in lines if line]
+    strange = set(listed) - set(ranked)
+    if strange:
+        raise InputError(
+            f"{asked.list} lists {_printable(min(strange))}, which is not in {asked.report}: give "
+            "a selection from the same report (nothing was moved)"
+        )
+    return list(dict.fromkeys(listed))
 
 
 def _undo(moves: list[dict[str, str]], folder: Path, console: Console) -> int:
@@ -339,12 +372,14 @@ def _check_free(paths: Sequence[str]) -> None:
             )
 
 
-def _read_scores(path: Path) -> list[dict[str, str]]:
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of a report."""
     if not path.exists():
         raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"rank", "path", "score"} <= rows[0].keys():
+        table = csv.DictReader(file)
+        rows = list(table)
+    if "path" not in (table.fieldnames or ()):
         raise InputError(f"{path} is no report of e3jax: run e3jax rank anew")
     return rows
 

@@ -97,6 +97,9 @@ class E3Outlier(BaseEstimator):
     Attributes:
       decision_scores_: float [n] in [0, log k], the images' entropy in nats, larger = more
         outlying (minus NE, eq. 6).
+      view_entropies_: float [n, k] in nats, of every view of the collection; not saved with the
+        detector.
+      median_entropies_: float [k], the collection's median of each operation.
       threshold_: images of larger scores are outliers.
       paths_: str [n], files of the collection; image numbers for arrays.
       health_: :class:`Health`, also warned of where it is bad.
@@ -145,7 +148,7 @@ class E3Outlier(BaseEstimator):
         self._check_parameters()
         self.value_range_ = self._infer_range(X)
         self.colour_ = None  # as the collection is
-        bank, unreadable = self._collect(X, least=2)
+        bank, unreadable = self.read(X, least=2)
         self.colour_ = bank.images.shape[-1] == 3
         config = self._config(len(bank.images))
         if self.time_budget is not None:
@@ -153,7 +156,9 @@ class E3Outlier(BaseEstimator):
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = self._train(config, bank.images)
         scores = self._score(bank.images)
-        self.decision_scores_ = _outlyingness(scores)
+        self.view_entropies_ = -scores.ne
+        self.median_entropies_ = np.median(self.view_entropies_, axis=0)
+        self.decision_scores_ = mean_entropy(self.view_entropies_)
         self.health_ = self._examine(scores, unreadable)
         if self.health_.warning:
             warnings.warn(self.health_.warning, HealthWarning, stacklevel=2)
@@ -167,15 +172,28 @@ class E3Outlier(BaseEstimator):
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
         check_is_fitted(self, "decision_scores_")
-        return _outlyingness(self._score(self._collect_all(X)))
+        return mean_entropy(-self.view_scores(X).ne)
 
     def view_scores(self, X) -> scoring.Scores:
         """PL, MP, NE and accuracy of every view: float [n, k] each, smaller = more outlying.
 
         They say why an image scores as it does: which operations are not recognised on it.
+
+        Raises:
+          InputError, NotFittedError: as ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
-        return self._score(self._collect_all(X), per_operation=True)
+        bank, unreadable = self.read(X)
+        if unreadable:
+            path, reason = unreadable[0]
+            raise InputError(f"{path} cannot be read ({reason}): leave it out")
+        channels = 3 if self.colour_ else 1
+        if bank.images.shape[-1] != channels:
+            raise InputError(
+                f"images have {bank.images.shape[-1]} channels, those of fit had {channels}: give "
+                "images of the same kind"
+            )
+        return self._score(bank.images)
 
     def predict(self, X, return_confidence=False):
         """0 or 1 = outlier for images [n]; with their confidences if asked."""
@@ -222,6 +240,32 @@ class E3Outlier(BaseEstimator):
         self.contamination = contamination
         return self._set_threshold()
 
+    def read(self, X, least=1) -> images.Collection:
+        """A collection as the detector sees it: a bank of ``image_size``, and what is left out.
+
+        Raises:
+          InputError: bad images; fewer than ``least`` files can be read.
+          sklearn.exceptions.NotFittedError: before ``fit``.
+        """
+        check_is_fitted(self, "colour_")
+        if not _are_paths(X):
+            array = images.to_uint8(X, self.value_range_)
+            array = images.resize(array, self.image_size, self.resize)
+            return images.Collection(images.as_bank(array, least=least), [])
+        closed = []
+        if isinstance(X, (str, os.PathLike)):
+            X, closed = images.find_files(X)
+        total = len(X)
+        bank, unreadable = images.read_files(
+            X,
+            self.image_size,
+            self.resize,
+            self.colour_,
+            least,
+            lambda done: self.on_progress("reading", done, total),
+        )
+        return images.Collection(bank, closed + unreadable)
+
     # --- Parameters and images ---------------------------------------------------------------
 
     def _check_parameters(self) -> None:
@@ -256,40 +300,6 @@ class E3Outlier(BaseEstimator):
             )
         return found
 
-    def _collect(self, X, least: int) -> images.Collection:
-        """Any collection as a bank of image_size, and the files that cannot be read."""
-        if not _are_paths(X):
-            array = images.to_uint8(X, self.value_range_)
-            array = images.resize(array, self.image_size, self.resize)
-            return images.Collection(images.as_bank(array, least=least), [])
-        closed = []
-        if isinstance(X, (str, os.PathLike)):
-            X, closed = images.find_files(X)
-        total = len(X)
-        bank, unreadable = images.read_files(
-            X,
-            self.image_size,
-            self.resize,
-            self.colour_,
-            least,
-            lambda done: self.on_progress("reading", done, total),
-        )
-        return images.Collection(bank, closed + unreadable)
-
-    def _collect_all(self, X) -> np.ndarray:
-        """New images, each of which needs a score."""
-        bank, unreadable = self._collect(X, least=1)
-        if unreadable:
-            path, reason = unreadable[0]
-            raise InputError(f"{path} cannot be read ({reason}): leave it out")
-        channels = 3 if self.colour_ else 1
-        if bank.images.shape[-1] != channels:
-            raise InputError(
-                f"images have {bank.images.shape[-1]} channels, those of fit had {channels}: give "
-                "images of the same kind"
-            )
-        return bank.images
-
     # --- Training and scores -----------------------------------------------------------------
 
     def _config(self, n: int) -> training.TrainConfig:
@@ -310,7 +320,7 @@ class E3Outlier(BaseEstimator):
         k = len(operations.paper_operations(self.operations))
         trainer = _trainer(config, self.operations, self.image_size)
         variables = trainer.init(jax.random.key(0), pictures.shape[-1]).variables
-        score = _scorer(config.network, self.operations, self.image_size, False)
+        score = _scorer(config.network, self.operations, self.image_size)
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()
@@ -336,8 +346,8 @@ class E3Outlier(BaseEstimator):
         state = training.train(trainer, state, bank, len(pictures), config.steps, on_chunk)
         return jax.device_get(state.variables)
 
-    def _score(self, pictures: np.ndarray, per_operation: bool = False) -> scoring.Scores:
-        score = _scorer(self.network_, self.operations, self.image_size, per_operation)
+    def _score(self, pictures: np.ndarray) -> scoring.Scores:
+        score = _scorer(self.network_, self.operations, self.image_size)
         total = len(pictures)
         return score(
             self.variables_, pictures, lambda done: self.on_progress("scoring", done, total)
@@ -345,13 +355,14 @@ class E3Outlier(BaseEstimator):
 
     def _examine(self, scores: scoring.Scores, unreadable: list[images.Unreadable]) -> Health:
         k = len(operations.paper_operations(self.operations))
+        means = [views.mean(axis=1) for views in scores[:4]]
         return Health(
             pretext_accuracy=float(scores.accuracy.mean()),
             chance=1 / k,
             spread=float(self.decision_scores_.std()),
             steps=self.steps_,
             unreadable=unreadable,
-            warning=scoring.health(scores, k),
+            warning=scoring.health(scoring.Scores(*means, scores.representation), k),
         )
 
     # --- Thresholds ----------------------------------------------------------------------------
@@ -389,8 +400,9 @@ class E3Outlier(BaseEstimator):
         return np.where(self._label(scores) == 1, outlier, 1 - outlier)
 
 
-def _outlyingness(scores: scoring.Scores) -> np.ndarray:
-    return -np.asarray(scores.ne, np.float64)
+def mean_entropy(entropies: np.ndarray) -> np.ndarray:
+    """The scores of images [n] from the entropies of their views [n, k] (minus NE, eq. 6)."""
+    return np.mean(entropies, axis=1, dtype=np.float64)
 
 
 def _check_contamination(value) -> None:
@@ -445,9 +457,9 @@ def _trainer(config: training.TrainConfig, names: str, side: int) -> training.Tr
 
 
 @_once
-def _scorer(network: str, names: str, side: int, per_operation: bool) -> Callable:
+def _scorer(network: str, names: str, side: int) -> Callable:
     operation_set = operations.operation_set(names, side)
-    return scoring.make_scorer(network, operation_set, per_operation=per_operation)
+    return scoring.make_scorer(network, operation_set, per_operation=True)
 
 
 class E3OutlierDetector(OutlierMixin, BaseEstimator):

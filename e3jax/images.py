@@ -6,6 +6,7 @@ Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import os
 import re
 import warnings
@@ -257,17 +258,61 @@ def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
     return resized[..., None] if grey else resized
 
 
-def _read(path: str | os.PathLike, side: int, fit: str) -> np.ndarray | str:
-    """A file as uint8 [side, side, 3], or the reason why it cannot be read."""
-    from PIL import Image, ImageOps
+def thumbnails(
+    pictures, side: int = 96, on_file: Callable[[int], None] = lambda done: None
+) -> list[bytes]:
+    """Small versions of images in their own proportions, as WebP files.
+
+    Those of at most 64 x 64 pixels keep all their pixels and values.
+
+    Args:
+      pictures: files, or uint8 [n, h, w, c], c 1 or 3.
+      side: longest side in pixels.
+      on_file: is told the number of images done.
+
+    Returns:
+      n files' contents, b"" for a file that cannot be read.
+    """
+    small = []
+    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as threads:
+        warnings.simplefilter("ignore")
+        for content in threads.map(lambda picture: _thumbnail(picture, side), pictures):
+            small.append(content)
+            on_file(len(small))
+    return small
+
+
+def _thumbnail(picture, side: int) -> bytes:
+    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (2 * side, 2 * side))  # of JPEG alone: many times faster
-            picture = _to_rgb(ImageOps.exif_transpose(picture))
-        return np.asarray(_to_square(picture, side, fit))
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
+        else:
+            picture = _open(picture, side)
+        picture.thumbnail((side, side), reducing_gap=3)
+        content = io.BytesIO()
+        picture.save(content, "WEBP", lossless=max(picture.size) <= 64, quality=80, method=1)
+        return content.getvalue()
+    except Exception:  # as in _read
+        return b""
+
+
+def _read(path: str | os.PathLike, side: int, fit: str) -> np.ndarray | str:
+    """A file as uint8 [side, side, 3], or the reason why it cannot be read."""
+    try:
+        return np.asarray(_to_square(_open(path, side), side, fit))
     except Exception as error:  # decoders of damaged files raise whatever they come across
         return _reason(error)
+
+
+def _open(path: str | os.PathLike, side: int):
+    """A file as a Pillow RGB image, upright, of at least ``side`` where it has that."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as picture:
+        picture.draft("RGB", (2 * side, 2 * side))  # of JPEG alone: many times faster
+        return _to_rgb(ImageOps.exif_transpose(picture))
 
 
 def _reason(error: Exception) -> str:

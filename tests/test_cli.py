@@ -75,6 +75,7 @@ def test_rank_reports_all_images_the_most_outlying_first(ranked, photos):
     assert "letter.png: not an image" in done.stderr
     assert "warning: pretext accuracy" in done.stderr
     assert sorted(p.name for p in report.iterdir()) == [
+        "gallery.html",
         "scores.csv",
         "scores.jsonl",
         "unreadable.csv",
@@ -133,8 +134,7 @@ def report_of(folder, names):
         paths.append(str(path))
     (folder / "report").mkdir()
     scores = -np.arange(len(paths), dtype=float)
-    console = cli.Console(quiet=True)
-    cli._report(console, folder / "report", paths, scores, scores.astype(int) * 0, [])
+    cli._write_tables(folder / "report", paths, scores, scores > 0, [])
     return folder / "report", paths
 
 
@@ -227,7 +227,7 @@ def test_quarantined_images_are_not_ranked_again(tmp_path):
         (["quarantine", "empty", "--top", "3"], "does not exist, expected a report"),
         (["quarantine", "empty", "--top", "0"], "--top is 0"),
         (["quarantine", "empty", "--undo"], "nothing to undo"),
-        (["quarantine", "empty"], "one of the arguments --top --undo is required"),
+        (["quarantine", "empty"], "one of the arguments --top --list --undo is required"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

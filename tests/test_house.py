@@ -27,6 +27,7 @@ ROOMS = (
     "baselines",
     "estimator",
     "checkpoint",
+    "gallery",
     "report",
     "cli",
     "__main__",

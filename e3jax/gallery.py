@@ -1,0 +1,99 @@
+"""A ranked collection as one HTML file to look through, which needs no network and no server."""
+
+import base64
+import importlib.resources
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from e3jax import files, images, operations
+from e3jax.estimator import E3Outlier, mean_entropy
+
+# A page of more takes a browser seconds to open.
+_MOST = 20_000
+_VIEW_SIDE = 32
+_NOWHERE = (1 << 16) - 1
+
+
+def write_gallery(
+    path: str | os.PathLike,
+    detector: E3Outlier,
+    pictures: Sequence[str | os.PathLike] | np.ndarray,
+    entropies: np.ndarray,
+    title: str = "e3jax",
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Writes images in the order of their scores, with a threshold to move and reasons to read.
+
+    Of more than 20,000 images the most outlying 20,000 are shown; the histogram is of all.
+
+    Args:
+      path: HTML file.
+      detector: fitted; gives the threshold, the operations and what is usual for them.
+      pictures: n files, which become small copies inside the page, or uint8 [n, h, w, c].
+      entropies: float [n, k] in nats, of the images' views: ``detector.view_entropies_`` for the
+        collection it was fitted to, ``-detector.view_scores(X).ne`` for others.
+      title: of the page.
+      on_picture: called as ``(done, total)``.
+
+    Raises:
+      ValueError: not one row of entropies for each picture.
+      OSError: the file cannot be written.
+
+    >>> write_gallery(
+    ...     "gallery.html", detector, detector.paths_, detector.view_entropies_
+    ... )  # doctest: +SKIP
+    """
+    entropies = np.asarray(entropies)
+    if len(entropies) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures, expected {len(entropies)}: as many as scores")
+    scores = mean_entropy(entropies)
+    order = np.argsort(-scores, kind="stable")
+    shown = order[:_MOST]
+    chosen = [pictures[i] for i in shown]
+    are_files = isinstance(chosen[0], (str, os.PathLike))
+    small = images.thumbnails(chosen, on_file=lambda done: on_picture(done, len(chosen)))
+    operation_set = operations.operation_set(detector.operations, _VIEW_SIDE)
+    data = {
+        "title": title,
+        "warning": detector.health_.warning,
+        "threshold": detector.threshold_,
+        "scores": _packed(scores[order], "<f8"),
+        "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
+        "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
+        "thumbnails": [base64.b64encode(content).decode() for content in small],
+        # 0 to 255 for 0 to log k.
+        "entropies": _packed(entropies[shown] * 255 / np.log(len(operation_set)), "u1"),
+        "median": detector.median_entropies_.tolist(),
+        "operations": operation_set.names,
+        "families": operation_set.families,
+        "tables": _packed(_sources(operation_set), "<u2"),
+        "resize": detector.resize,
+    }
+    page = importlib.resources.files("e3jax").joinpath("gallery.html").read_text("utf-8")
+    # In a script element "<" alone could end it.
+    text = page.replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
+    files.write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _packed(values: np.ndarray, dtype: str) -> str:
+    if np.dtype(dtype).kind == "u":
+        values = np.round(values)
+    return base64.b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode()
+
+
+def _sources(operation_set: operations.OperationSet) -> np.ndarray:
+    """[k, p]: the pixel that each pixel of a view shows, the nearest one where it is rotated.
+
+    Found by what the operations do to an image of its own coordinates.
+    """
+    side = operation_set.side
+    row, column = np.indices((side, side)) / (side - 1)
+    ramps = np.stack([row, column, np.ones_like(row)], axis=-1)
+    views = np.asarray(operations.all_views(operation_set, ramps[None].astype(np.float32))[0])
+    row, column, inside = np.moveaxis(views.reshape(len(operation_set), -1, 3), -1, 0)
+    row, column = (np.clip(np.round(a * (side - 1)), 0, side - 1) for a in (row, column))
+    return np.where(inside > 0.5, row * side + column, _NOWHERE)
