@@ -19,7 +19,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import files, images, training
+from e3jax import files, images, operations, training
 from e3jax.estimator import E3Outlier, Health
 
 # Raised when what a file holds changes its meaning.
@@ -37,7 +37,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
 
     Raises:
       sklearn.exceptions.NotFittedError: before ``fit``.
-      ValueError: ``contamination`` is an object.
+      ValueError: ``contamination`` is an object, or ``network`` a function.
       OSError: the file cannot be written; nothing of it is left then.
     """
     check_is_fitted(detector, "decision_scores_")
@@ -45,6 +45,11 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         raise ValueError(
             "contamination is an object, which cannot be saved: call set_contamination with a "
             "number or 'auto' first"
+        )
+    if callable(detector.network_):
+        raise ValueError(
+            "network is a function, which cannot be saved: keep variables_ and the program that "
+            "has the function"
         )
     parameters = detector.get_params()
     del parameters["on_progress"]
@@ -99,7 +104,14 @@ def load(path: str | os.PathLike) -> E3Outlier:
 
 
 def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
-    detector = E3Outlier(**about["parameters"])
+    parameters = about["parameters"]
+    if not isinstance(parameters["operations"], str):
+        # JSON has lists alone.
+        parameters["operations"] = tuple(
+            operations.Operation(flip, tuple(shift), turns, tuple(patches), angle)
+            for flip, shift, turns, patches, angle in parameters["operations"]
+        )
+    detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
     for name in _ARRAYS:

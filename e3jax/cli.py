@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -123,6 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asked.do(asked, console)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red")
+        return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        console.print(
+            "error: not enough memory: give fewer images, or a smaller --image-size or --network",
+            style="red",
+        )
         return 2
     except KeyboardInterrupt:
         console.print("Stopped. What quarantine had moved, quarantine --undo moves back.")

@@ -78,9 +78,10 @@ class E3Outlier(BaseEstimator):
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
         "auto": median + 2.5 MAD of the scores (Leys et al. 2013), which flags few;
         or an object with PyThresh's ``eval(scores) -> labels``.
-      network: name for :func:`e3jax.networks.build`; "auto": "wrn-10-1" on a CPU, "wrn-10-4" (the
-        paper's) on an accelerator.
-      operations: families of operations, "RA+IA+PR" or a part of it.
+      network: name or function for :func:`e3jax.networks.build`; "auto": "wrn-10-1" on a CPU,
+        "wrn-10-4" (the paper's) on an accelerator.
+      operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
+        :class:`e3jax.Operation` for images of ``image_size``.
       steps: of training; "auto": half an epoch over all views on a CPU, a whole one on an
         accelerator, and 433 at least, so that small collections are learnt as well.
       time_budget: seconds that ``fit`` may take, about; the training is shortened to it (not below
@@ -266,6 +267,10 @@ class E3Outlier(BaseEstimator):
         )
         return images.Collection(bank, closed + unreadable)
 
+    def operation_set(self) -> operations.OperationSet:
+        """The operations, compiled for ``image_size``."""
+        return _operation_set(self._named_operations(), self.image_size)
+
     # --- Parameters and images ---------------------------------------------------------------
 
     def _check_parameters(self) -> None:
@@ -288,6 +293,10 @@ class E3Outlier(BaseEstimator):
                 f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
             )
 
+    def _named_operations(self) -> str | tuple:
+        """Hashable."""
+        return self.operations if isinstance(self.operations, str) else tuple(self.operations)
+
     def _infer_range(self, X) -> tuple[float, float] | None:
         if self.value_range is not None:
             return tuple(map(float, self.value_range))
@@ -304,7 +313,7 @@ class E3Outlier(BaseEstimator):
 
     def _config(self, n: int) -> training.TrainConfig:
         on_cpu = jax.devices()[0].platform == "cpu"
-        quick, k = training.quick_config(), len(operations.paper_operations(self.operations))
+        quick, k = training.quick_config(), len(self.operation_set())
         network, steps = self.network, self.steps
         if network == "auto":
             network = quick.network if on_cpu else "wrn-10-4"
@@ -317,10 +326,10 @@ class E3Outlier(BaseEstimator):
         self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
     ) -> training.TrainConfig:
         """As many steps as fit before the deadline, by the time that some images' scores take."""
-        k = len(operations.paper_operations(self.operations))
-        trainer = _trainer(config, self.operations, self.image_size)
+        k = len(self.operation_set())
+        trainer = _trainer(config, self._named_operations(), self.image_size)
         variables = trainer.init(jax.random.key(0), pictures.shape[-1]).variables
-        score = _scorer(config.network, self.operations, self.image_size)
+        score = _scorer(config.network, self._named_operations(), self.image_size)
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()
@@ -333,7 +342,7 @@ class E3Outlier(BaseEstimator):
     def _train(self, config: training.TrainConfig, pictures: np.ndarray) -> Any:
         random = check_random_state(self.random_state)
         key = jax.random.key(random.randint(_SEEDS))
-        trainer = _trainer(config, self.operations, self.image_size)
+        trainer = _trainer(config, self._named_operations(), self.image_size)
         # A power of two of rows, so that collections of like size share compiled programs.
         capacity = max(1 << (len(pictures) - 1).bit_length(), _LEAST_ROWS)
         bank = training.place_bank(trainer.mesh, pictures, capacity)
@@ -347,14 +356,14 @@ class E3Outlier(BaseEstimator):
         return jax.device_get(state.variables)
 
     def _score(self, pictures: np.ndarray) -> scoring.Scores:
-        score = _scorer(self.network_, self.operations, self.image_size)
+        score = _scorer(self.network_, self._named_operations(), self.image_size)
         total = len(pictures)
         return score(
             self.variables_, pictures, lambda done: self.on_progress("scoring", done, total)
         )
 
     def _examine(self, scores: scoring.Scores, unreadable: list[images.Unreadable]) -> Health:
-        k = len(operations.paper_operations(self.operations))
+        k = len(self.operation_set())
         means = [views.mean(axis=1) for views in scores[:4]]
         return Health(
             pretext_accuracy=float(scores.accuracy.mean()),
@@ -434,7 +443,7 @@ def _are_paths(X) -> bool:
     return isinstance(X, (list, tuple)) and len(X) > 0 and isinstance(X[0], (str, os.PathLike))
 
 
-_building = threading.Lock()
+_building = threading.RLock()  # building one program may ask for another
 
 
 def _once(build: Callable) -> Callable:
@@ -449,16 +458,19 @@ def _once(build: Callable) -> Callable:
     return locked
 
 
+_operation_set = _once(operations.operation_set)
+
+
 @_once
-def _trainer(config: training.TrainConfig, names: str, side: int) -> training.Trainer:
+def _trainer(config: training.TrainConfig, names: str | tuple, side: int) -> training.Trainer:
     # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
     chunk = 10 if jax.devices()[0].platform == "cpu" else 200
-    return training.make_trainer(config, operations.operation_set(names, side), chunk=chunk)
+    return training.make_trainer(config, _operation_set(names, side), chunk=chunk)
 
 
 @_once
-def _scorer(network: str, names: str, side: int) -> Callable:
-    operation_set = operations.operation_set(names, side)
+def _scorer(network: str | Callable, names: str | tuple, side: int) -> Callable:
+    operation_set = _operation_set(names, side)
     return scoring.make_scorer(network, operation_set, per_operation=True)
 
 

@@ -14,8 +14,6 @@ from e3jax.estimator import E3Outlier, mean_entropy
 
 # A page of more takes a browser seconds to open.
 _MOST = 20_000
-_VIEW_SIDE = 32
-_NOWHERE = (1 << 16) - 1
 
 
 def write_gallery(
@@ -56,7 +54,7 @@ def write_gallery(
     chosen = [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
     small = images.thumbnails(chosen, on_file=lambda done: on_picture(done, len(chosen)))
-    operation_set = operations.operation_set(detector.operations, _VIEW_SIDE)
+    operation_set = detector.operation_set()
     data = {
         "title": title,
         "warning": detector.health_.warning,
@@ -70,7 +68,8 @@ def write_gallery(
         "median": detector.median_entropies_.tolist(),
         "operations": operation_set.names,
         "families": operation_set.families,
-        "tables": _packed(_sources(operation_set), "<u2"),
+        "side": operation_set.side,
+        "tables": _packed(_sources(operation_set), "<u4"),
         "resize": detector.resize,
     }
     page = importlib.resources.files("e3jax").joinpath("gallery.html").read_text("utf-8")
@@ -88,7 +87,8 @@ def _packed(values: np.ndarray, dtype: str) -> str:
 def _sources(operation_set: operations.OperationSet) -> np.ndarray:
     """[k, p]: the pixel that each pixel of a view shows, the nearest one where it is rotated.
 
-    Found by what the operations do to an image of its own coordinates.
+    It is p where a view shows what is outside of the image. Found by what the operations do to an
+    image of its own coordinates.
     """
     side = operation_set.side
     row, column = np.indices((side, side)) / (side - 1)
@@ -96,4 +96,4 @@ def _sources(operation_set: operations.OperationSet) -> np.ndarray:
     views = np.asarray(operations.all_views(operation_set, ramps[None].astype(np.float32))[0])
     row, column, inside = np.moveaxis(views.reshape(len(operation_set), -1, 3), -1, 0)
     row, column = (np.clip(np.round(a * (side - 1)), 0, side - 1) for a in (row, column))
-    return np.where(inside > 0.5, row * side + column, _NOWHERE)
+    return np.where(inside > 0.5, row * side + column, side * side)

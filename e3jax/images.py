@@ -321,6 +321,8 @@ def _reason(error: Exception) -> str:
         return error.strerror.lower()
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

@@ -64,7 +64,7 @@ def pretext_health(accuracy: float, k: int) -> str:
 
 
 def make_scorer(
-    network_name: str,
+    network_name: str | Callable,
     operation_set: operations.OperationSet,
     mesh: jax.sharding.Mesh | None = None,
     dtype: str = "float32",
@@ -80,7 +80,7 @@ def make_scorer(
     filled up, so there is one shape. ``on_block(images done)`` is called after every block.
 
     Args:
-      network_name: name for :func:`e3jax.networks.build`.
+      network_name: name or function for :func:`e3jax.networks.build`.
       operation_set: the K operations the network was trained on.
       mesh: devices to split the images over (default: all).
       dtype: compute dtype of the convolutions.

@@ -32,7 +32,7 @@ class TrainConfig(NamedTuple):
     """What a run depends on besides key and images; hashable.
 
     Attributes:
-      network: name for :func:`e3jax.networks.build`.
+      network: name or function for :func:`e3jax.networks.build`.
       optimizer: "sgd" (momentum 0.9, not Nesterov) or "adam" (0.9, 0.999, eps 1e-7).
       learning_rate: constant, or the peak of ``schedule="onecycle"``.
       schedule: "constant" or "onecycle" (cosine up over 30 %, cosine down; needs ``steps``).
@@ -43,7 +43,7 @@ class TrainConfig(NamedTuple):
       dtype: compute dtype of the convolutions, "float32" or "bfloat16".
     """
 
-    network: str = "wrn-10-4"
+    network: str | Callable = "wrn-10-4"
     optimizer: str = "sgd"
     learning_rate: float = 1e-3
     schedule: str = "constant"
@@ -295,7 +295,8 @@ def make_trainer(
     side = operation_set.side
 
     def init(key: jax.Array, channels: int) -> TrainState:
-        variables = network.init(
+        # A network of one's own may have no running statistics.
+        variables = {"batch_stats": {}} | network.init(
             jax.random.fold_in(key, 0), jnp.zeros((1, side, side, channels)), train=False
         )
         return TrainState(
@@ -314,7 +315,7 @@ def make_trainer(
             mutable=["batch_stats"],
         )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (updates["batch_stats"], logits, representation)
+        return loss, (updates.get("batch_stats", {}), logits, representation)
 
     def watch(state: TrainState, batch: Batch, *data) -> Any:
         if probe is None:

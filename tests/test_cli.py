@@ -252,6 +252,30 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux limits a program's memory")
+def test_too_little_memory_is_one_sentence(photos, tmp_path):
+    limited = 'ulimit -v 6000000; exec "$@"'
+    command = [sys.executable, "-m", "e3jax", "rank", str(photos), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        ["bash", "-c", limited, "-", *command, "--image-size", "32768"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "not enough memory" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_memory_that_ends_in_training_is_one_sentence(photos, tmp_path, monkeypatch, capsys):
+    def train(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(cli.E3Outlier, "fit", train)
+    assert here("rank", photos, "--out", tmp_path) == 2
+    assert "error: not enough memory: give fewer images" in capsys.readouterr().err
+
+
 def test_ctrl_c_leaves_no_report(photos, tmp_path):
     # Where the tests run in the background, programs start with Ctrl-C ignored.
     code = (

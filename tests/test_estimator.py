@@ -3,6 +3,7 @@
 import warnings
 from types import SimpleNamespace
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +19,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from e3jax import E3Outlier, E3OutlierDetector, InputError, datasets, metrics
+from e3jax import (
+    E3Outlier,
+    E3OutlierDetector,
+    InputError,
+    Operation,
+    datasets,
+    load,
+    metrics,
+    save,
+    write_gallery,
+)
 from e3jax.estimator import HealthWarning
 
 # As small as a network can be trained: for the contract, not for the scores.
@@ -188,6 +199,14 @@ def test_folders_and_lists_of_files_score_as_arrays_do(fitted, digits, folder):
         detector.decision_function(folder)
 
 
+def test_duplicates_are_images_like_any_other(digits, tmp_path):
+    for name, i in {"a": 0, "b": 0, "b copy": 0, "c": 1, "d": 2}.items():
+        Image.fromarray(digits[i, ..., 0]).save(tmp_path / f"{name}.png")
+    detector = E3Outlier(**SMALL).fit(tmp_path)
+    a, b, copy, c, _ = detector.decision_scores_
+    assert len(detector.paths_) == 5 and a == b == copy != c
+
+
 def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_path):
     """Files are converted; arrays of another kind are a mistake."""
     Image.fromarray(digits[4, ..., 0]).convert("RGB").save(tmp_path / "4.png")
@@ -195,6 +214,8 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
     np.testing.assert_allclose(
         detector.decision_function([tmp_path / "4.png"]), fitted.decision_scores_[4], rtol=1e-5
     )
+    with pytest.raises(InputError, match="give value_range"):
+        fitted.decision_function(np.full((2, 8, 8, 1), 77.7))
     with pytest.raises(InputError, match="3 channels, those of fit had 1"):
         fitted.decision_function(np.zeros((2, 8, 8, 3), np.uint8))
 
@@ -247,6 +268,38 @@ def test_nothing_is_scored_before_fit(digits):
     for method in ("decision_function", "predict", "predict_proba", "view_scores"):
         with pytest.raises(NotFittedError):
             getattr(E3Outlier(), method)(digits)
+
+
+# --- Own operations and networks ------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """One convolution, no running statistics."""
+
+    num_outputs: int
+    dtype: object = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(4, (3, 3))(x)).mean(axis=(1, 2))
+        return nn.Dense(self.num_outputs)(x), x
+
+
+def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
+    turns = [Operation(quarter_turns=q, angle=a) for q in range(2) for a in (0, 10.0)]
+    own = SMALL | {"operations": turns, "network": Small}
+    detector = clone(E3Outlier(**own)).fit(digits)
+    assert detector.view_entropies_.shape == (60, 4) and detector.network_ is Small
+    assert np.ptp(detector.decision_scores_) > 0
+    with pytest.raises(ValueError, match="network is a function, which cannot be saved"):
+        save(detector, tmp_path / "model")
+    detector = E3Outlier(**SMALL | {"operations": turns}).fit(digits)
+    save(detector, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.operations == tuple(turns)
+    np.testing.assert_array_equal(again.decision_function(digits), detector.decision_scores_)
+    write_gallery(tmp_path / "gallery.html", again, digits, detector.view_entropies_)
 
 
 # --- Fits ------------------------------------------------------------------------------------

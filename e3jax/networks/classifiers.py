@@ -13,6 +13,7 @@ last feature maps' means. They have these attributes:
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -129,14 +130,20 @@ def _classify(x: jax.Array, num_outputs: int) -> tuple[jax.Array, jax.Array]:
 
 
 def build(
-    name: str, num_outputs: int, dtype: Any = jnp.float32, axis_name: str | None = None
+    name: str | Callable[..., nn.Module],
+    num_outputs: int,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
 ) -> nn.Module:
-    """A classifier by name.
+    """A classifier by name, or one of your own.
 
     Args:
       name: "wrn-DEPTH-WIDTH", e.g. the paper's "wrn-10-4"; DEPTH is 6n + 4. "resnet-DEPTH", e.g.
         its "resnet-20" and "resnet-50"; DEPTH is 6n + 2. "densenet-DEPTH", e.g. its "densenet-40";
-        DEPTH is 6n + 4.
+        DEPTH is 6n + 4. Or a function that is called with the other three arguments, e.g. a Linen
+        class, and gives a module ``(x [b, h, w, c], train) -> (logits [b, k], representation
+        [b, d])``. It has its running statistics, if any, in the collection "batch_stats", and
+        averages them over ``axis_name``.
       num_outputs: number of operations K.
       dtype: compute dtype of the convolutions, float32 or bfloat16.
       axis_name: mesh axis that splits training batches.
@@ -144,6 +151,8 @@ def build(
     Raises:
       ValueError: for an unknown name.
     """
+    if callable(name):
+        return name(num_outputs, dtype, axis_name)
     family, *numbers = name.split("-") if re.fullmatch(r"[a-z]+(-\d+)+", name) else [name]
     match family, [int(number) for number in numbers]:
         case "wrn", [depth, width] if depth >= 10 and depth % 6 == 4 and width > 0:
