@@ -3,8 +3,6 @@
 Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import io
 import os

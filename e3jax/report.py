@@ -421,16 +421,20 @@ def _means(key: TableKey, rows: list[dict]) -> str:
 def _count(cells: dict, method: str, classes: Sequence, seeds: Sequence) -> str:
     """How many runs a method has of all classes and seeds of the table, and what ails them."""
     total = len(classes) * len(seeds)
-    missing = [
+    done = {(name, row["seed"]) for name in classes for row in cells[method, name]}
+    # A seed that was not run at all is one thing to say, not one for every class.
+    unused = [seed for seed in seeds if not any((name, seed) in done for name in classes)]
+    missing = [f"seed {seed}" for seed in unused]
+    missing += [
         f"class {name} seed {seed}"
         for name in classes
         for seed in seeds
-        if seed not in {row["seed"] for row in cells[method, name]}
+        if (name, seed) not in done and seed not in unused
     ]
     warned = sum(bool(row.get("warning")) for name in classes for row in cells[method, name])
     text = str(total)
     if missing:
-        text = f"{total - len(missing)} of {total}, missing: {', '.join(missing[:3])}"
+        text = f"{len(done)} of {total}, missing: {', '.join(missing[:3])}"
     if len(missing) > 3:
         text += f" and {len(missing) - 3} more"
     return f"{text}, {warned} ⚠" if warned else text
@@ -450,10 +454,14 @@ def _paired_difference(cells: dict, methods: Sequence[str], classes: Sequence) -
 
     "METHOD: mean (95 % interval)", or "" where there is nothing to compare.
     """
+
+    def seeds(method: str, name) -> set:
+        return {row["seed"] for row in cells[method, name]}
+
     auroc = {
         method: [100 * np.mean([row["auroc"] for row in cells[method, c]]) for c in classes]
         for method in methods
-        if all(cells[method, c] for c in classes)
+        if all(seeds(method, c) and seeds(method, c) == seeds("e3outlier", c) for c in classes)
     }
     others = [m for m in auroc if not m.startswith("e3outlier")]
     if "e3outlier" not in auroc or not others or len(classes) < 2:

@@ -106,7 +106,7 @@ def test_a_missing_run_is_said_and_its_seed_left_out_of_the_mean():
     assert classes["1"] == ["60.0 (2 of 3 seeds)", "70.0 (1 of 3 seeds)"]
     assert means["e3outlier"][0] == "**55.0** (94.1, -39.1)"
     assert means["e3outlier"][-1] == "4 of 6, missing: class 0 seed 2, class 1 seed 1"
-    missing = "1 of 6, missing: class 0 seed 0, class 0 seed 1, class 0 seed 2 and 2 more"
+    missing = "1 of 6, missing: seed 1, seed 2, class 0 seed 0"
     assert means["pixel-if"][::3] == ["incomplete", missing]
 
 
