@@ -54,8 +54,9 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=runs.DEFAULT_METHODS,
         choices=("all", *runs.METHODS),
-        help="what to compare; methods that share a training are all done by it. all: Table 1, "
-        "RDAE as published and pixels",
+        metavar="METHOD",
+        help=f"what to compare: {', '.join(runs.METHODS)}; methods that share a training are all "
+        "done by it. all: Table 1, RDAE as published and pixels",
     )
     protocols.add_arguments(parser)
     protocols.add_network_and_operations(parser)

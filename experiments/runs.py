@@ -20,7 +20,7 @@ import progress
 import protocols
 import sweep
 
-from e3jax import baselines, checkpoint, datasets, operations, priority, scoring, training
+from e3jax import baselines, checkpoint, datasets, networks, operations, priority, scoring, training
 from e3jax.baselines import autoencoder, isolation_forest, pixels
 
 # A training view costs about three scored ones (forward and backward).
@@ -73,7 +73,7 @@ class Training(NamedTuple):
       describe: ``(protocol, operations) -> dict``: the fields of :class:`sweep.Run` that say how
         it is done, ``config`` with all constants its result depends on.
       do: ``task -> (scores by name, measured columns)``.
-      cost: ``(run, n) -> int``: work on n images, in scored views of the protocol's network.
+      cost: ``(run, n) -> int``: work on n images, in views scored by wrn-10-1.
       on_devices: it computes on the task's mesh. If not, it takes no accelerator on a cluster, and
         one process of a job does it for all.
     """
@@ -106,7 +106,7 @@ def size(dataset: datasets.Dataset, run: sweep.Run) -> int:
 
 
 def cost(dataset: datasets.Dataset, run: sweep.Run) -> int:
-    """Work of a run, in scored views."""
+    """Work of a run, in views scored by wrn-10-1."""
     return TRAININGS[run.method].cost(run, size(dataset, run))
 
 
@@ -124,7 +124,23 @@ def _describe_e3outlier(protocol: protocols.Protocol, operation_names: str) -> d
 
 def _cost_e3outlier(run: sweep.Run, n: int) -> int:
     config, k = training.TrainConfig(**run.config), len(operations.paper_operations(run.operations))
-    return _TRAIN_COST * config.num_steps(n, k) * config.batch_size + n * k
+    views = _TRAIN_COST * config.num_steps(n, k) * config.batch_size + n * k
+    return views * _view_cost(config.network)
+
+
+@functools.cache
+def _view_cost(network: str) -> int:
+    """What scoring a view costs, in those of wrn-10-1, by the FLOPs of both."""
+
+    def flops(name: str) -> float:
+        net, view = networks.build(name, 111), jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32)
+        apply = functools.partial(net.apply, train=False)
+        variables = jax.eval_shape(
+            functools.partial(net.init, train=False), jax.random.key(0), view
+        )
+        return jax.jit(apply).lower(variables, view).cost_analysis()["flops"]
+
+    return max(round(flops(network) / flops("wrn-10-1")), 1)
 
 
 class _Programs(NamedTuple):
@@ -202,7 +218,7 @@ class _Course:
             if restored := self.saved.restore(self.state, self._kept()):
                 self.state, self.notes = restored
                 self.seconds = float(self.notes.pop("seconds"))
-                task.bar.skip(int(self.state.step) * self.config.batch_size * _TRAIN_COST)
+                task.bar.skip(int(self.state.step) * self._step_cost())
         self.last_save = time.monotonic()
 
     def steps(self, epochs: float | None = None) -> int:
@@ -220,7 +236,7 @@ class _Course:
             if self.events:
                 self.events.write(int(state.step), log)
             task.bar.advance(
-                int(np.isfinite(log.accuracy).sum()) * self.config.batch_size * _TRAIN_COST,
+                int(np.isfinite(log.accuracy).sum()) * self._step_cost(),
                 f"loss {np.nanmean(log.loss):.3f}, pretext accuracy {np.nanmean(log.accuracy):.0%}",
             )
             self.state, self.seconds = state, before + time.monotonic() - began
@@ -239,6 +255,9 @@ class _Course:
         if self.saved and self.seconds >= task.save_seconds:
             self._save()
 
+    def _step_cost(self) -> int:
+        return self.config.batch_size * _TRAIN_COST * _view_cost(self.config.network)
+
     def _save(self) -> None:
         self.saved.save(self.state, self._kept())
         self.last_save = time.monotonic()
@@ -248,11 +267,12 @@ class _Course:
 
     def score(self) -> tuple[scoring.Scores, float]:
         """Scores of the present state, and the seconds they took."""
-        began, done, k = time.monotonic(), 0, self.programs.k
+        began, done = time.monotonic(), 0
+        cost = self.programs.k * _view_cost(self.config.network)
 
         def on_block(images_done: int) -> None:
             nonlocal done
-            self.task.bar.advance((images_done - done) * k, "scoring")
+            self.task.bar.advance((images_done - done) * cost, "scoring")
             done = images_done
 
         scores = self.programs.score(self.state.variables, self.task.images, on_block)
@@ -275,7 +295,7 @@ def _describe_epochs(protocol: protocols.Protocol, operation_names: str) -> dict
 
 def _cost_epochs(run: sweep.Run, n: int) -> int:
     k = len(operations.paper_operations(run.operations))
-    return _cost_e3outlier(run, n) + (_EPOCHS - 1) * n * k
+    return _cost_e3outlier(run, n) + (_EPOCHS - 1) * n * k * _view_cost(run.network)
 
 
 def _epochs(task: Task) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
