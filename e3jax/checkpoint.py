@@ -23,7 +23,7 @@ from e3jax import files, images, operations, training
 from e3jax.estimator import E3Outlier, Health
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS = ("decision_scores_", "median_entropies_")
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
 
