@@ -150,7 +150,7 @@ def rank(asked: argparse.Namespace, console: Console) -> int:
             contamination=asked.contamination,
             network=asked.network,
             operations=asked.operations,
-            steps=asked.steps or "auto",
+            steps="auto" if asked.steps is None else asked.steps,
             time_budget=asked.time_budget,
             image_size=asked.image_size,
             resize=asked.resize,

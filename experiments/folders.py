@@ -89,8 +89,8 @@ def make(folder: Folder, data: datasets.Dataset, path: Path) -> dict[str, bool]:
     return is_outlier
 
 
-def measure(folder: Folder, data: datasets.Dataset) -> dict:
-    """The row of one folder.
+def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ()) -> dict:
+    """The row of one folder, ranked with these options besides the defaults.
 
     ``precision`` is the share of outliers among as many of the first as there are outliers,
     ``found_in_twice`` the share of outliers that are among twice as many. ``seconds`` are those of
@@ -101,7 +101,7 @@ def measure(folder: Folder, data: datasets.Dataset) -> dict:
         photos.mkdir()
         is_outlier = make(folder, data, photos)
         command = [sys.executable, "-m", "e3jax", "rank", str(photos), "--out", str(report)]
-        command += ["--seed", str(folder.seed)]
+        command += ["--seed", str(folder.seed), *options]
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.monotonic() - began
@@ -137,6 +137,11 @@ def read_rows(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def key_of(row: dict) -> tuple[str, ...]:
+    """Of the folder that a row is of."""
+    return tuple(row[c] for c in ("case", "dataset", *COLUMNS[3:7]))
+
+
 def write_rows(path: Path, rows: list[dict]) -> None:
     def plain(value):
         return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -153,8 +158,8 @@ def table(rows: list[dict]) -> str:
         groups[tuple(row[c] for c in COLUMNS[:6])].append(row)
     lines = [
         "| case | images | inliers' classes | inliers + outliers | folders | AUROC "
-        "| outliers among the first n | among the first 2 n | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| outliers among the first n | among the first 2 n |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (case, dataset, source, classes, inliers, outliers), group in groups.items():
         mean = {c: np.mean([float(row[c]) for row in group]) for c in COLUMNS[7:13]}
@@ -164,7 +169,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"| {case} | {dataset}{jpeg} | {classes} | {inliers} + {n} | {len(group)}{warned} "
             f"| {100 * mean['auroc']:.1f} | {n * mean['precision']:.1f} of {n} "
-            f"| {n * mean['found_in_twice']:.1f} of {n} | {mean['seconds'] / 60:.1f} |"
+            f"| {n * mean['found_in_twice']:.1f} of {n} |"
         )
     return "\n".join(lines)
 
@@ -202,7 +207,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, rows: list[dict], console: Console) -> None:
     """Measures what is missing in ``rows``, and appends it."""
-    known = {tuple(row[c] for c in ("case", "dataset", *COLUMNS[3:7])) for row in rows}
+    known = {key_of(row) for row in rows}
     folders = [folder for folder in plan(arguments.cases) if folder.key not in known]
     work = [
         round(max(_SECONDS_AT_LEAST, _SECONDS_AN_IMAGE * (f.n_inliers + f.n_outliers)))

@@ -1,0 +1,50 @@
+"""Folders of files that e3jax rank is measured on."""
+
+import csv
+
+import folders
+import numpy as np
+import pytest
+from PIL import Image
+
+FOLDER = folders.Folder("few", "mnist", (4, 0), 20, 4, 1)
+FAST = ("--operations", "PR", "--steps", "3", "--image-size", "8")
+
+
+def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_path):
+    drawn = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        is_outlier = folders.make(FOLDER._replace(seed=seed), mnist, tmp_path / name)
+        assert sum(is_outlier.values()) == 4 and len(is_outlier) == 24
+        assert sorted(is_outlier) == [str(tmp_path / name / f"{i:05d}.png") for i in range(24)]
+        drawn.append(np.stack([np.asarray(Image.open(path)) for path in is_outlier]))
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    known = {
+        image.tobytes(): label for image, label in zip(mnist.images, mnist.labels, strict=True)
+    }
+    labels = [known[image.tobytes()] for image in drawn[2]]
+    assert [label not in (4, 0) for label in labels] == list(is_outlier.values())
+
+
+def test_a_row_judges_the_ranking_and_is_measured_once(mnist, tmp_path):
+    row = folders.measure(FOLDER, mnist, FAST) | {"versions": "v", "commit": "c"}
+    assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
+    assert row["precision"] <= row["found_in_twice"]
+    folders.write_rows(tmp_path / "rows.csv", [row])
+    [again] = folders.read_rows(tmp_path / "rows.csv")
+    assert folders.key_of(again) == FOLDER.key
+    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.table([again])
+    with open(tmp_path / "rows.csv") as file:
+        assert next(csv.reader(file)) == folders.COLUMNS
+
+
+def test_every_folder_of_the_plan_is_another_one():
+    plan = folders.plan(folders.CASES)
+    assert len({folder.key for folder in plan}) == len(plan) == 3 + 15 + 38
+    assert folders.plan(["few"]) == [folder for folder in plan if folder.case == "few"]
+
+
+def test_what_fails_is_one_sentence(mnist):
+    with pytest.raises(ValueError, match="e3jax rank failed: error: steps is -1"):
+        folders.measure(FOLDER, mnist, ("--steps", "-1"))
