@@ -73,7 +73,8 @@ def _add_score(commands) -> None:
     parser = _command(commands, "score", score, "score new images with a detector that was kept")
     parser.add_argument("model", type=Path, metavar="MODEL", help="file of rank --save")
     parser.add_argument("photos", type=Path, metavar="NEW_PHOTOS", help="folder")
-    parser.add_argument("--out", type=Path, default="report", help="folder for the report")
+    # Another one than rank's, which it would replace.
+    parser.add_argument("--out", type=Path, default="report-new", help="folder for the report")
 
 
 def _add_views(commands) -> None:
