@@ -212,7 +212,7 @@ def plot_factor(path: str | os.PathLike, panels: Sequence[Panel], title: str, xl
             series = {at[x] + shift: point for x, point in panel.series.get(name, {}).items()}
             _plot_series(axes, series, colours[name], name, "-" if numeric else "")
         if not numeric:
-            axes.set_xticks(range(len(places)), places)
+            axes.set_xticks(range(len(places)), places, size=8 if len(places) > 3 else None)
             axes.set_xlim(-0.6, len(places) - 0.4)
         axes.set_title(panel.title, size=10)
         axes.set(xlabel=xlabel)
