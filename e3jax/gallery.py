@@ -38,7 +38,7 @@ def write_gallery(
       on_picture: called as ``(done, total)``.
 
     Raises:
-      ValueError: not one row of entropies for each picture.
+      ValueError: not one row of entropies for each picture, or they are not finite.
       OSError: the file cannot be written.
 
     >>> write_gallery(
@@ -48,6 +48,10 @@ def write_gallery(
     entropies = np.asarray(entropies)
     if len(entropies) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures, expected {len(entropies)}: as many as scores")
+    if not np.isfinite(entropies).all():
+        raise ValueError(
+            "entropies are not finite: training diverged, so there is no order to show"
+        )
     scores = mean_entropy(entropies)
     order = np.argsort(-scores, kind="stable")
     shown = order[:_MOST]

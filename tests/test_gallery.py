@@ -321,4 +321,9 @@ def test_what_does_not_fit_together_is_refused(digits, tmp_path):
     with pytest.raises(ValueError, match="60 pictures, expected 10"):
         entropies = entropies_of(10)
         gallery.write_gallery(tmp_path / "g.html", detector_of(entropies), digits, entropies)
+    with pytest.raises(ValueError, match="not finite: training diverged"):
+        entropies = entropies_of(N)
+        gallery.write_gallery(
+            tmp_path / "g.html", detector_of(entropies), digits, entropies * np.nan
+        )
     assert not list(tmp_path.iterdir())
