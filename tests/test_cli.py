@@ -105,7 +105,7 @@ def test_score_gives_the_scores_of_rank_also_of_one_image(ranked, photos, tmp_pa
 def test_a_time_budget_shortens_the_training(photos, tmp_path):
     arguments = ("--operations", "PR", "--image-size", 8, "--steps", 10_000_000, "--out", tmp_path)
     began = time.monotonic()
-    done = e3jax_command("rank", photos, *arguments, "--time-budget", "25s")
+    done = e3jax_command("rank", photos, *arguments, "--time-budget", "12s")
     assert time.monotonic() - began < 120, "ten million steps take hours"
     assert 100 <= int(done.stderr.split("training: ")[1].split()[0]) < 10_000_000
 
@@ -257,7 +257,7 @@ def test_too_little_memory_is_one_sentence(photos, tmp_path):
     limited = 'ulimit -v 6000000; exec "$@"'
     command = [sys.executable, "-m", "e3jax", "rank", str(photos), "--out", str(tmp_path / "out")]
     done = subprocess.run(
-        ["bash", "-c", limited, "-", *command, "--image-size", "32768"],
+        ["bash", "-c", limited, "-", *command, "--image-size", "65536"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -32,6 +32,8 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         else:
             done = subprocess.run(["bash", "-ec", code], capture_output=True, text=True)
             assert done.returncode == 0, f"{code}\n{done.stderr}"
+    if page.stem == "reproduce":
+        assert list(Path("figures").glob("fig6c-scores-*.png"))
     if page.stem == "clean-a-folder":
         strangest = [line.split(",")[1] for line in open("report/scores.csv")][1:7]
         assert sum("other" in path for path in strangest) == 3
