@@ -1,8 +1,8 @@
 """The command line: finds the images of a folder that do not belong.
 
 Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why); 2 bad
-input or arguments, nothing was changed; 130 stopped by Ctrl-C (what
-quarantine had moved, --undo moves back).
+input or arguments, nothing was changed; 130 stopped by Ctrl-C (what quarantine had moved, --undo
+moves back).
 """
 
 import argparse
@@ -27,12 +27,7 @@ from e3jax import checkpoint, files, gallery, images, operations, runtime
 from e3jax.estimator import E3Outlier, HealthWarning, mean_entropy
 from e3jax.images import InputError
 
-_SCORES, _UNREADABLE, _GALLERY, _MANIFEST = (
-    "scores.csv",
-    "unreadable.csv",
-    "gallery.html",
-    "manifest.json",
-)
+_SCORES, _GALLERY, _MANIFEST = "scores.csv", "gallery.html", "manifest.json"
 _SHOWN = 20
 
 
@@ -164,9 +159,10 @@ def rank(asked: argparse.Namespace, console: Console) -> int:
         if asked.save:
             checkpoint.save(detector, asked.save)
         entropies, paths = detector.view_entropies_, detector.paths_
-        _write_report(asked, detector, paths, entropies, closed + detector.health_.unreadable)
+        unreadable = closed + detector.health_.unreadable
+        rows = _write_report(asked, detector, paths, entropies, unreadable)
     health = detector.health_
-    _sum_up(asked.out, console)
+    _sum_up(console, asked.out, rows, unreadable)
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"
@@ -187,8 +183,9 @@ def score(asked: argparse.Namespace, console: Console) -> int:
         detector.on_progress = on_progress
         bank, unreadable = detector.read(paths)
         entropies = -detector.view_scores(bank.images).ne
-        _write_report(asked, detector, bank.ids, entropies, closed + unreadable)
-    _sum_up(asked.out, console)
+        unreadable = closed + unreadable
+        rows = _write_report(asked, detector, bank.ids, entropies, unreadable)
+    _sum_up(console, asked.out, rows, unreadable)
     if detector.health_.warning:
         console.print(f"warning: {detector.health_.warning}", style="yellow")
     return 1 if detector.health_.warning else 0
@@ -233,9 +230,10 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} may not be written to: choose another folder with --out")
 
 
-def _write_report(asked, detector: E3Outlier, paths, entropies, unreadable) -> None:
+def _write_report(asked, detector: E3Outlier, paths, entropies, unreadable) -> list[dict]:
+    """Writes the tables and the gallery; returns the rows of the first."""
     scores = mean_entropy(entropies)
-    _write_tables(asked.out, paths, scores, scores > detector.threshold_, unreadable)
+    rows = _write_tables(asked.out, paths, scores, scores > detector.threshold_, unreadable)
     gallery.write_gallery(
         asked.out / _GALLERY,
         detector,
@@ -244,9 +242,10 @@ def _write_report(asked, detector: E3Outlier, paths, entropies, unreadable) -> N
         title=f"e3jax: {asked.photos.absolute().name}",
         on_picture=lambda done, total: detector.on_progress("gallery", done, total),
     )
+    return rows
 
 
-def _write_tables(out: Path, paths, scores, is_outlier, unreadable) -> None:
+def _write_tables(out: Path, paths, scores, is_outlier, unreadable) -> list[dict]:
     """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv."""
     order = (-scores).argsort(kind="stable")
     rows = [
@@ -255,19 +254,19 @@ def _write_tables(out: Path, paths, scores, is_outlier, unreadable) -> None:
     ]
     _write(out / _SCORES, _csv(("rank", "path", "score", "outlier"), (r.values() for r in rows)))
     _write(out / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    _write(out / _UNREADABLE, _csv(("path", "reason"), unreadable))
+    _write(out / "unreadable.csv", _csv(("path", "reason"), unreadable))
+    return rows
 
 
-def _sum_up(out: Path, console: Console) -> None:
-    rows, unreadable = _read_table(out / _SCORES), _read_table(out / _UNREADABLE)
-    outliers = [row for row in rows if row["outlier"] == "1"]
+def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
+    outliers = [row for row in rows if row["outlier"]]
     for row in outliers[:_SHOWN]:
-        print(f"{float(row['score']):.3f}  {_printable(row['path'])}")
+        print(f"{row['score']:.3f}  {_printable(row['path'])}")
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")
-    for row in unreadable[:_SHOWN]:
-        console.print(f"left out: {_printable(row['path'])}: {row['reason']}")
+    for path, reason in unreadable[:_SHOWN]:
+        console.print(f"left out: {_printable(path)}: {reason}")
     if len(unreadable) > _SHOWN:
         console.print(f"... and {len(unreadable) - _SHOWN} more files")
     console.print(f"The report is in {out}/: open {_GALLERY}, or read {_SCORES}")
@@ -343,7 +342,7 @@ def quarantine(asked: argparse.Namespace, console: Console) -> int:
 def _chosen(asked: argparse.Namespace) -> list[str]:
     if asked.top is not None and asked.top < 1:
         raise InputError(f"--top is {asked.top}, expected at least 1")
-    ranked = [row["path"] for row in _read_table(asked.report / _SCORES)]
+    ranked = [row["path"] for row in _read_scores(asked.report / _SCORES)]
     if asked.top is not None:
         return ranked[: asked.top]
     lines = asked.list.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
@@ -382,14 +381,12 @@ def _check_free(paths: Sequence[str]) -> None:
             )
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of a report."""
+def _read_scores(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.DictReader(file)
-        rows = list(table)
-    if "path" not in (table.fieldnames or ()):
+        rows = list(csv.DictReader(file))
+    if not rows or not {"rank", "path", "score"} <= rows[0].keys():
         raise InputError(f"{path} is no report of e3jax: run e3jax rank anew")
     return rows
 

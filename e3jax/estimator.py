@@ -269,7 +269,7 @@ class E3Outlier(BaseEstimator):
 
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``."""
-        return _operation_set(self._named_operations(), self.image_size)
+        return _operation_set(*self._pretext())
 
     # --- Parameters and images ---------------------------------------------------------------
 
@@ -293,9 +293,10 @@ class E3Outlier(BaseEstimator):
                 f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
             )
 
-    def _named_operations(self) -> str | tuple:
-        """Hashable."""
-        return self.operations if isinstance(self.operations, str) else tuple(self.operations)
+    def _pretext(self) -> tuple[str | tuple, int]:
+        """The operations, hashable, and the side they are for: what programs are built by."""
+        named = isinstance(self.operations, str)
+        return self.operations if named else tuple(self.operations), self.image_size
 
     def _infer_range(self, X) -> tuple[float, float] | None:
         if self.value_range is not None:
@@ -327,9 +328,9 @@ class E3Outlier(BaseEstimator):
     ) -> training.TrainConfig:
         """As many steps as fit before the deadline, by the time that some images' scores take."""
         k = len(self.operation_set())
-        trainer = _trainer(config, self._named_operations(), self.image_size)
+        trainer = _trainer(config, *self._pretext())
         variables = trainer.init(jax.random.key(0), pictures.shape[-1]).variables
-        score = _scorer(config.network, self._named_operations(), self.image_size)
+        score = _scorer(config.network, *self._pretext())
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()
@@ -342,7 +343,7 @@ class E3Outlier(BaseEstimator):
     def _train(self, config: training.TrainConfig, pictures: np.ndarray) -> Any:
         random = check_random_state(self.random_state)
         key = jax.random.key(random.randint(_SEEDS))
-        trainer = _trainer(config, self._named_operations(), self.image_size)
+        trainer = _trainer(config, *self._pretext())
         # A power of two of rows, so that collections of like size share compiled programs.
         capacity = max(1 << (len(pictures) - 1).bit_length(), _LEAST_ROWS)
         bank = training.place_bank(trainer.mesh, pictures, capacity)
@@ -356,7 +357,7 @@ class E3Outlier(BaseEstimator):
         return jax.device_get(state.variables)
 
     def _score(self, pictures: np.ndarray) -> scoring.Scores:
-        score = _scorer(self.network_, self._named_operations(), self.image_size)
+        score = _scorer(self.network_, *self._pretext())
         total = len(pictures)
         return score(
             self.variables_, pictures, lambda done: self.on_progress("scoring", done, total)

@@ -68,7 +68,7 @@ def write_gallery(
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],
         # 0 to 255 for 0 to log k.
-        "entropies": _packed(entropies[shown] * 255 / np.log(len(operation_set)), "u1"),
+        "entropies": _packed(np.rint(entropies[shown] * 255 / np.log(len(operation_set))), "u1"),
         "median": detector.median_entropies_.tolist(),
         "operations": operation_set.names,
         "families": operation_set.families,
@@ -83,8 +83,6 @@ def write_gallery(
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:
-    if np.dtype(dtype).kind == "u":
-        values = np.round(values)
     return base64.b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode()
 
 

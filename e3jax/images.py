@@ -8,7 +8,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,16 +170,13 @@ def read_files(
     if fit not in FITS:
         raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
     paths, pictures, ids, unreadable = list(paths), [], [], []
-    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as threads:
-        warnings.simplefilter("ignore")  # of damaged metadata, and of large images
-        done = threads.map(lambda path: _read(path, side, fit), paths)
-        for number, (path, result) in enumerate(zip(paths, done, strict=True), start=1):
-            if isinstance(result, str):
-                unreadable.append(Unreadable(os.fspath(path), result))
-            else:
-                pictures.append(result)
-                ids.append(os.fspath(path))
-            on_file(number)
+    done = _in_threads(lambda path: _read(path, side, fit), paths, on_file)
+    for path, result in zip(paths, done, strict=True):
+        if isinstance(result, str):
+            unreadable.append(Unreadable(os.fspath(path), result))
+        else:
+            pictures.append(result)
+            ids.append(os.fspath(path))
     if len(pictures) < max(least, 1):
         why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
         raise InputError(
@@ -271,13 +268,16 @@ def thumbnails(
     Returns:
       n files' contents, b"" for a file that cannot be read.
     """
-    small = []
+    return list(_in_threads(lambda picture: _thumbnail(picture, side), pictures, on_file))
+
+
+def _in_threads(work: Callable, items: Iterable, on_item: Callable[[int], None]) -> Iterator:
+    """``work`` of every item, in their order; ``on_item`` is told how many are done."""
     with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as threads:
-        warnings.simplefilter("ignore")
-        for content in threads.map(lambda picture: _thumbnail(picture, side), pictures):
-            small.append(content)
-            on_file(len(small))
-    return small
+        warnings.simplefilter("ignore")  # of damaged metadata, and of large images
+        for number, result in enumerate(threads.map(work, items), start=1):
+            yield result
+            on_item(number)
 
 
 def _thumbnail(picture, side: int) -> bytes:

@@ -24,7 +24,7 @@ import sweep
 from PIL import Image
 from rich.console import Console
 
-from e3jax import aupr_out, auroc, datasets, files, runtime
+from e3jax import aupr_out, auroc, datasets, runtime
 
 COLUMNS = (
     "case,dataset,source,inlier_classes,n_inliers,n_outliers,seed,auroc,aupr_out,precision,"
@@ -142,15 +142,6 @@ def key_of(row: dict) -> tuple[str, ...]:
     return tuple(row[c] for c in ("case", "dataset", *COLUMNS[3:7]))
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-    def plain(value):
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-    lines = [COLUMNS, *([plain(row[c]) for c in COLUMNS] for row in rows)]
-    text = "".join(",".join(line) + "\n" for line in lines)
-    files.write_atomically(path, lambda file: file.write(text.encode()))
-
-
 def table(rows: list[dict]) -> str:
     """Means over seeds, in percent."""
     groups = defaultdict(list)
@@ -224,7 +215,7 @@ def run(arguments: argparse.Namespace, rows: list[dict], console: Console) -> No
             bar = meter.start(title, seconds)
             row = measure(folder, loaded[folder.dataset]) | sweep.provenance()
             rows.append(row)
-            write_rows(arguments.out, rows)
+            sweep.write_csv(arguments.out, rows, COLUMNS)
             bar.finish(f"{title}: AUROC {row['auroc']:.1%}, {row['seconds']:.0f} s", "")
 
 

@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,7 +149,7 @@ class Folder:
     def _write_tables(self) -> str:
         rows = self.rows()
         table = report.markdown(rows)
-        write_atomically(self.path / "results.csv", lambda file: file.write(_csv(rows).encode()))
+        write_csv(self.path / "results.csv", rows)
         write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
         for key, group in report.comparable(rows).items():
             parts = [key.dataset, f"ratio{key.ratio:g}", key.protocol, key.network, key.operations]
@@ -175,13 +176,14 @@ def read_csv(path: str | os.PathLike) -> list[dict]:
     return rows
 
 
-def _csv(rows: list[dict]) -> str:
+def write_csv(path: str | os.PathLike, rows: list[dict], columns: Iterable[str] = COLUMNS) -> None:
+    """Writes these columns of rows whole or not at all, floats with six digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS])
-    return text.getvalue()
+        writer.writerow([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in columns])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def provenance() -> dict[str, str]:

@@ -20,9 +20,7 @@ initialisations, of the ratio of means. The default takes about three minutes on
 """
 
 import argparse
-import csv
 import functools
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -330,7 +328,7 @@ def main() -> int:
         folder = Path(arguments.results_dir)
         folder.mkdir(parents=True, exist_ok=True)
         rows = run(arguments, console)
-        files.write_atomically(folder / "theory.csv", lambda f: f.write(to_csv(rows).encode()))
+        sweep.write_csv(folder / "theory.csv", rows, COLUMNS)
         figure = draw(rows)
         for kind in ("png", "pdf"):
             save = functools.partial(figure.savefig, format=kind, dpi=110)
@@ -372,15 +370,6 @@ def _work(case: Case) -> int:
     """FLOPs of an initialisation: two a multiplication in the hidden layer."""
     views = len(case.ratios) * len(OPERATIONS) * min(case.max_images, len(case.images))
     return 2 * views * case.images[0].size * case.hidden
-
-
-def to_csv(rows: list[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({c: f"{v:.6g}" if isinstance(v, float) else v for c, v in row.items()})
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import csv
 import folders
 import numpy as np
 import pytest
+import sweep
 from PIL import Image
 
 FOLDER = folders.Folder("few", "mnist", (4, 0), 20, 4, 1)
@@ -31,7 +32,7 @@ def test_a_row_judges_the_ranking_and_is_measured_once(mnist, tmp_path):
     row = folders.measure(FOLDER, mnist, FAST) | {"versions": "v", "commit": "c"}
     assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
     assert row["precision"] <= row["found_in_twice"]
-    folders.write_rows(tmp_path / "rows.csv", [row])
+    sweep.write_csv(tmp_path / "rows.csv", [row], folders.COLUMNS)
     [again] = folders.read_rows(tmp_path / "rows.csv")
     assert folders.key_of(again) == FOLDER.key
     assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.table([again])

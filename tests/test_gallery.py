@@ -218,7 +218,10 @@ def test_a_selection_is_saved_and_moved_by_quarantine(collection, open_page, tmp
     report.mkdir()
     with open(report / "scores.csv", "w", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows(
-            [["path"], *([path.replace(str(folder), str(tmp_path))] for path in collection[1])]
+            [
+                ["rank", "path", "score"],
+                *([0, path.replace(str(folder), str(tmp_path)), 0] for path in collection[1]),
+            ]
         )
     assert cli.main(["quarantine", str(report), "--list", str(listing)]) == 0
     assert not any((tmp_path / name).exists() for name in wanted)
