@@ -2,15 +2,15 @@
 
 from e3jax.checkpoint import load, save
 from e3jax.datasets import contaminate
+from e3jax.devices import device_mesh
 from e3jax.estimator import E3Outlier, E3OutlierDetector
 from e3jax.gallery import write_gallery
 from e3jax.images import ImageBank, InputError
 from e3jax.metrics import aupr_in, aupr_out, auroc
 from e3jax.operations import Operation, OperationSet, all_views, apply_operation, operation_set
-from e3jax.scoring import Scores, make_scorer
+from e3jax.scoring import Scorer, Scores
 from e3jax.training import (
     TrainConfig,
-    device_mesh,
     make_trainer,
     paper_config,
     place_bank,
@@ -27,6 +27,7 @@ __all__ = [
     "InputError",
     "Operation",
     "OperationSet",
+    "Scorer",
     "Scores",
     "TrainConfig",
     "all_views",
@@ -37,7 +38,6 @@ __all__ = [
     "contaminate",
     "device_mesh",
     "load",
-    "make_scorer",
     "make_trainer",
     "operation_set",
     "paper_config",

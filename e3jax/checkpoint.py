@@ -19,7 +19,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import files, images, operations, training
+from e3jax import devices, files, images, operations, training
 from e3jax.estimator import E3Outlier, Health
 
 # Raised when what a file holds changes its meaning.
@@ -205,7 +205,7 @@ class TrainCheckpoint:
             with _one_at_a_time:
                 item = self._manager.restore(None, args=self._orbax.StandardRestore(item))
         item = _from_first(item)
-        state = training.TrainState(**training.place(like.step.sharding.mesh, item["state"]))
+        state = training.TrainState(**devices.place(like.step.sharding.mesh, item["state"]))
         return state, item["notes"]
 
     def close(self) -> None:

@@ -43,11 +43,17 @@ _POINTS, _WINDOW = _SPLIT.shape
 
 
 def _native(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    if kernel.shape[0] == 1:  # a matrix product is faster than a convolution everywhere
-        return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+    if kernel.shape[0] == 1 and stride == 1:  # a matrix product is faster than a convolution
+        return _pointwise(x, kernel, stride)
+    # A strided one stays a convolution: XLA's Triton fusions abort the process where a product and
+    # a convolution read the same array, the first every other pixel of it (openxla/xla#47381).
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_DIMENSIONS
     )
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -146,6 +152,8 @@ def _forward_on_cpu(x, kernel, stride, padding):
         return _winograd(x, kernel)
     if kernel.shape[2] <= _FEW_CHANNELS and kernel.shape[0] > 1:
         return _sum_of_shifts(x, kernel, stride, padding)
+    if kernel.shape[0] == 1:
+        return _pointwise(x, kernel, stride)
     return _native(x, kernel, stride, padding)
 
 

@@ -22,14 +22,13 @@ import scipy.stats
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from e3jax import images, operations, scoring, training
+from e3jax import devices, images, operations, scoring, training
 from e3jax.images import InputError
 
 _MAD_FACTOR, _MADS = 1.4826, 2.5
 # Of a time budget: the least training worth its name, a training view in scored ones, and what the
 # compiler takes.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
-_LEAST_ROWS = 256
 _SEEDS = np.iinfo(np.int32).max
 
 
@@ -86,7 +85,7 @@ class E3Outlier(BaseEstimator):
         accelerator, and 433 at least, so that small collections are learnt as well.
       time_budget: seconds that ``fit`` may take, about; the training is shortened to it (not below
         100 steps), so that scores then depend on the machine. None: as long as it takes.
-      batch_size: views a step; a multiple of the number of devices.
+      batch_size: views a step.
       image_size: even side in pixels to which all images are resized (Pillow, bilinear with
         antialiasing).
       resize: how images that are not square become so, see :func:`e3jax.images.read_files`.
@@ -313,7 +312,7 @@ class E3Outlier(BaseEstimator):
     # --- Training and scores -----------------------------------------------------------------
 
     def _config(self, n: int) -> training.TrainConfig:
-        on_cpu = jax.devices()[0].platform == "cpu"
+        on_cpu = devices.is_cpu(devices.device_mesh())
         quick, k = training.quick_config(), len(self.operation_set())
         network, steps = self.network, self.steps
         if network == "auto":
@@ -344,9 +343,7 @@ class E3Outlier(BaseEstimator):
         random = check_random_state(self.random_state)
         key = jax.random.key(random.randint(_SEEDS))
         trainer = _trainer(config, *self._pretext())
-        # A power of two of rows, so that collections of like size share compiled programs.
-        capacity = max(1 << (len(pictures) - 1).bit_length(), _LEAST_ROWS)
-        bank = training.place_bank(trainer.mesh, pictures, capacity)
+        bank = training.place_bank(trainer.mesh, pictures)
 
         def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
             jax.block_until_ready(log.loss)
@@ -462,17 +459,22 @@ def _once(build: Callable) -> Callable:
 _operation_set = _once(operations.operation_set)
 
 
-@_once
 def _trainer(config: training.TrainConfig, names: str | tuple, side: int) -> training.Trainer:
+    """One for trainings of all lengths."""
+    return _any_trainer(config._replace(steps=None, epochs=None), names, side)
+
+
+@_once
+def _any_trainer(config: training.TrainConfig, names: str | tuple, side: int) -> training.Trainer:
     # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
-    chunk = 10 if jax.devices()[0].platform == "cpu" else 200
+    chunk = 10 if devices.is_cpu(devices.device_mesh()) else 200
     return training.make_trainer(config, _operation_set(names, side), chunk=chunk)
 
 
 @_once
-def _scorer(network: str | Callable, names: str | tuple, side: int) -> Callable:
+def _scorer(network: str | Callable, names: str | tuple, side: int) -> scoring.Scorer:
     operation_set = _operation_set(names, side)
-    return scoring.make_scorer(network, operation_set, per_operation=True)
+    return scoring.Scorer(network, operation_set, per_operation=True)
 
 
 class E3OutlierDetector(OutlierMixin, BaseEstimator):

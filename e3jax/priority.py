@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e3jax import networks, operations, training
+from e3jax import devices, networks, operations, training
 
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "wrt", "per_operation", "block"))
+@devices.in_float32
 def gradient_magnitude(
     apply: Apply,
     variables: Any,
@@ -81,6 +82,7 @@ def magnitude(gradients: Any, per_operation: bool = False) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "wrt", "block"))
+@devices.in_float32
 def de_facto_update(
     apply: Apply,
     variables: Any,
@@ -247,14 +249,14 @@ class ProbeSet(NamedTuple):
     """Fixed views on which gradient magnitudes are recorded, so that points are comparable.
 
     Attributes:
-      image: int32 [v], index in the bank.
-      label: int32 [v], pseudo label.
+      images: uint8 [v, h, w, c], the image of every view.
+      labels: int32 [v], pseudo labels.
       groups: float32 [g, v], weight of every view in every group. They say what is recorded; the
         training that is watched does not depend on them.
     """
 
-    image: np.ndarray
-    label: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
     groups: np.ndarray
 
 
@@ -281,7 +283,7 @@ class PriorityLog(NamedTuple):
 
 
 def make_probe(
-    network_name: str, operation_set: operations.OperationSet, dtype: str = "float32"
+    network_name: str, operation_set: operations.OperationSet, precision: str = "float32"
 ) -> training.Probe:
     """Builds a probe for :func:`e3jax.training.make_trainer` that records a :class:`PriorityLog`.
 
@@ -289,27 +291,27 @@ def make_probe(
     its views must be a multiple of the devices.
     """
     k = len(operation_set)
-    network = networks.build(network_name, k, jnp.dtype(dtype))
+    network = networks.build(network_name, k, devices.dtype(precision))
 
-    def probe(state, batch: training.Batch, tables, images, data: ProbeSet) -> PriorityLog:
+    def probe(state, batch: training.Batch, tables, data: ProbeSet) -> PriorityLog:
         def apply(variables, pairs):
-            views = operations.views_of(tables, training.to_unit(images[pairs[0]]), pairs[1])
+            views = operations.views_of(tables, training.to_unit(pairs[0]), pairs[1])
             return network.apply(variables, views, train=False)
 
         # Every device has all of the probe set and computes its own part of it.
-        data = ProbeSet(data.image, data.label, data.groups.T)
-        data = jax.tree.map(training.part_of_device, data)
-        pairs = (data.image, data.label)
-        gradients = group_gradients(apply, state.variables, pairs, data.label, data.groups.T)
+        data = data._replace(groups=data.groups.T)
+        data = jax.tree.map(devices.part_of_device, data)
+        pairs = (data.images, data.labels)
+        gradients = group_gradients(apply, state.variables, pairs, data.labels, data.groups.T)
         head = batch.gradient["head"]
         head = jnp.concatenate([head["kernel"], head["bias"][None]])
         view = (batch.representation, batch.logits, batch.labels)
         loss = optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
         of_views = (loss, last_layer_projection(head, *view), last_layer_norm(*view))
-        # One collective after the other, see training.mean_over_devices.
-        gradients = jax.lax.psum(gradients, training.AXIS)
+        # One collective after the other, see devices.mean_over_devices.
+        gradients = jax.lax.psum(gradients, devices.AXIS)
         gradients, of_views = jax.lax.optimization_barrier((gradients, of_views))
-        of_views = training.gather_over_devices(of_views)
+        of_views = devices.gather_over_devices(of_views)
         return PriorityLog(state.step, batch.image, *of_views, magnitude(gradients))
 
     return probe

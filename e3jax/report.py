@@ -338,7 +338,10 @@ def summary(rows: Sequence[dict]) -> str:
 
 
 class TableKey(NamedTuple):
-    """What the runs of one table have in common; the last three are "" where a method has none."""
+    """What the runs of one table have in common; all behind ``protocol`` is "" without a training.
+
+    ``device`` is the kind that trained, so that numbers of different hardware are never averaged.
+    """
 
     dataset: str
     source: str
@@ -347,6 +350,8 @@ class TableKey(NamedTuple):
     protocol: str
     network: str
     operations: str
+    precision: str
+    device: str
 
     def fits(self, table: "TableKey") -> bool:
         """Whether runs of this kind may stand in a table of that kind."""
@@ -363,7 +368,9 @@ def comparable(rows: Iterable[dict]) -> dict[TableKey, list[dict]]:
     groups = defaultdict(list)
     for row in rows:
         row = row | {"max_images": row.get("max_images") or 0}
-        groups[TableKey(*(row[field] for field in TableKey._fields))].append(row)
+        trained = {"precision": row["precision"], "device": row["device"].split(" x ")[-1]}
+        trained = trained if row["protocol"] else dict.fromkeys(trained, "")
+        groups[TableKey(*((row | trained)[field] for field in TableKey._fields))].append(row)
     tables = [key for key in groups if not any(key.fits(k) for k in groups if k != key)]
     return {
         table: [row for key in groups if key.fits(table) for row in groups[key]]
@@ -376,7 +383,8 @@ def _heading(key: TableKey, rows: list[dict]) -> str:
     sizes = sorted({row["n_inliers"] for row in rows})
     size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     how = [f"protocol {key.protocol}"] if key.protocol else []
-    how += [*filter(None, (key.network, key.operations)), f"{size} inliers a class"]
+    how += [*filter(None, (key.network, key.operations, key.precision))]
+    how += [f"{size} inliers a class"]
     return (
         f"### {key.dataset}, ρ = {100 * key.ratio:g} %\n\n"
         f"Images from {key.source}; {', '.join(how)}, {len(classes)} class(es), "

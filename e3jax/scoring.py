@@ -1,16 +1,19 @@
 """Scores of images under a trained network; smaller = more outlying in all three."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh
 
-from e3jax import networks, operations, training
+from e3jax import devices, networks, operations, training
 
 SCORES = ("ne", "pl", "mp")
+# Images whose views go through the network in one call, on an accelerator.
+_TOGETHER = 16
 
 
 class Scores(NamedTuple):
@@ -63,102 +66,72 @@ def pretext_health(accuracy: float, k: int) -> str:
     return ""
 
 
-def make_scorer(
-    network_name: str | Callable,
-    operation_set: operations.OperationSet,
-    mesh: jax.sharding.Mesh | None = None,
-    dtype: str = "float32",
-    per_operation: bool = False,
-    images_per_call: int = 64,
-) -> Callable[..., Scores]:
-    """Builds ``score(variables, uint8 [n, h, w, c], on_block=...) -> Scores``.
+class Scorer:
+    """``scorer(variables, images uint8 [n, h, w, c], on_block=...) -> Scores``.
 
     The scores are NumPy arrays, whole in every process if the mesh spans several.
 
     One jitted pass in evaluation mode (running statistics): an image's views go through the network
-    together and with no other's, so its scores do not depend on its neighbours. The last block is
-    filled up, so there is one shape. ``on_block(images done)`` is called after every block.
+    with no statistics of other images, so its scores do not depend on its neighbours. One program
+    scores any number of images; ``on_block(images done)`` is called after every block.
 
     Args:
       network_name: name or function for :func:`e3jax.networks.build`.
       operation_set: the K operations the network was trained on.
       mesh: devices to split the images over (default: all).
-      dtype: compute dtype of the convolutions.
+      precision: of the network, see :class:`e3jax.TrainConfig`.
       per_operation: keep the scores of every view instead of their mean.
-      images_per_call: images a call; a multiple of the number of devices.
+      images_per_call: images a block, at least (default: 64 on a CPU, else 256 a device).
     """
-    mesh = mesh or training.device_mesh()
-    network = networks.build(network_name, len(operation_set), jnp.dtype(dtype))
-    labels = jnp.arange(len(operation_set))
 
-    def score_image(tables: operations.OperationSet, variables: Any, image: jax.Array) -> Scores:
-        image = training.to_unit(image)
-        views = jax.vmap(operations.apply_operation, in_axes=(None, None, 0))(tables, image, labels)
-        # The untransformed image rides along for its representation.
-        logits, representation = network.apply(
-            variables, jnp.concatenate([image[None], views]), train=False
+    def __init__(
+        self,
+        network_name: str | Callable,
+        operation_set: operations.OperationSet,
+        mesh: Mesh | None = None,
+        precision: str = "float32",
+        per_operation: bool = False,
+        images_per_call: int | None = None,
+    ):
+        mesh = mesh or devices.device_mesh()
+        self._network = networks.build(network_name, len(operation_set), devices.dtype(precision))
+        self._operations, self._per_operation = operation_set, per_operation
+        on_cpu = devices.is_cpu(mesh)
+        block = images_per_call or (64 if on_cpu else 256 * mesh.size)
+        # One image at a time keeps a CPU's caches; an accelerator needs more to be busy.
+        together = 1 if on_cpu else min(_TOGETHER, -(-block // mesh.size))
+        self._map = devices.BatchMap(self._score, mesh, block, together, precision)
+        self._tables = functools.cache(lambda: devices.place(mesh, operation_set))
+
+    def _score(self, shared: Any, images: jax.Array) -> Scores:
+        tables, variables = shared
+        labels = jnp.arange(len(tables))
+        images = training.to_unit(images)
+        views = operations.all_views(tables, images)
+        # The untransformed images ride along for their representation.
+        together = jnp.concatenate([images[:, None], views], axis=1)
+        logits, representation = self._network.apply(
+            variables, together.reshape(-1, *images.shape[1:]), train=False
         )
-        log_p = jax.nn.log_softmax(logits[1:])
+        log_p = jax.nn.log_softmax(logits.reshape(*together.shape[:2], -1)[:, 1:])
         p = jnp.exp(log_p)
         # Where p underflows to 0, log_p is still finite: 0 log 0 = 0 without a special case.
         right = (log_p.argmax(-1) == labels).astype(jnp.float32)
-        scores = (p[labels, labels], p.max(-1), (p * log_p).sum(-1), right)
-        if not per_operation:
-            scores = (s.mean() for s in scores)
-        return Scores(*scores, representation[0])
+        scores = (p[:, labels, labels], p.max(-1), (p * log_p).sum(-1), right)
+        if not self._per_operation:
+            scores = (s.mean(-1) for s in scores)
+        return Scores(*scores, representation[:: len(labels) + 1])
 
-    def score_images(shared, images: jax.Array) -> Scores:
-        return jax.lax.map(lambda image: score_image(*shared, image), images)
-
-    score_blocks = in_blocks(score_images, mesh, images_per_call)
-    tables = training.place(mesh, operation_set)
-
-    def score(
-        variables: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
+    def __call__(
+        self,
+        variables: Any,
+        images: np.ndarray,
+        on_block: Callable[[int], None] = lambda done: None,
     ) -> Scores:
-        return score_blocks((tables, variables), images, on_block)
+        return self._map((self._tables(), variables), images, on_block)
 
-    return score
-
-
-def in_blocks(
-    function: Callable[[Any, jax.Array], Any], mesh: jax.sharding.Mesh, images_per_call: int
-) -> Callable[..., Any]:
-    """Builds ``run(shared, images [n, ...], on_block=...) -> pytree of NumPy arrays [n, ...]``.
-
-    Args:
-      function: ``(shared, images [b, ...]) -> pytree`` of arrays [b, ...], every image by itself.
-      mesh: devices to split a block's images over; they all have the whole of ``shared``.
-      images_per_call: images a block; a multiple of the number of devices.
-    """
-    everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
-
-    def block(shared, images):
-        # Gathered here and not on the host, which may see a part of the mesh's devices only.
-        return training.gather_over_devices(function(shared, images))
-
-    block = jax.jit(
-        jax.shard_map(
-            block,
-            mesh=mesh,
-            in_specs=(everywhere, split),
-            out_specs=everywhere,
-            check_vma=False,
-        ),
-        compiler_options=training.compiler_options(mesh, level=1),
-    )
-
-    def run(
-        shared: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
-    ) -> Any:
-        parts = []
-        for start in range(0, len(images), images_per_call):
-            part = np.asarray(images[start : start + images_per_call])
-            missing = images_per_call - len(part)
-            filled = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
-            placed = training.place(mesh, filled, split)
-            parts.append(jax.device_get(block(shared, placed)))
-            on_block(start + len(part))
-        return jax.tree.map(lambda *a: np.concatenate(a)[: len(images)], *parts)
-
-    return run
+    def lower(self, variables: Any, channels: int) -> jax.stages.Lowered:
+        """The program for variables, or their shapes; the mesh's devices need not be present."""
+        side = self._operations.side
+        image = jax.ShapeDtypeStruct((side, side, channels), np.uint8)
+        return self._map.lower((self._operations, variables), image)

@@ -11,20 +11,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from e3jax import networks, operations
+from e3jax import devices, networks, operations
 
-# The mesh has this one axis: images of a batch are split over it, everything else is replicated.
-AXIS = "batch"
 _ROUNDS = 8
-_EVERYWHERE = PartitionSpec()
-# Chunks that a run is ahead of its devices. With more than 32 programs under way, XLA's CPU client
-# waits for good if they span several of its devices.
+# Batches of a chunk are split over the devices, steps are not.
+_SPLIT_BATCHES = PartitionSpec(None, devices.AXIS)
+# Chunks, of two programs each, that a run is ahead of its devices. With more than 32 programs under
+# way XLA's CPU client deadlocks if they span several of its devices.
 _MOST_UNDER_WAY = 8
 
 
@@ -35,12 +33,13 @@ class TrainConfig(NamedTuple):
       network: name or function for :func:`e3jax.networks.build`.
       optimizer: "sgd" (momentum 0.9, not Nesterov) or "adam" (0.9, 0.999, eps 1e-7).
       learning_rate: constant, or the peak of ``schedule="onecycle"``.
-      schedule: "constant" or "onecycle" (cosine up over 30 %, cosine down; needs ``steps``).
+      schedule: "constant" or "onecycle" (cosine up over 30 % of the run, cosine down).
       weight_decay: L2 added to the gradient of every parameter, before the optimizer sees it.
       batch_size: views a step.
       steps: length of the run; None means ``epochs`` over all n * k views.
       epochs: used where ``steps`` is None, may be broken; None means the paper's ceil(250 / k).
-      dtype: compute dtype of the convolutions, "float32" or "bfloat16".
+      precision: "float32", on every device; "tensorfloat32": factors of products rounded to it on
+        accelerators (three passes of bfloat16 on a TPU); "bfloat16": convolutions of bfloat16.
     """
 
     network: str | Callable = "wrn-10-4"
@@ -51,7 +50,7 @@ class TrainConfig(NamedTuple):
     batch_size: int = 128
     steps: int | None = None
     epochs: float | None = None
-    dtype: str = "float32"
+    precision: str = "float32"
 
     def num_steps(self, n: int, k: int) -> int:
         """Steps of a run over n images and k operations; the last batch is filled up."""
@@ -130,9 +129,9 @@ class Batch(NamedTuple):
     gradient: Any
 
 
-# (state before the update, batch, operation tables, bank, probe_data) -> pytree of arrays, whole on
-# every device: gather over AXIS what is split. It watches and cannot change the run.
-Probe = Callable[[TrainState, Batch, operations.OperationSet, jax.Array, Any], Any]
+# (state before the update, batch, operation tables, probe_data) -> pytree of arrays, whole on every
+# device: gather what is split over the devices. It watches and cannot change the run.
+Probe = Callable[[TrainState, Batch, operations.OperationSet, Any], Any]
 
 
 class Trainer(NamedTuple):
@@ -140,51 +139,30 @@ class Trainer(NamedTuple):
 
     Attributes:
       init: ``(key, channels) -> TrainState``.
-      advance: ``(state, images uint8 [capacity, h, w, c], n, total, probe_data=()) -> (TrainState,
-        StepLog)``: a chunk of steps, none beyond step ``total``; ``n`` of the bank's rows are
-        images; ``probe_data`` is for the probe. Donates the state. Neither ``n`` nor ``total``
-        (ints) is a shape, so all classes and seeds share one trace; they are put on the devices
+      advance: ``(state, bank, n, total, probe_data=()) -> (TrainState, StepLog)``: a chunk of
+        steps of a run of ``total``, the schedule's length; none beyond its end. ``bank`` is of
+        :func:`place_bank`, of n images; ``probe_data`` is for the probe. Donates the state. The
+        program that trains depends on neither ``n`` nor ``total``: they are put on the devices
         once, so further calls move nothing there.
+      lower: ``(n, channels, probe_data=()) -> {name: jax.stages.Lowered}``, the programs of a run
+        over n images; the mesh's devices may be absent.
       chunk: steps a call of ``advance`` does.
       mesh: devices the batch is split over.
     """
 
     init: Callable[..., TrainState]
     advance: Callable[..., tuple[TrainState, StepLog]]
+    lower: Callable[..., dict[str, jax.stages.Lowered]]
     chunk: int
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
 
 
-def device_mesh(devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """A mesh of one axis over the given devices (default: all, of all processes of the job)."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
+def place_bank(mesh: Mesh, images: np.ndarray) -> jax.Array:
+    """Puts images uint8 [n, h, w, c] on all devices of a mesh, as the rows uint8 [n, h * w * c].
 
-
-def place(mesh: jax.sharding.Mesh, tree: Any, spec: PartitionSpec = _EVERYWHERE) -> Any:
-    """Puts a pytree of host arrays on a mesh, by default a copy on every device.
-
-    The mesh may span processes: each holds the whole arrays and hands over its own devices' part.
+    Rows are stored as they are; a TPU would store images of three channels in four times the space.
     """
-    sharding = NamedSharding(mesh, spec)
-
-    def put(a: Any) -> jax.Array:
-        a = np.asarray(a)
-        return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
-
-    return jax.tree.map(put, tree)
-
-
-def place_bank(
-    mesh: jax.sharding.Mesh, images: np.ndarray, capacity: int | None = None
-) -> jax.Array:
-    """Puts a bank on the devices, filled up to ``capacity`` rows so that banks share one shape."""
-    missing = (capacity or len(images)) - len(images)
-    if missing:  # else a bank of millions would be copied for nothing
-        images = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    return place(mesh, images)
+    return devices.place(mesh, images.reshape(len(images), -1))
 
 
 def to_unit(images: jax.Array) -> jax.Array:
@@ -192,37 +170,57 @@ def to_unit(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) * (2 / 255) - 1
 
 
-def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """The learning rate of every step, 0, 1, ...
+def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The learning rate as a function of the step (0, 1, ...) and the run's number of steps.
+
+    One-cycle is ``optax.cosine_onecycle_schedule``, whose length would be a constant of a program.
 
     Raises:
-      ValueError: for an unknown schedule, or one-cycle without ``steps``.
+      ValueError: for an unknown schedule.
     """
+    peak = config.learning_rate
     if config.schedule == "constant":
-        return optax.constant_schedule(config.learning_rate)
-    if config.schedule == "onecycle" and config.steps:
-        return optax.cosine_onecycle_schedule(config.steps, config.learning_rate)
-    raise ValueError(
-        "schedule must be 'constant', or 'onecycle' with steps, "
-        f"got {config.schedule!r} with steps={config.steps}"
-    )
+        return lambda step, total: jnp.float32(peak)
+    if config.schedule != "onecycle":
+        raise ValueError(f"schedule must be 'constant' or 'onecycle', got {config.schedule!r}")
+
+    rates = np.cumprod(np.float32([peak / 25, 25, 1 / (25 * 1e4)]))
+
+    def onecycle(step: jax.Array, total: jax.Array) -> jax.Array:
+        top = total // 10 * 3 + total % 10 * 3 // 10  # 30 %, without leaving int32
+        ends = jnp.stack([jnp.zeros_like(total), top, total])
+        # By its reciprocal, as XLA divides by a constant: to the same bits as optax.
+        share = (step - ends[:-1]) * (1 / jnp.maximum(ends[1:] - ends[:-1], 1))
+        of_parts = rates[1:] + (rates[:-1] - rates[1:]) / 2 * (jnp.cos(jnp.pi * share) + 1)
+        is_in = (ends[:-1] <= step) & (step < ends[1:])
+        return is_in.dot(of_parts) + (ends[-1] <= step) * rates[-1]
+
+    return onecycle
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizers of the paper, with L2 coupled (not AdamW).
 
+    ``update(gradient, state, params, step=..., total=...)`` takes the step and the run's number of
+    steps, which the learning rate depends on.
+
     Raises:
-      ValueError: for an unknown optimizer or schedule, or one-cycle without ``steps``.
+      ValueError: for an unknown optimizer or schedule.
     """
     rate = learning_rate(config)
     if config.optimizer == "sgd":
-        rule = optax.sgd(rate, momentum=0.9)
+        rule = optax.trace(0.9)
     elif config.optimizer == "adam":
-        rule = optax.adam(rate, eps=1e-7)
+        rule = optax.scale_by_adam(eps=1e-7)
     else:
         raise ValueError(f"optimizer must be 'sgd' or 'adam', got {config.optimizer!r}")
+
+    def scale(updates, state, params=None, *, step, total):
+        return jax.tree.map(lambda u: -rate(step, total) * u, updates), state
+
+    by_rate = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), scale)
     # Flat: one array of all parameters is less to compile and to start than dozens of small ones.
-    return optax.flatten(optax.chain(optax.add_decayed_weights(config.weight_decay), rule))
+    return optax.flatten(optax.chain(optax.add_decayed_weights(config.weight_decay), rule, by_rate))
 
 
 def next_views(
@@ -261,10 +259,23 @@ def _hash(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
+class _Drawn(NamedTuple):
+    """Batches of views, with a leading axis of steps where they are a chunk's.
+
+    ``images`` uint8 [b, h * w * c] and ``labels`` int32 [b] are a device's part of the batch,
+    ``index`` int32 [whole b] and ``cursor``, the place behind the batch, are whole.
+    """
+
+    images: jax.Array
+    index: jax.Array
+    labels: jax.Array
+    cursor: jax.Array
+
+
 def make_trainer(
     config: TrainConfig,
     operation_set: operations.OperationSet,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     chunk: int = 50,
     probe: Probe | None = None,
     probe_every: int = 50,
@@ -272,27 +283,22 @@ def make_trainer(
     """Builds the functions of a run; compile time is paid at the first ``advance``.
 
     Args:
-      config: what to train and how.
+      config: what to train and how; not its ``steps`` and ``epochs``, which ``advance`` is told.
       operation_set: the K operations, for the images' side.
-      mesh: devices to split each batch over (default: all); ``batch_size`` must be a multiple.
-        It may span the processes of a job, which then make the same calls in the same order; what
-        comes out of them is whole in each.
+      mesh: devices to split each batch over (default: all), as many of them as ``batch_size``
+        divides over. It may span the processes of a job, which then make the same calls in the same
+        order; what comes out of them is whole in each.
       chunk: steps a call of ``advance``.
       probe: watches the run, e.g. :func:`e3jax.priority.make_probe`; its results are in the log.
       probe_every: it is asked in steps 0, ``probe_every``, 2 ``probe_every`` ...
 
     Raises:
-      ValueError: if the batch does not divide over the devices, or the config is unknown.
+      ValueError: if the config is unknown, or the batch does not divide over a job's devices.
     """
-    mesh = mesh or device_mesh()
-    devices, k = mesh.size, len(operation_set)
-    if config.batch_size % devices:
-        raise ValueError(
-            f"batch_size {config.batch_size} must be a multiple of the {devices} devices"
-        )
-    network = networks.build(config.network, k, jnp.dtype(config.dtype), AXIS)
+    mesh = devices.part_for_batch(mesh or devices.device_mesh(), config.batch_size)
+    k, side = len(operation_set), operation_set.side
+    network = networks.build(config.network, k, devices.dtype(config.precision), devices.AXIS)
     optimizer = make_optimizer(config)
-    side = operation_set.side
 
     def init(key: jax.Array, channels: int) -> TrainState:
         # A network of one's own may have no running statistics.
@@ -306,6 +312,15 @@ def make_trainer(
             cursor=jnp.zeros(3, jnp.int32),
             order_key=jax.random.bits(jax.random.fold_in(key, 1), (_ROUNDS,)),
         )
+
+    def draw(order_key: jax.Array, cursor: jax.Array, bank: jax.Array, n: jax.Array) -> _Drawn:
+        def next_batch(cursor, _):
+            index, labels, cursor = next_views(order_key, cursor, config.batch_size, n, k)
+            # Every device draws the same batch and takes its own part of it.
+            mine = (bank[devices.part_of_device(index)], index, devices.part_of_device(labels))
+            return cursor, _Drawn(*mine, cursor)
+
+        return jax.lax.scan(next_batch, cursor, length=chunk)[1]
 
     def loss_fn(params, batch_stats, views, labels):
         (logits, representation), updates = network.apply(
@@ -326,107 +341,86 @@ def make_trainer(
             lambda: _nothing(jax.eval_shape(probe, state, batch, *data)),
         )
 
-    def step(state: TrainState, tables, images, n, probe_data) -> tuple[TrainState, StepLog]:
-        index, labels, cursor = next_views(state.order_key, state.cursor, config.batch_size, n, k)
-        # Every device draws the same batch and takes its own part of it.
-        image, labels = part_of_device(index), part_of_device(labels)
-        views = operations.views_of(tables, to_unit(images[image]), labels)
+    def step(state: TrainState, drawn: _Drawn, total, tables, probe_data):
+        labels = drawn.labels
+        images = drawn.images.reshape(len(labels), side, side, -1)
+        views = operations.views_of(tables, to_unit(images), labels)
         params = state.variables["params"]
         (loss, (batch_stats, logits, representation)), gradient = jax.value_and_grad(
             loss_fn, has_aux=True
         )(params, state.variables["batch_stats"], views, labels)
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        gradient, loss, accuracy = mean_over_devices((gradient, loss, accuracy))
-        batch = Batch(index, labels, logits, representation, gradient)
-        seen = watch(state, batch, tables, images, probe_data)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+        gradient, loss, accuracy = devices.mean_over_devices((gradient, loss, accuracy))
+        batch = Batch(drawn.index, labels, logits, representation, gradient)
+        seen = watch(state, batch, tables, probe_data)
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, params, step=state.step, total=total
+        )
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-        state = TrainState(variables, opt_state, state.step + 1, cursor, state.order_key)
+        state = TrainState(variables, opt_state, state.step + 1, drawn.cursor, state.order_key)
         return state, StepLog(loss, accuracy, seen)
 
-    on_devices = chunk_of_steps(step, chunk, mesh)
-    tables = place(mesh, operation_set)
-    place_number = functools.lru_cache(maxsize=64)(lambda number: place(mesh, np.int32(number)))
-    return Trainer(
-        init=jax.jit(
-            init,
-            static_argnums=1,
-            out_shardings=NamedSharding(mesh, _EVERYWHERE),
-            compiler_options=compiler_options(mesh, level=0),
-        ),
-        advance=lambda state, images, n, total, probe_data=(): on_devices(
-            state, place_number(total), tables, images, place_number(n), probe_data
-        ),
-        chunk=chunk,
-        mesh=mesh,
+    split = _Drawn(_SPLIT_BATCHES, devices.EVERYWHERE, _SPLIT_BATCHES, devices.EVERYWHERE)
+    on_devices = chunk_of_steps(step, mesh, config.precision, split)
+    draw = devices.on_mesh(draw, mesh, config.precision, out_specs=split)
+    init = jax.jit(
+        init,
+        static_argnums=1,
+        out_shardings=NamedSharding(mesh, devices.EVERYWHERE),
+        compiler_options=devices.compiler_options(mesh, level=0),
     )
+    # Placed at the first step: the mesh's devices may be absent.
+    place_tables = functools.cache(lambda: devices.place(mesh, operation_set))
+    place_number = functools.lru_cache(64)(lambda number: devices.place(mesh, np.int32(number)))
+
+    def advance(state: TrainState, bank: jax.Array, n: int, total: int, probe_data: Any = ()):
+        drawn = draw(state.order_key, state.cursor, bank, place_number(n))
+        return on_devices(state, drawn, place_number(total), (place_tables(), probe_data))
+
+    def lower(n: int, channels: int, probe_data: Any = ()) -> dict[str, jax.stages.Lowered]:
+        shapes = functools.partial(devices.shapes, mesh)
+        lowered = {"init": init.lower(jax.eval_shape(lambda: jax.random.key(0)), channels)}
+        state, number = shapes(lowered["init"].out_info), shapes(np.int32(0))
+        bank = shapes(jax.ShapeDtypeStruct((n, side * side * channels), np.uint8))
+        lowered["draw"] = draw.lower(state.order_key, state.cursor, bank, number)
+        drawn = _Drawn(*map(shapes, lowered["draw"].out_info, split))
+        data = (shapes(operation_set), shapes(probe_data))
+        lowered["train"] = on_devices.lower(state, drawn, number, data)
+        return lowered
+
+    return Trainer(init=init, advance=advance, lower=lower, chunk=chunk, mesh=mesh)
 
 
 def chunk_of_steps(
-    step: Callable[..., tuple[Any, Any]], chunk: int, mesh: jax.sharding.Mesh
+    step: Callable[..., tuple[Any, Any]], mesh: Mesh, precision: str, batch_specs: Any
 ) -> Callable[..., tuple[Any, Any]]:
-    """Many steps as one program on a mesh, ``(state, total, *data) -> (state, log)``.
+    """Many steps as one program on a mesh, ``(state, batches, total, data) -> (state, log)``.
 
     Args:
-      step: ``(state, *data) -> (state, log)`` of one device; all it gets is whole on every device.
-      chunk: steps a call; those from ``state.step == total`` on are not done.
+      step: ``(state, batch, total, *data) -> (state, log)`` of one device.
       mesh: devices that run ``step`` together.
+      precision: of products, see :class:`TrainConfig`.
+      batch_specs: how ``batches``, a pytree of arrays [steps, ...], is split; all else is whole on
+        every device.
 
-    The log's arrays get a leading axis of steps. Donates the state.
+    Steps from ``state.step == total`` on are not done. The log's arrays get a leading axis of
+    steps. Donates the state.
     """
 
-    def advance(state: Any, total: jax.Array, *data) -> tuple[Any, Any]:
-        _, log = jax.eval_shape(step, state, *data)
-
-        def step_if_left(state, _):
+    def advance(state: Any, batches: Any, total: jax.Array, data: tuple) -> tuple[Any, Any]:
+        def step_if_left(state, batch):
+            _, log = jax.eval_shape(step, state, batch, total, *data)
             return jax.lax.cond(
                 state.step < total,
-                lambda s: step(s, *data),
+                lambda s: step(s, batch, total, *data),
                 lambda s: (s, _nothing(log)),
                 state,
             )
 
-        return jax.lax.scan(step_if_left, state, length=chunk)
+        return jax.lax.scan(step_if_left, state, batches)
 
-    return jax.jit(
-        jax.shard_map(
-            advance, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_EVERYWHERE, check_vma=False
-        ),
-        donate_argnums=0,
-        compiler_options=compiler_options(mesh, level=1),
-    )
-
-
-def mean_over_devices(tree: Any) -> Any:
-    """Inside a program on the mesh: means over the devices of float32 arrays, in one collective.
-
-    On a CPU each collective waits in a thread of XLA's pool for the other devices, which need
-    threads to arrive. So all collectives of a program stand in one chain, none beside another.
-    """
-    flat, unflatten = jax.flatten_util.ravel_pytree(tree)
-    return unflatten(jax.lax.pmean(flat, AXIS))
-
-
-def gather_over_devices(tree: Any) -> Any:
-    """Inside a program on the mesh: float32 arrays [n, ...] of each device joined to wholes.
-
-    In one collective, see :func:`mean_over_devices`.
-    """
-    leaves, treedef = jax.tree.flatten(tree)
-    n = len(leaves[0])
-    rows = [leaf.reshape(n, -1) for leaf in leaves]
-    ends = np.cumsum([row.shape[1] for row in rows])[:-1]
-    whole = jax.lax.all_gather(jnp.concatenate(rows, axis=1), AXIS, tiled=True)
-    parts = jnp.split(whole, ends, axis=1)
-    return treedef.unflatten(
-        part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)
-    )
-
-
-def part_of_device(whole: jax.Array) -> jax.Array:
-    """Inside a program on the mesh: a device's part of an array that every device has."""
-    part = len(whole) // jax.lax.axis_size(AXIS)
-    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part)
+    in_specs = (devices.EVERYWHERE, batch_specs, devices.EVERYWHERE, devices.EVERYWHERE)
+    return devices.on_mesh(advance, mesh, precision, in_specs, donate_argnums=0)
 
 
 def _nothing(shapes: Any) -> Any:
@@ -438,34 +432,24 @@ def _nothing(shapes: Any) -> Any:
     return jax.tree.map(fill, shapes)
 
 
-def compiler_options(mesh: jax.sharding.Mesh, level: int) -> dict[str, int] | None:
-    """How hard XLA's CPU compiler tries.
-
-    Level 0 suits what runs once: initial weights take 2 instead of 12 seconds, nearly all of it in
-    threefry. Level 1 compiles a step in two thirds of the default level's time, to equal speed.
-    """
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return {"xla_backend_optimization_level": level} if on_cpu else None
-
-
 def train(
     trainer: Trainer,
     state: TrainState,
-    images: jax.Array,
+    bank: jax.Array,
     n: int,
     total: int,
     on_chunk: Callable[[TrainState, StepLog], None] = lambda state, log: None,
     probe_data: Any = (),
 ) -> TrainState:
-    """Advances a state to step ``total``, calling ``on_chunk`` after every chunk.
+    """Advances a state to step ``total``, the run's last, calling ``on_chunk`` after every chunk.
 
-    The state passed in is donated. ``on_chunk`` may save the state: a run continued from it is the
-    same run, bit for bit on CPU.
+    ``bank`` is of :func:`place_bank`, on the trainer's mesh. The state passed in is donated.
+    ``on_chunk`` may save the state: a run continued from it is the same run, bit for bit on CPU.
     """
     # Counted here: asking the device after every chunk would wait for it.
     under_way = collections.deque()
     for _ in range(int(jax.device_get(state.step)), total, trainer.chunk):
-        state, log = trainer.advance(state, images, n, total, probe_data)
+        state, log = trainer.advance(state, bank, n, total, probe_data)
         on_chunk(state, log)
         under_way.append(log.loss)
         if len(under_way) > _MOST_UNDER_WAY:

@@ -271,7 +271,7 @@ class Benchmark:
         # By name: what is asked for twice is done once.
         plan = list({run.name: run for run in self._plan()}.values())
         self._check(plan)
-        self.capacity = max(runs.size(self.dataset, run) for run in plan)
+        self.largest = max(runs.size(self.dataset, run) for run in plan)
         engine.split(sum(runs.TRAININGS[run.method].on_devices for run in plan))
         self.runs = self._shard(plan)
         self.todo = self._missing()
@@ -334,7 +334,7 @@ class Benchmark:
 
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
-        say, n, shard = self.console.print, self.capacity, self.arguments.shard
+        say, n, shard = self.console.print, self.largest, self.arguments.shard
         say(f"Data: {self.dataset.name} from {self.dataset.source}, sets of up to {n} images")
         for description in dict.fromkeys(map(self._describe, self.variants)):
             say(f"Protocol: {description}")
@@ -356,15 +356,15 @@ class Benchmark:
         k = len(operations.operation_set(variant.operations))
         return (
             f"{name} ({config.network}, {k} operations, {config.optimizer}, "
-            f"{config.num_steps(self.capacity, k)} steps of {config.batch_size} views, "
-            f"{config.dtype})"
+            f"{config.num_steps(self.largest, k)} steps of {config.batch_size} views, "
+            f"{config.precision})"
         )
 
     def run_all(self) -> list[str]:
         """Does what is missing; returns a sentence for each run that failed."""
         work, at_once = sum(runs.cost(self.dataset, run) for run in self.todo), self.engine.at_once
         with progress.Meter(self.console, work, len(self.todo), max(at_once, 1)) as meter:
-            self.engine.run_all(self.todo, self.dataset, self.capacity, meter, self._finish)
+            self.engine.run_all(self.todo, self.dataset, meter, self._finish)
         return self.failures
 
     def _finish(

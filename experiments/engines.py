@@ -3,7 +3,7 @@
 An engine has ``platform`` ("cpu", "gpu" or "tpu": what runs compute on), ``at_once`` (runs in
 flight), ``device`` (for people), and::
 
-    run_all(todo, dataset, capacity, meter, finish)
+    run_all(todo, dataset, meter, finish)
 
 which does the runs and calls ``finish(run, data, outcome, bar)`` once for each, never for two at a
 time. ``data`` has the labels of the run's set; ``outcome`` is a :class:`runs.Outcome`, or the
@@ -34,7 +34,7 @@ import runtime
 import sweep
 from rich.console import Console
 
-from e3jax import datasets, training
+from e3jax import datasets, devices, training
 
 Finish = Callable[
     [sweep.Run, datasets.Contaminated, runs.Outcome | Exception | None, progress.Bar], None
@@ -64,11 +64,11 @@ class InProcess:
     def split(self, trainings: int) -> None:
         """Splits the devices over the runs in flight of a plan with so many trainings."""
         self.at_once = self._runs_at_once(trainings)
-        devices = jax.devices()
-        size = max(len(devices) // self.at_once, 1)
-        groups = (devices[i : i + size] for i in range(0, len(devices), size))
-        self.meshes = [training.device_mesh(group) for group in groups]
-        self.device = f"{size} x {devices[0].device_kind}"
+        all_devices = jax.devices()
+        size = max(len(all_devices) // self.at_once, 1)
+        groups = (all_devices[i : i + size] for i in range(0, len(all_devices), size))
+        self.meshes = [devices.device_mesh(group) for group in groups]
+        self.device = f"{size} x {all_devices[0].device_kind}"
 
     def _runs_at_once(self, trainings: int) -> int:
         """Runs in flight. Small ones use a machine better side by side than each split over it.
@@ -76,16 +76,16 @@ class InProcess:
         "auto" looks at what was planned, not at what is left or is this shard's: it decides over
         how many devices a batch is split, and a command that continues must give the same numbers.
         """
-        asked, devices = self.arguments.runs_at_once, jax.device_count()
+        asked, count = self.arguments.runs_at_once, jax.device_count()
         if jax.process_count() > 1:
             return 1
         if asked == "auto":
-            fitting = (n for n in range(1, devices + 1) if devices % n == 0)
+            fitting = (n for n in range(1, count + 1) if count % n == 0)
             return max(n for n in fitting if n <= max(trainings, 1))
-        if devices % asked and asked % devices:
+        if count % asked and asked % count:
             raise ValueError(
-                f"--runs-at-once {asked} cannot share {devices} devices evenly: give a number that "
-                f"divides {devices}, or a multiple of it"
+                f"--runs-at-once {asked} cannot share {count} devices evenly: give a number that "
+                f"divides {count}, or a multiple of it"
             )
         return asked
 
@@ -93,7 +93,6 @@ class InProcess:
         self,
         todo: Iterable[sweep.Run],
         dataset: datasets.Dataset,
-        capacity: int,
         meter: progress.Meter,
         finish: Finish,
     ) -> None:
@@ -106,7 +105,7 @@ class InProcess:
             while run := left.get():
                 bar = meter.start(run.title, runs.cost(dataset, run))
                 data = runs.draw(dataset, run)
-                outcome = self._do(run, data, capacity, mesh, bar)
+                outcome = self._do(run, data, mesh, bar)
                 with self.finishing:  # matplotlib serves one thread at a time
                     finish(run, data, outcome, bar)
 
@@ -125,7 +124,6 @@ class InProcess:
         self,
         run: sweep.Run,
         data: datasets.Contaminated,
-        capacity: int,
         mesh: jax.sharding.Mesh,
         bar: progress.Bar,
     ) -> runs.Outcome | Exception | None:
@@ -135,12 +133,11 @@ class InProcess:
             run=run,
             images=data.images,
             mesh=mesh,
-            capacity=capacity,
             bar=bar,
             # The other processes of a job have no folder and touch none.
             state=self.folder.checkpoint(run) if self.folder else run.name,
             save_seconds=60 * self.arguments.checkpoint_minutes,
-            events=self._events(run, data, mesh) if self.arguments.tensorboard else None,
+            events=self._events(run, data) if self.arguments.tensorboard else None,
         )
         try:
             return runs.do(task)
@@ -151,10 +148,10 @@ class InProcess:
             return error
 
     def _events(
-        self, run: sweep.Run, data: datasets.Contaminated, mesh: jax.sharding.Mesh
-    ) -> Callable[[training.TrainConfig, int], live.EventFiles]:
+        self, run: sweep.Run, data: datasets.Contaminated
+    ) -> Callable[[training.TrainConfig, int, int], live.EventFiles]:
         folder = Path(self.arguments.tensorboard, run.name) if self.folder else None
-        return lambda config, k: live.EventFiles(folder, config, data.is_outlier, k, mesh.size)
+        return lambda config, k, count: live.EventFiles(folder, config, data, k, count)
 
 
 class OnRay:
@@ -192,7 +189,6 @@ class OnRay:
         self,
         todo: Iterable[sweep.Run],
         dataset: datasets.Dataset,
-        capacity: int,
         meter: progress.Meter,
         finish: Finish,
     ) -> None:
@@ -215,12 +211,12 @@ class OnRay:
 
         for run in todo:
             data = runs.draw(dataset, run)
-            waiting[self._submit(run, images, data.ids, capacity)] = run, data._replace(images=None)
+            waiting[self._submit(run, images, data.ids)] = run, data._replace(images=None)
             collect(timeout=0)  # drawing hundreds of sets takes minutes
         while waiting:
             collect(timeout=None)
 
-    def _submit(self, run: sweep.Run, images, ids: np.ndarray, capacity: int):
+    def _submit(self, run: sweep.Run, images, ids: np.ndarray):
         share = self.share if runs.TRAININGS[run.method].on_devices else {"CPU": 1}
         amounts, platform = {"CPU": 1, "GPU": 0} | share, _platform(share)
         task = self.ray.remote(
@@ -232,7 +228,7 @@ class OnRay:
             max_calls=0 if platform == "cpu" else 1,
             runtime_env={"env_vars": _environment(share)},
         )(_on_worker)
-        return task.remote(run, images, ids, capacity, platform)
+        return task.remote(run, images, ids, platform)
 
 
 Engine = InProcess | OnRay
@@ -302,9 +298,7 @@ def _environment(share: dict[str, float]) -> dict[str, str]:
     }
 
 
-def _on_worker(
-    run: sweep.Run, images: np.ndarray, ids: np.ndarray, capacity: int, platform: str
-) -> runs.Outcome:
+def _on_worker(run: sweep.Run, images: np.ndarray, ids: np.ndarray, platform: str) -> runs.Outcome:
     """A run in a worker, on all devices that it sees.
 
     ``images`` are the whole data set's, which a node has once in memory for all of its workers.
@@ -313,5 +307,5 @@ def _on_worker(
     if jax.devices()[0].platform != platform:
         raise RuntimeError(f"JAX finds no {platform} in a worker: install JAX for it on all nodes")
     with progress.Meter(Console(quiet=True), 0, 1, 1) as meter:
-        task = runs.Task(run, images[ids], training.device_mesh(), capacity, meter.start("", 0))
+        task = runs.Task(run, images[ids], devices.device_mesh(), meter.start("", 0))
         return runs.do(task)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import recording
 
-from e3jax import training
+from e3jax import datasets, training
 
 # With a point every 50 steps of 64 views this costs about a twentieth of the training.
 _PROBE_VIEWS = 512
@@ -32,7 +32,7 @@ class EventFiles:
     Args:
       folder: of the event files, where a training that continues adds one; None writes nothing.
       config: of the training, for its learning rate.
-      is_outlier: bool [n] of the images.
+      data: the images of the training, and which of them are outliers.
       k: operations.
       devices: of the training.
     """
@@ -41,14 +41,15 @@ class EventFiles:
         self,
         folder: Path | None,
         config: training.TrainConfig,
-        is_outlier: np.ndarray,
+        data: datasets.Contaminated,
         k: int,
         devices: int,
     ):
         self.config, self.rate = config, training.learning_rate(config)
-        self.groups = recording.split_groups(is_outlier, 0)
+        self.steps = config.num_steps(len(data.images), k)
+        self.groups = recording.split_groups(data.is_outlier, 0)
         views = max(_PROBE_VIEWS // devices, 1) * devices
-        self.probe_set = recording.probe_set(self.groups, k, views, 0)
+        self.probe_set = recording.probe_set(data.images, self.groups, k, views, 0)
         self.writer, self.last = None, time.monotonic()
         if folder:
             from tensorboard.summary import Writer
@@ -64,7 +65,7 @@ class EventFiles:
         values = {
             "loss": np.nanmean(log.loss),
             "pretext_accuracy": np.nanmean(log.accuracy),
-            "learning_rate": self.rate(step - 1),
+            "learning_rate": self.rate(np.int32(step - 1), np.int32(self.steps)),
             "views_per_second": steps * self.config.batch_size / seconds,
         }
         for name, value in values.items():

@@ -30,7 +30,7 @@ import scipy.stats
 import sweep
 from rich.console import Console
 
-from e3jax import datasets, files, metrics, operations, priority, report, scoring, training
+from e3jax import datasets, devices, files, metrics, operations, priority, report, scoring, training
 
 _TRAIN_COST = 3  # a training view in scored ones
 _EVERY, _ROUNDS = 50, 9  # of --overhead
@@ -129,7 +129,7 @@ class Study:
         self.data = protocols.load(arguments, console.print)
         self.operations = operations.operation_set(arguments.operations)
         self.protocol = protocols.resolve(arguments, self.data.images.shape[-1] == 1)
-        self.mesh = training.device_mesh()
+        self.mesh = devices.device_mesh()
         self.device = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}"
         self.views = max(arguments.probe_views // self.mesh.size, 1) * self.mesh.size
         self.todo = []
@@ -178,14 +178,14 @@ class Study:
     def run(self) -> None:
         config, cost = self.protocol.config, 0
         if self.todo:
-            probe = priority.make_probe(config.network, self.operations, config.dtype)
-            chunk = 10 if self.mesh.devices.flat[0].platform == "cpu" else 200
+            probe = priority.make_probe(config.network, self.operations, config.precision)
+            chunk = 10 if devices.is_cpu(self.mesh) else 200
             every = self.arguments.every
             self.trainer = training.make_trainer(
                 config, self.operations, self.mesh, chunk, probe, every
             )
-            self.score = scoring.make_scorer(
-                config.network, self.operations, self.mesh, config.dtype
+            self.score = scoring.Scorer(
+                config.network, self.operations, self.mesh, config.precision
             )
             # In scored views: steps, recorded points, scores.
             points = -(-self.steps // every)
@@ -204,7 +204,7 @@ class Study:
         """Does one training and keeps its outcome."""
         data, k = self.contaminated(inlier_class, seed), len(self.operations)
         groups = recording.split_groups(data.is_outlier, seed)
-        probe_set = recording.probe_set(groups, k, self.views, seed)
+        probe_set = recording.probe_set(data.images, groups, k, self.views, seed)
         key = jax.random.fold_in(jax.random.key(seed), inlier_class)
         logs = []
 
@@ -220,11 +220,11 @@ class Study:
         state = training.train(
             self.trainer,
             self.trainer.init(key, data.images.shape[-1]),
-            training.place_bank(self.mesh, data.images, self.protocol.max_images),
+            training.place_bank(self.trainer.mesh, data.images),
             n,
             self.protocol.config.num_steps(n, k),
             on_chunk,
-            training.place(self.mesh, probe_set),
+            devices.place(self.trainer.mesh, probe_set),
         )
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = recording.series(log, groups)
@@ -242,11 +242,9 @@ class Study:
         """Adds a row to recording.csv: how much longer training takes with recording, in turns."""
         config = self.protocol.config
         data = self.contaminated(self.arguments.inlier_class[0], 0)
-        events = live.EventFiles(
-            None, config, data.is_outlier, len(self.operations), self.mesh.size
-        )
-        probe = priority.make_probe(config.network, self.operations, config.dtype)
-        probe_set = training.place(self.mesh, events.probe_set)
+        events = live.EventFiles(None, config, data, len(self.operations), self.mesh.size)
+        probe = priority.make_probe(config.network, self.operations, config.precision)
+        probe_set = devices.place(self.mesh, events.probe_set)
         plain = self._seconds_of_chunks(data.images)
         recorded = self._seconds_of_chunks(data.images, probe, probe_set)
         ratios = []
@@ -258,7 +256,7 @@ class Study:
             "network": config.network,
             "batch_size": config.batch_size,
             "every": _EVERY,
-            "probe_views": len(events.probe_set.image),
+            "probe_views": len(events.probe_set.labels),
             "rounds": _ROUNDS,
             "time_ratio": f"{middle:.4f}",
             "quartile_1": f"{low:.4f}",
@@ -277,7 +275,7 @@ class Study:
             self.protocol.config, self.operations, self.mesh, _EVERY, probe, _EVERY
         )
         state = trainer.init(jax.random.key(0), images.shape[-1])
-        bank = training.place_bank(self.mesh, images)
+        bank = training.place_bank(trainer.mesh, images)
         while True:
             start = time.monotonic()
             state, _ = trainer.advance(state, bank, len(images), 2**31 - 1, probe_data)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import runtime
 
-from e3jax import datasets, training
+from e3jax import datasets, devices, training
 
 QUICK_IMAGES = 500
 OPERATIONS = "RA+IA+PR"
@@ -54,9 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{QUICK_IMAGES} images a class; auto: paper on an accelerator, quick on a CPU",
     )
     add("--steps", type=runtime.positive, help="length of a training (default: the protocol's)")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
+    add_precision(parser)
     add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
     parser.set_defaults(network=None)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=devices.PRECISIONS,
+        help="of convolutions and products; on a CPU tensorfloat32 is float32",
+    )
 
 
 def add_network_and_operations(parser: argparse.ArgumentParser) -> None:
@@ -84,11 +93,11 @@ def resolve(arguments: argparse.Namespace, grey: bool, platform: str | None = No
     # A changed protocol is another one: its runs must not be averaged with the original's.
     if arguments.steps:
         name += f"-{arguments.steps}steps"
-    if arguments.dtype != config.dtype:
-        name += f"-{arguments.dtype}"
+    if arguments.precision != config.precision:
+        name += f"-{arguments.precision}"
     config = config._replace(
         network=arguments.network or config.network,
-        dtype=arguments.dtype,
+        precision=arguments.precision,
         steps=arguments.steps or config.steps,
     )
     max_images = QUICK_IMAGES if quick else None

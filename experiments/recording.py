@@ -36,10 +36,13 @@ def split_groups(is_outlier: np.ndarray, seed: int) -> np.ndarray:
     return np.stack([~is_outlier, is_outlier, ~is_outlier & ~control, control])
 
 
-def probe_set(groups: np.ndarray, k: int, views: int, seed: int) -> priority.ProbeSet:
+def probe_set(
+    images: np.ndarray, groups: np.ndarray, k: int, views: int, seed: int
+) -> priority.ProbeSet:
     """About so many views, as many of every image as possible, each of another operation.
 
     Args:
+      images: uint8 [n, h, w, c].
       groups: bool [g, n].
       k: operations.
       views: a multiple of the devices.
@@ -51,7 +54,7 @@ def probe_set(groups: np.ndarray, k: int, views: int, seed: int) -> priority.Pro
     times = np.arange(views) // n
     label = np.argsort(random.random((n, k)), axis=1)[image, times]
     weights = groups[:, image].astype(np.float32)
-    return priority.ProbeSet(image.astype(np.int32), label.astype(np.int32), weights)
+    return priority.ProbeSet(images[image], label.astype(np.int32), weights)
 
 
 def series(log: priority.PriorityLog, groups: np.ndarray) -> Series:

@@ -20,7 +20,17 @@ import progress
 import protocols
 import sweep
 
-from e3jax import baselines, checkpoint, datasets, networks, operations, priority, scoring, training
+from e3jax import (
+    baselines,
+    checkpoint,
+    datasets,
+    devices,
+    networks,
+    operations,
+    priority,
+    scoring,
+    training,
+)
 from e3jax.baselines import autoencoder, isolation_forest, pixels
 
 # A training view costs about three scored ones (forward and backward).
@@ -36,22 +46,20 @@ class Task(NamedTuple):
       run: what to do.
       images: uint8 [n, h, w, c].
       mesh: devices to do it on.
-      capacity: images of the sweep's largest set: filled up to it, all sets share one shape.
       bar: is told how far the run is.
       state: where an unfinished training is kept, see :class:`e3jax.checkpoint.TrainCheckpoint`;
         None keeps nothing.
       save_seconds: between saves there.
-      events: ``(config, k) -> EventFiles``, or None.
+      events: ``(config, k, devices) -> EventFiles``, or None.
     """
 
     run: sweep.Run
     images: np.ndarray
     mesh: jax.sharding.Mesh
-    capacity: int
     bar: progress.Bar
     state: Path | str | None = None
     save_seconds: float = 0
-    events: Callable[[training.TrainConfig, int], live.EventFiles] | None = None
+    events: Callable[[training.TrainConfig, int, int], live.EventFiles] | None = None
 
 
 class Outcome(NamedTuple):
@@ -90,7 +98,12 @@ def do(task: Task) -> Outcome:
     scores, measured = TRAININGS[task.run.method].do(task)
     unknown = dict.fromkeys(("steps", "pretext_accuracy", "train_seconds", "warning"), "")
     where = f"{task.mesh.size} x {task.mesh.devices.flat[0].device_kind}"
-    return Outcome(scores, unknown | {"device": where, "versions": sweep.versions()} | measured)
+    known = {
+        "precision": task.run.config.get("precision", "float32"),
+        "device": where,
+        "versions": sweep.versions(),
+    }
+    return Outcome(scores, unknown | known | measured)
 
 
 def draw(dataset: datasets.Dataset, run: sweep.Run) -> datasets.Contaminated:
@@ -131,21 +144,16 @@ def _cost_e3outlier(run: sweep.Run, n: int) -> int:
 @functools.cache
 def _view_cost(network: str) -> int:
     """What scoring a view costs, in those of wrn-10-1, by the FLOPs of both."""
-
-    def flops(name: str) -> float:
-        net, view = networks.build(name, 111), jax.ShapeDtypeStruct((1, 32, 32, 1), np.float32)
-        apply = functools.partial(net.apply, train=False)
-        variables = jax.eval_shape(
-            functools.partial(net.init, train=False), jax.random.key(0), view
-        )
-        return jax.jit(apply).lower(variables, view).cost_analysis()["flops"]
-
-    return max(round(flops(network) / flops("wrn-10-1")), 1)
+    flops, unit = (
+        networks.forward_flops(networks.build(name, 111), (32, 32, 1))
+        for name in (network, "wrn-10-1")
+    )
+    return max(round(flops / unit), 1)
 
 
 class _Programs(NamedTuple):
     trainer: training.Trainer
-    score: Callable[..., scoring.Scores]
+    score: scoring.Scorer
     k: int
 
 
@@ -159,13 +167,13 @@ def _build(
     """What runs of one kind on the same devices share, so that it is compiled once."""
     operation_set = operations.operation_set(operation_names)
     # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
-    chunk = 10 if mesh.devices.flat[0].platform == "cpu" else 200
+    chunk = 10 if devices.is_cpu(mesh) else 200
     probe = None
     if watched:
-        probe = priority.make_probe(config.network, operation_set, config.dtype)
+        probe = priority.make_probe(config.network, operation_set, config.precision)
     return _Programs(
         training.make_trainer(config, operation_set, mesh, chunk, probe),
-        scoring.make_scorer(config.network, operation_set, mesh, config.dtype),
+        scoring.Scorer(config.network, operation_set, mesh, config.precision),
         len(operation_set),
     )
 
@@ -204,13 +212,14 @@ class _Course:
             self.programs = _build(
                 self.config, task.run.operations, task.mesh, task.events is not None
             )
-        self.bank = training.place_bank(task.mesh, task.images, task.capacity)
+        self.mesh = self.programs.trainer.mesh
+        self.bank = training.place_bank(self.mesh, task.images)
         key = jax.random.fold_in(jax.random.key(task.run.seed), task.run.inlier_class)
         self.state = self.programs.trainer.init(key, task.images.shape[-1])
         self.notes, self.saved, self.events = notes or {}, None, None
         self.seconds = 0.0  # of training, with those of an earlier start
         if task.events:
-            events = task.events(self.config, self.programs.k)
+            events = task.events(self.config, self.programs.k, self.mesh.size)
             self.events = stack.enter_context(contextlib.closing(events))
         if task.state:
             self.saved = checkpoint.TrainCheckpoint(task.state)
@@ -229,7 +238,7 @@ class _Course:
     def advance(self, until: int) -> None:
         """Trains to this step."""
         task, began, before = self.task, time.monotonic(), self.seconds
-        probe_data = training.place(task.mesh, self.events.probe_set) if self.events else ()
+        probe_data = devices.place(self.mesh, self.events.probe_set) if self.events else ()
 
         def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
             log = jax.device_get(log)

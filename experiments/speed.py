@@ -18,12 +18,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import protocols
 import runtime
 import speed_growth
 import speed_sides
 import sweep
 
-from e3jax import datasets, training
+from e3jax import datasets, networks, training
 
 _MEASURED = ("train", "score", "views")
 _SIDES = ("e3jax", "tuned")
@@ -34,7 +35,7 @@ _FEWEST_IMAGES = 20  # two outliers among them
 # before any work; cold: nothing compiled before, cached: compiled by an earlier process, warm:
 # a later class of the same process.
 COLUMNS = (
-    "protocol,network,optimizer,channels,images,batch_size,dtype,rounds,seconds,device,cores,"
+    "protocol,network,optimizer,channels,images,batch_size,precision,rounds,seconds,device,cores,"
     "e3jax_devices,tuned_mode,"
     "train_views_per_second,tuned_train_views_per_second,train_ratio,train_ratios,"
     "score_views_per_second,tuned_score_views_per_second,score_ratio,score_ratios,"
@@ -72,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         help="views a step (default: the protocol's 64 or 128 for its own network; for another 64 "
         "up to width 1, else 128)",
     )
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of convolutions")
+    protocols.add_precision(parser)
     add("--channels", type=int, default=1, choices=(1, 3), help="of the images")
     add(
         "--images",
@@ -112,20 +113,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.seconds <= 0:
         parser.error("--seconds must be more than 0")
     return arguments
-
-
-def forward_flops(network: str, channels: int, k: int, side: int = 32) -> int:
-    """FLOPs of a forward pass of one view: two a multiplication in convolutions and head."""
-    depth, width = map(int, re.fullmatch(r"wrn-(\d+)-(\d+)", network).groups())
-    products, inputs = side * side * 9 * channels * 16, 16
-    for group, outputs in enumerate((16 * width, 32 * width, 64 * width)):
-        for block in range((depth - 4) // 6):
-            side //= 2 if group and not block else 1
-            weights = 9 * inputs * outputs + 9 * outputs * outputs
-            weights += inputs * outputs if inputs != outputs else 0
-            products += side * side * weights
-            inputs = outputs
-    return 2 * (products + inputs * k)
 
 
 def say(line: str) -> None:
@@ -254,7 +241,7 @@ class Plan:
         return path
 
     def config_of(self, network: str) -> training.TrainConfig:
-        config = self.config._replace(network=network, dtype=self.arguments.dtype)
+        config = self.config._replace(network=network, precision=self.arguments.precision)
         if network != self.config.network:
             config = config._replace(batch_size=64 if network.endswith("-1") else 128)
         if self.arguments.batch_size:
@@ -275,7 +262,7 @@ class Plan:
         minutes = 1 + arguments.rounds * measured * arguments.seconds / 60 + sides * 1.5
         for network in self.networks:
             config = self.config_of(network)
-            what = f"{network}: batches of {config.batch_size} views, {config.dtype}"
+            what = f"{network}: batches of {config.batch_size} views, {config.precision}"
             if self.pair:
                 what += f", {' and '.join(_SIDES[:sides])} in {arguments.rounds} rounds of "
                 what += f"{arguments.seconds:g} s, about {minutes:.0f} minutes"
@@ -295,7 +282,7 @@ class Plan:
             "channels": arguments.channels,
             "images": arguments.images,
             "batch_size": config.batch_size,
-            "dtype": config.dtype,
+            "precision": config.precision,
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
             "device": self.hello["device"],
@@ -347,7 +334,8 @@ class Plan:
         return rates
 
     def _utilisation(self, row: dict, config: training.TrainConfig) -> dict:
-        forward = forward_flops(config.network, self.arguments.channels, self.hello["k"])
+        network = networks.build(config.network, self.hello["k"])
+        forward = networks.forward_flops(network, (32, 32, self.arguments.channels))
         costs = {"train": 3 * forward, "score": forward}
         return {
             f"{prefix}{name}_utilisation": row[f"{prefix}{name}_views_per_second"]

@@ -33,7 +33,7 @@ _IMAGES = 1000
 def measure(arguments: Namespace, say: Callable[[str], None]) -> Iterator[list[dict]]:
     """Rows of all numbers of images, then rows of all numbers of devices."""
     config = training.quick_config()
-    config = config._replace(dtype=arguments.dtype)
+    config = config._replace(precision=arguments.precision)
     counts, devices = sorted(arguments.growth_images), sorted(arguments.growth_devices)
     sizes = len(counts) + len(devices)
     minutes = 2 + 2 * arguments.rounds * sizes * arguments.seconds / 60 + sizes

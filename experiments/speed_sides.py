@@ -135,11 +135,12 @@ class JaxSide:
         import runtime
 
         import e3jax
-        from e3jax import scoring, training
+        from e3jax import devices, scoring, training
 
         self.jax, self.training, self.scoring = jax, training, scoring
+        self.devices = devices
         runtime.start()
-        self.mesh = training.device_mesh()
+        self.mesh = devices.device_mesh()
         self.device = self.mesh.devices.flat[0]
         self.images = np.load(images)
         self.config = training.TrainConfig(**config)
@@ -174,11 +175,11 @@ class JaxSide:
         return {"train": train, "score": score, "mode": "jit"}
 
     def _scorer(self, images_per_call: int):
-        return self.scoring.make_scorer(
+        return self.scoring.Scorer(
             self.config.network,
             self.operations,
             self.mesh,
-            self.config.dtype,
+            self.config.precision,
             images_per_call=images_per_call,
         )
 
@@ -188,7 +189,7 @@ class JaxSide:
         state = trainer.init(self.jax.random.key(0), self.images.shape[-1])
         # Training donates its state, scoring needs one that stays.
         self._variables = self.jax.tree.map(lambda a: a.copy(), state.variables)
-        bank = self.training.place_bank(mesh, self.images)
+        bank = self.training.place_bank(trainer.mesh, self.images)
 
         def call() -> None:
             nonlocal state
@@ -203,11 +204,12 @@ class JaxSide:
 
         from e3jax import operations
 
-        jax, training = self.jax, self.training
-        everywhere, split = PartitionSpec(), PartitionSpec(training.AXIS)
+        jax, training, devices = self.jax, self.training, self.devices
+        everywhere, split = PartitionSpec(), PartitionSpec(devices.AXIS)
 
         def views(tables, bank, image, label):
-            return operations.views_of(tables, training.to_unit(bank[image]), label)
+            images = bank[image].reshape(-1, *self.images.shape[1:])
+            return operations.views_of(tables, training.to_unit(images), label)
 
         views = jax.jit(
             jax.shard_map(
@@ -220,8 +222,8 @@ class JaxSide:
         )
         random = np.random.default_rng(0)
         pairs = [random.integers(0, high, _VIEWS_AT_ONCE, np.int32) for high in (self.n, self.k)]
-        pairs = training.place(self.mesh, pairs, split)
-        tables = training.place(self.mesh, self.operations)
+        pairs = devices.place(self.mesh, pairs, split)
+        tables = devices.place(self.mesh, self.operations)
         bank = training.place_bank(self.mesh, self.images)
         return lambda: jax.block_until_ready(views(tables, bank, *pairs))
 
@@ -236,7 +238,7 @@ class JaxSide:
 
     def prepare_in_flight(self) -> int:
         """One training a device; each compiles for its own."""
-        meshes = [self.training.device_mesh([device]) for device in self.mesh.devices.flat]
+        meshes = [self.devices.device_mesh([device]) for device in self.mesh.devices.flat]
         self._flights = [self._trainer_call(mesh) for mesh in meshes]
         for call in self._flights:
             call()
@@ -259,7 +261,7 @@ class JaxSide:
         """FLOP a second of a large matrix product, all devices together."""
         from jax.sharding import PartitionSpec
 
-        jax = self.jax
+        jax, devices = self.jax, self.devices
         on_cpu = self.device.platform == "cpu"
         size = _GEMM_SIDE.get(self.device.platform, _ACCELERATOR_GEMM_SIDE)
         product = jax.jit(
@@ -267,12 +269,12 @@ class JaxSide:
                 lambda a: a @ a,
                 mesh=self.mesh,
                 in_specs=PartitionSpec(),
-                out_specs=PartitionSpec(self.training.AXIS),
+                out_specs=PartitionSpec(devices.AXIS),
                 check_vma=False,
             )
         )
-        a = self.training.place(self.mesh, np.ones((size, size), np.float32))
-        a = a if on_cpu else a.astype(self.config.dtype)
+        a = devices.place(self.mesh, np.ones((size, size), np.float32))
+        a = a if on_cpu else a.astype(devices.dtype(self.config.precision))
         jax.block_until_ready(product(a))
         flops = 2 * size**3 * self.mesh.size
         return rate(lambda: jax.block_until_ready(product(a)), flops, seconds)
@@ -316,7 +318,7 @@ class JaxSide:
 
 
 class GrowthSide(JaxSide):
-    """e3jax on banks of several sizes; all share one training function and differ in capacity.
+    """e3jax on banks of several sizes; all share one training function.
 
     Args:
       counts: images of each bank, random grey ones.
@@ -343,7 +345,8 @@ class GrowthSide(JaxSide):
         images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 1), np.uint8)
         state = self._trainer.init(self.jax.random.key(0), 1)
         variables = self.jax.tree.map(lambda a: a.copy(), state.variables)
-        self.banks[count] = [images, self.training.place_bank(self.mesh, images), state, variables]
+        bank = self.training.place_bank(self._trainer.mesh, images)
+        self.banks[count] = [images, bank, state, variables]
 
     def prepare(self) -> None:
         for count in self.banks:
@@ -463,7 +466,11 @@ class TunedSide(TorchSide):
     def gemm(self, seconds: float) -> float:
         size = _GEMM_SIDE.get(self.platform, _ACCELERATOR_GEMM_SIDE)
         on_cpu = self.platform == "cpu"
-        dtype = self.torch.float32 if on_cpu else getattr(self.torch, self.config.dtype)
+        dtype = (
+            self.torch.float32
+            if on_cpu
+            else getattr(self.torch, self.config.precision.replace("tensorfloat", "float"))
+        )
         a = self.torch.ones((size, size), dtype=dtype, device=self.platform)
 
         def product() -> None:

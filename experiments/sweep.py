@@ -28,7 +28,7 @@ from e3jax.files import write_atomically
 COLUMNS = (
     "dataset,source,method,network,operations,inlier_class,ratio,seed,protocol,n_inliers,"
     "n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,score_seconds,"
-    "device,versions,commit"
+    "device,precision,versions,commit"
 ).split(",")
 # Raised when a run's files come to hold something else, as when its training serves more methods.
 _FORMAT = 2
@@ -134,7 +134,7 @@ class Folder:
         """The rows of all finished runs, in the order of their columns."""
         rows = []
         for path in self.runs.glob("*.json"):
-            rows += json.loads(path.read_text())["rows"]
+            rows += map(_complete, json.loads(path.read_text())["rows"])
         return sorted(rows, key=lambda row: [str(row[c]) for c in COLUMNS[:10]])
 
     def write_tables(self) -> str:
@@ -152,9 +152,9 @@ class Folder:
         write_csv(self.path / "results.csv", rows)
         write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
         for key, group in report.comparable(rows).items():
-            parts = [key.dataset, f"ratio{key.ratio:g}", key.protocol, key.network, key.operations]
+            parts = [key.dataset, f"ratio{key.ratio:g}", *key[4:]]
             parts.append(f"{key.max_images}images" if key.max_images else "")
-            name = "-".join(filter(None, parts))
+            name = "-".join(filter(None, parts)).replace(" ", "_")
             group = [row for row in group if row["method"] not in ("e3outlier-pl", "e3outlier-mp")]
             title = f"{key.dataset}, ρ = {key.ratio:.0%}, images from {key.source}"
             report.plot_overview(self.path / f"{name}.png", group, title)
@@ -165,6 +165,7 @@ def read_csv(path: str | os.PathLike) -> list[dict]:
     """The rows of a results.csv, numbers as numbers, warnings told again from the accuracy."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    rows = list(map(_complete, rows))
     for row in rows:
         for name in ("inlier_class", "seed", "n_inliers", "n_outliers"):
             row[name] = int(row[name])
@@ -174,6 +175,11 @@ def read_csv(path: str | os.PathLike) -> list[dict]:
             k = len(operations.paper_operations(row["operations"]))
             row["warning"] = scoring.pretext_health(float(row["pretext_accuracy"]), k)
     return rows
+
+
+def _complete(row: dict) -> dict:
+    """With the precision, of which older rows have no column: their protocols name it."""
+    return {"precision": "bfloat16" if "bfloat16" in row["protocol"] else "float32"} | row
 
 
 def write_csv(path: str | os.PathLike, rows: list[dict], columns: Iterable[str] = COLUMNS) -> None:

@@ -252,7 +252,7 @@ class Tuned:
 
     Args:
       images: uint8 [n, h, w, c].
-      config: as e3jax's; ``dtype="bfloat16"`` is autocast.
+      config: as e3jax's; ``precision="bfloat16"`` is autocast.
       operation_set: e3jax's.
       device: "cpu" or "cuda".
       compiled: use torch.compile.
@@ -286,7 +286,7 @@ class Tuned:
             self.make_views = torch.compile(self.views, mode=mode)
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.config.dtype == "bfloat16"
+        enabled = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _batches(self) -> Iterator[torch.Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import runs
 import sweep
 
-from e3jax import report, training
+from e3jax import devices, report, training
 
 QUICK = protocols.Protocol("quick", training.quick_config(), 500)
 PAPER = protocols.Protocol("paper", training.paper_config(grey=True), None)
@@ -189,7 +189,7 @@ class Bar:
 
 
 def do(run, images, bar=None, state=None):
-    mesh = training.device_mesh(jax.devices()[:1])
+    mesh = devices.device_mesh(jax.devices()[:1])
     return runs.do(runs.Task(run, images, mesh, len(images), bar or Bar(), state))
 
 

@@ -17,6 +17,7 @@ ROOMS = (
     "images",
     "datasets",
     "runtime",
+    "devices",
     "operations",
     "convolutions",
     "networks",

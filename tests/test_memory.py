@@ -23,7 +23,7 @@ images = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)
 bank = training.place_bank(trainer.mesh, images)
 del images
 state = e3jax.train(trainer, state, bank, n, 4)
-scorer = e3jax.make_scorer(config.network, operations, images_per_call=4)
+scorer = e3jax.Scorer(config.network, operations, images_per_call=4)
 scorer(state.variables, np.asarray(bank[:4]))
 # Not getrusage's, which a process inherits from the one that started it.
 status = open("/proc/self/status").read().split()

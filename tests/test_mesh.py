@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from e3jax import operations, priority, scoring, training
+from e3jax import devices, operations, priority, scoring, training
 
 CONFIG = training.TrainConfig(
     network="wrn-10-1", optimizer="sgd", learning_rate=0.01, batch_size=64, steps=3
@@ -26,7 +26,7 @@ CONFIG = training.TrainConfig(
 PROGRAM = """
 import sys
 import jax, numpy as np
-from e3jax import checkpoint, datasets, operations, scoring, training
+from e3jax import checkpoint, datasets, devices, operations, scoring, training
 
 process, processes, port, folder, *counts = sys.argv[1:]
 if int(processes) > 1:
@@ -37,13 +37,13 @@ mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
 images = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
 results = {}
 for count in map(int, counts):
-    mesh = training.device_mesh(jax.devices()[:count])
+    mesh = devices.device_mesh(jax.devices()[:count])
     assert mesh.size == count
     trainer = training.make_trainer(config, operations, mesh, chunk=1)
     start = trainer.init(jax.random.key(0), 1)
-    scorer = scoring.make_scorer(config.network, operations, mesh, images_per_call=16)
+    scorer = scoring.Scorer(config.network, operations, mesh, images_per_call=16)
     scores = scorer(start.variables, images)._asdict()
-    bank = training.place_bank(mesh, images, 32)
+    bank = training.place_bank(mesh, images)
     states, logs = [jax.device_get(start.variables)], []
     def on_chunk(state, log):
         states.append(jax.device_get(state.variables)), logs.append(jax.device_get(log))
@@ -255,16 +255,16 @@ def test_what_does_not_fit_the_machine_is_refused(run_script, tmp_path, argument
 IN_FLIGHT = """
 import concurrent.futures, hashlib
 import jax, numpy as np
-from e3jax import datasets, operations, scoring, training
+from e3jax import datasets, devices, operations, scoring, training
 
 config, operations = training.TrainConfig(**CONFIG), operations.operation_set("PR")
 mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
 images = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
 stations = []
 for device in jax.devices():
-    mesh = training.device_mesh([device])
+    mesh = devices.device_mesh([device])
     trainer = training.make_trainer(config, operations, mesh, chunk=1)
-    scorer = scoring.make_scorer(config.network, operations, mesh, images_per_call=20)
+    scorer = scoring.Scorer(config.network, operations, mesh, images_per_call=20)
     stations.append((trainer, scorer))
 
 def run(seed, station):
@@ -333,31 +333,31 @@ def collectives(jaxpr) -> list[str]:
 @pytest.mark.parametrize("watched", [False, True])
 def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
     """Each takes a thread that another device may need to arrive at it."""
-    monkeypatch.setattr(training, "compiler_options", lambda mesh, level: None)
+    monkeypatch.setattr(devices, "compiler_options", lambda mesh, level: None)
     operation_set = operations.operation_set("PR")
     probe = priority.make_probe(CONFIG.network, operation_set) if watched else None
     trainer = training.make_trainer(CONFIG, operation_set, chunk=1, probe=probe)
-    pairs = np.zeros((2, 4), np.int32)
-    data = priority.ProbeSet(*pairs, np.ones((2, 4), np.float32)) if watched else ()
+    views = (digits[:4], np.zeros(4, np.int32), np.ones((2, 4), np.float32))
+    data = priority.ProbeSet(*views) if watched else ()
     program = jax.make_jaxpr(lambda *a: trainer.advance(*a[:2], len(digits), 3, a[2]))(
         trainer.init(jax.random.key(0), 1),
         training.place_bank(trainer.mesh, digits),
-        training.place(trainer.mesh, data),
+        devices.place(trainer.mesh, data),
     )
     # Forward and back through 7 batch norms, the gradient; the probe's sum and its gathering.
     assert len(collectives(program.jaxpr)) == 2 * 7 + 1 + 2 * watched
 
 
 def test_devices_are_joined_in_one_collective():
-    mesh = training.device_mesh()
+    mesh = devices.device_mesh()
     whole = {"a": np.arange(8.0, dtype=np.float32), "b": np.arange(48.0).reshape(8, 2, 3)}
     whole["b"] = whole["b"].astype(np.float32)
-    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(training.AXIS)
+    everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(devices.AXIS)
     options = {"mesh": mesh, "in_specs": split, "out_specs": everywhere, "check_vma": False}
-    gather = jax.shard_map(training.gather_over_devices, **options)
+    gather = jax.shard_map(devices.gather_over_devices, **options)
     assert len(collectives(jax.make_jaxpr(gather)(whole).jaxpr)) == 1
     jax.tree.map(np.testing.assert_array_equal, jax.jit(gather)(whole), whole)
-    mean = jax.shard_map(training.mean_over_devices, **options)
+    mean = jax.shard_map(devices.mean_over_devices, **options)
     halves = jax.tree.map(lambda a: (a[:4] + a[4:]) / 2, whole)
     jax.tree.map(np.testing.assert_allclose, jax.jit(mean)(whole), halves)
 

@@ -12,7 +12,9 @@ import scipy.ndimage
 from hypothesis import strategies
 
 from e3jax.operations import (
+    FILLS,
     Operation,
+    _views_by_products,
     all_views,
     apply_operation,
     operation_set,
@@ -91,16 +93,25 @@ def sampled_points(side, angle):
 
 @pytest.fixture(
     scope="module",
-    params=list(itertools.product((8, 28, 32, 48), (1, 3))),
-    ids=lambda p: f"side{p[0]}-channels{p[1]}",
+    params=list(itertools.product((8, 28, 32, 48), (1, 3), ("gathers", "products"))),
+    ids=lambda p: f"side{p[0]}-channels{p[1]}-by-{p[2]}",
 )
 def parity(request):
-    """(views by e3jax, views by the reference) of one noise image, the hardest for a spline."""
-    side, channels = request.param
-    images = random_images(1, side, channels, seed=side + channels)
-    views = all_views(operation_set("RA+IA+PR", side), images)
-    assert views.shape == (1, 111, side, side, channels) and views.dtype == jnp.float32
-    return np.asarray(views[0]), reference_views(images[0])
+    """(views by e3jax, views by the reference) of one noise image, the hardest for a spline.
+
+    By the gathers of CPUs and GPUs, and by the products of matrices of a TPU.
+    """
+    side, channels, way = request.param
+    image, operations = (
+        random_images(1, side, channels, side + channels)[0],
+        operation_set(side=side),
+    )
+    views = all_views(operations, image[None])[0]
+    if way == "products":
+        repeated = np.broadcast_to(image, (111, *image.shape))
+        views = jax.jit(_views_by_products)(operations, repeated, np.arange(111))
+    assert views.shape == (111, side, side, channels) and views.dtype == jnp.float32
+    return np.asarray(views), reference_views(image)
 
 
 @pytest.mark.parametrize("labels", [RA, PR], ids=["RA", "PR"])
@@ -131,6 +142,18 @@ def test_every_entry_of_every_linear_map_is_the_references(linear_map):
     unit_images = np.eye(SIDE**2).reshape(-1, SIDE, SIDE, 1)
     reference = np.stack([reference_views(image).reshape(111, -1) for image in unit_images], -1)
     np.testing.assert_allclose(linear_map, reference, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("side", [4, 6, 14])
+def test_products_of_matrices_make_the_views_that_gathers_make(side, fill):
+    everything = Operation(True, (1, -2), 3, (3, 0, 1, 2), 22.5)
+    for some in ("RA+IA+PR", [everything, everything._replace(quarter_turns=2), Operation()]):
+        operations = operation_set(some, side, fill)
+        images, labels = random_images(len(operations), side, 3), np.arange(len(operations))
+        gathered = views_of(operations, images, labels)
+        multiplied = _views_by_products(operations, images, labels)
+        np.testing.assert_allclose(gathered, multiplied, rtol=0, atol=2e-6)
 
 
 # --- What the set is -------------------------------------------------------------------------
@@ -191,7 +214,7 @@ def test_shifts_are_a_quarter_of_the_side(side):
 
 def test_a_set_is_a_pytree_and_passes_through_jit_as_an_argument(paper_set):
     leaves, structure = jax.tree.flatten(paper_set)
-    assert len(leaves) == 6 and all(isinstance(leaf, jax.Array) for leaf in leaves)
+    assert len(leaves) == 10 and all(isinstance(leaf, jax.Array) for leaf in leaves)
     rebuilt = jax.tree.unflatten(structure, leaves)
     assert (rebuilt.names, rebuilt.families) == (paper_set.names, paper_set.families)
     assert rebuilt.side == SIDE

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from e3jax import networks, operations, priority, training
+from e3jax import devices, networks, operations, priority, training
 
 OPERATIONS = operations.operation_set("PR")
 K = len(OPERATIONS)
@@ -247,12 +247,11 @@ def recorded(digits):
     """Logs of 7 steps in chunks of 4, recorded every third, on one and on two devices."""
     random = np.random.default_rng(2)
     groups = np.stack([np.arange(20) < 15, np.arange(20) >= 15]).astype(np.float32)
-    data = priority.ProbeSet(
-        random.integers(0, len(digits), 20, np.int32), random.integers(0, K, 20, np.int32), groups
-    )
+    images = digits[random.integers(0, len(digits), 20)]
+    data = priority.ProbeSet(images, random.integers(0, K, 20, np.int32), groups)
     found = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        mesh = training.device_mesh(devices)
+    for some in (jax.devices()[:1], jax.devices()):
+        mesh = devices.device_mesh(some)
         probe = priority.make_probe("wrn-10-1", OPERATIONS)
         trainer = training.make_trainer(CONFIG, OPERATIONS, mesh, 4, probe=probe, probe_every=3)
         logs = []
@@ -263,7 +262,7 @@ def recorded(digits):
             len(digits),
             7,
             on_chunk=lambda state, log, logs=logs: logs.append(jax.device_get(log)),
-            probe_data=training.place(mesh, data),
+            probe_data=devices.place(mesh, data),
         )
         log = jax.tree.map(lambda *a: np.concatenate(a), *logs)
         found.append((trainer, state, log.probe, data))
@@ -286,24 +285,25 @@ def test_a_probe_is_asked_every_third_step_and_changes_nothing(recorded, digits)
 def test_a_probe_records_what_the_functions_measure(recorded, digits):
     trainer, _, log, data = recorded[0]
     state = jax.device_get(trainer.init(jax.random.key(0), 1))
-    bank = training.to_unit(jnp.asarray(digits))
 
     def views(images, labels):
-        return operations.views_of(OPERATIONS, bank[images], labels)
+        return operations.views_of(OPERATIONS, training.to_unit(jnp.asarray(images)), labels)
 
     magnitude = priority.gradient_magnitude(
-        running, state.variables, views(data.image, data.label), data.label, data.groups
+        running, state.variables, views(data.images, data.labels), data.labels, data.groups
     )
     np.testing.assert_allclose(log.gradient_magnitude[0], magnitude, rtol=1e-4)
     image, label, _ = training.next_views(state.order_key, state.cursor, 16, len(digits), K)
     np.testing.assert_array_equal(log.image[0], image)
-    update = priority.de_facto_update(own_statistics, state.variables, views(image, label), label)
+    update = priority.de_facto_update(
+        own_statistics, state.variables, views(digits[image], label), label
+    )
     np.testing.assert_allclose(log.de_facto_update[0], update, rtol=1e-3, atol=1e-5)
     # The mean of d_i ||g_i|| over the batch is the squared norm of the mean gradient.
     products = log.de_facto_update[0] * log.gradient_norm[0]
     everything = np.full((1, 16), 1 / 16)
     norm = priority.gradient_magnitude(
-        own_statistics, state.variables, views(image, label), label, everything
+        own_statistics, state.variables, views(digits[image], label), label, everything
     )
     np.testing.assert_allclose(products.mean(), norm[0] ** 2, rtol=1e-3)
 

@@ -23,7 +23,9 @@ def test_the_control_splits_the_inliers_as_the_set_is_split():
 @pytest.mark.parametrize("views", [50, 250, 10**6])
 def test_a_probe_set_holds_different_views_of_all_images_alike(views):
     groups = recording.split_groups(np.arange(100) % 4 == 0, 0)
-    image, label, weights = recording.probe_set(groups, 7, views, 0)
+    numbered = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
+    images, label, weights = recording.probe_set(numbered, groups, 7, views, 0)
+    image = images.ravel()
     assert len(image) == len(label) == min(views, 700)
     assert len(set(zip(image.tolist(), label.tolist(), strict=True))) == len(image)
     assert np.ptp(np.bincount(image, minlength=100)) <= 1

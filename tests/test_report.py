@@ -26,6 +26,7 @@ def row(method="e3outlier", inlier_class=0, seed=0, auroc=0.9, **changed):
         "aupr_in": auroc - 0.1,
         "aupr_out": auroc - 0.2,
         "device": "1 x cpu",
+        "precision": "float32",
     }
     return values | changed
 

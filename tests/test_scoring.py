@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax import networks, operations, scoring, training
+from e3jax import devices, networks, operations, scoring, training
 
 OPERATIONS = operations.operation_set("IA")
 K = len(OPERATIONS)
@@ -22,7 +22,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def scorer():
-    return scoring.make_scorer("wrn-10-1", OPERATIONS, images_per_call=16)
+    return scoring.Scorer("wrn-10-1", OPERATIONS, images_per_call=16)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def test_scores_do_not_depend_on_neighbours_or_order(scorer, scores, variables, 
 
 
 def test_one_device_gives_the_same_scores(scores, variables, digits):
-    mesh = training.device_mesh(jax.devices()[:1])
-    one = scoring.make_scorer("wrn-10-1", OPERATIONS, mesh, images_per_call=16)
+    mesh = devices.device_mesh(jax.devices()[:1])
+    one = scoring.Scorer("wrn-10-1", OPERATIONS, mesh, images_per_call=16)
     np.testing.assert_allclose(one(variables, digits).ne, scores.ne, atol=1e-5)
 
 
 def test_per_operation_scores_average_to_the_scores(scores, variables, digits):
-    scorer = scoring.make_scorer("wrn-10-1", OPERATIONS, images_per_call=16, per_operation=True)
+    scorer = scoring.Scorer("wrn-10-1", OPERATIONS, images_per_call=16, per_operation=True)
     each = scorer(variables, digits)
     for name in ("pl", "mp", "ne", "accuracy"):
         assert getattr(each, name).shape == (len(digits), K)

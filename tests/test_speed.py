@@ -99,7 +99,8 @@ def test_flops_are_those_pytorch_counts(peers, network):
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         peers.WideResNet(network, K, 3)(torch.zeros(1, 3, 32, 32))
-    assert speed.forward_flops(network, 3, K) == counter.get_total_flops()
+    ours = networks.forward_flops(networks.build(network, K), (32, 32, 3))
+    assert ours == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -136,7 +137,7 @@ def test_with_the_same_weights_peers_compute_the_same(peers):
     straightforward = peers.Straightforward(images, config, "cpu")
     views = e3jax.all_views(operations, training.to_unit(images))[0]
     logits = jax.jit(linen.apply, static_argnames="train")(variables, views, train=False)[0]
-    ours = e3jax.make_scorer(network, operations, images_per_call=2)(variables, images).ne
+    ours = e3jax.Scorer(network, operations, images_per_call=2)(variables, images).ne
     for peer, scores in ((tuned, lambda: tuned.score(2)), (straightforward, straightforward.score)):
         to_torch(peer.network, variables)
         peer.network.eval()

@@ -21,13 +21,22 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from e3jax.baselines import cae, dagmm, drae, rdae
-from e3jax.baselines.autoencoder import Config
+from e3jax.baselines.autoencoder import Config, Model
 
 
 class Method(NamedTuple):
+    """A method as above; ``make_model(config, images' shape, mesh)`` is what it trains."""
+
     score: Callable
     paper_config: Callable[[], Config]
     quick_config: Callable[[], Config]
+    make_model: Callable[..., Model]
+
+
+def _method(module, **changed) -> Method:
+    return Method(
+        **{name: getattr(module, name) for name in Method._fields if name not in changed}, **changed
+    )
 
 
 def _control(name: str, **changed) -> Method:
@@ -37,22 +46,21 @@ def _control(name: str, **changed) -> Method:
         scores, info = cae.score(*args, **kwargs)
         return {name: scores["cae"]}, info
 
-    return Method(
-        score,
-        lambda: cae.paper_config()._replace(**changed),
-        lambda: cae.quick_config()._replace(**changed),
+    return _method(
+        cae,
+        score=score,
+        paper_config=lambda: cae.paper_config()._replace(**changed),
+        quick_config=lambda: cae.quick_config()._replace(**changed),
     )
 
 
-_CAE = Method(cae.score, cae.paper_config, cae.quick_config)
-
 METHODS = {
-    "cae": _CAE,
-    "cae-if": _CAE,
-    "drae": Method(drae.score, drae.paper_config, drae.quick_config),
-    "rdae": Method(rdae.score, rdae.paper_config, rdae.quick_config),
-    "rdae-as-published": Method(rdae.score_as_published, rdae.paper_config, rdae.quick_config),
-    "dagmm": Method(dagmm.score, dagmm.paper_config, dagmm.quick_config),
+    "cae": _method(cae),
+    "cae-if": _method(cae),
+    "drae": _method(drae),
+    "rdae": _method(rdae),
+    "rdae-as-published": _method(rdae, score=rdae.score_as_published, make_model=cae.make_model),
+    "dagmm": _method(dagmm),
     "cae-views": _control("cae-views", operations="RA+IA+PR"),
     "cae-64": _control("cae-64", latent=64),
 }

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from e3jax import operations, scoring, training
+from e3jax import devices, operations, training
 
 # (steps done, steps of the run, what a person wants to see). It may raise to end the run.
 Progress = Callable[[int, int, str], None]
@@ -31,7 +31,7 @@ class Config(NamedTuple):
     Attributes:
       epochs: over all images.
       steps: length of the run instead, if not None.
-      batch_size: images a step; a multiple of the number of devices.
+      batch_size: images a step.
       learning_rate: of Adam (0.9, 0.999, eps 1e-7).
       weight_decay: L2 added to the gradient of every parameter, before Adam sees it.
       latent: size of the code.
@@ -54,7 +54,7 @@ class Config(NamedTuple):
 
     def batch(self, n: int) -> int:
         """Images a step of a run over n images: a batch larger than the set would repeat some."""
-        return min(self.batch_size, _capacity(n))
+        return min(self.batch_size, 1 << (n - 1).bit_length())
 
 
 class Info(NamedTuple):
@@ -78,11 +78,13 @@ class Model(NamedTuple):
 
     Attributes:
       init: ``(key, image shape) -> State``.
-      advance: ``(state, until, start, views int32 [chunk, b], bank, key) -> (State, losses)``:
-        steps ``start`` to ``until``, at most ``chunk``, on the views of these numbers, image * k +
-        operation. Donates the state.
+      advance: ``(state, images [chunk, b, h, w, c], labels int32 [chunk, b], until, key) ->
+        (State, losses)``: steps up to ``until``, at most ``chunk``, each on the views of its images
+        by the operations of its labels. Donates the state.
       evaluate: ``(variables, inputs, on_block=...) -> pytree`` of NumPy arrays [n, ...]: what
         ``summary`` says of all images, in evaluation mode.
+      lower: ``image shape -> {name: jax.stages.Lowered}``, the programs; the mesh's devices may be
+        absent.
       k: number of operations.
       chunk, batch: steps a call of ``advance``, views a step.
       mesh: devices the batch is split over.
@@ -91,10 +93,11 @@ class Model(NamedTuple):
     init: Callable[..., State]
     advance: Callable[..., tuple[State, jax.Array]]
     evaluate: Callable[..., Any]
+    lower: Callable[[tuple[int, ...]], dict[str, jax.stages.Lowered]]
     k: int
     chunk: int
     batch: int
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
 
 
 def make_model(
@@ -102,8 +105,8 @@ def make_model(
     network: Any,
     loss: Callable[..., jax.Array],
     summary: Callable[..., Any],
-    images: np.ndarray,
-    mesh: jax.sharding.Mesh | None,
+    shape: tuple[int, int, int, int],
+    mesh: Mesh | None,
 ) -> Model:
     """Builds a model; the same for all sets of like size, which so share its compiled programs.
 
@@ -111,17 +114,15 @@ def make_model(
       config: how to train.
       network: applied to views [b, h, w, c], returns a tuple of arrays [b, ...].
       loss: ``(x, *outputs) -> scalar`` of one device's part of the batch; its mean over devices is
-        minimised. :func:`e3jax.training.gather_over_devices` gives it the
+        minimised. :func:`e3jax.devices.gather_over_devices` gives it the
         others' parts.
       summary: ``(x [b, k, ...], *outputs [b, k, ...]) -> pytree`` of arrays [b, ...].
-      images: [n, h, w, c] to come; only their shape is used.
-      mesh: devices to split each batch over (default: all).
+      shape: of the images to come, [n, h, w, c].
+      mesh: devices to split each batch over (default: all), as many as it divides over.
     """
-    mesh = mesh or training.device_mesh()
-    batch = config.batch(len(images))
-    if batch % mesh.size:
-        raise ValueError(f"batch size {batch} must be a multiple of the {mesh.size} devices")
-    return _make_model(config, network, loss, summary, images.shape[1], batch, mesh)
+    batch = config.batch(shape[0])
+    mesh = devices.part_for_batch(mesh or devices.device_mesh(), batch)
+    return _make_model(config, network, loss, summary, shape[1], batch, mesh)
 
 
 @functools.lru_cache(maxsize=16)
@@ -142,12 +143,12 @@ def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
         variables = network.init(key, jnp.zeros((1, *shape)), train=False)
         return State(variables, optimizer.init(variables["params"]), jnp.int32(0))
 
-    def step(state: State, tables, start, views, bank, key) -> tuple[State, jax.Array]:
-        views = training.part_of_device(views[state.step - start])
-        x = _unit(bank[views // k])
-        x = operations.views_of(tables, x, views % k) if k > 1 else x
+    def step(state: State, batch, total, tables, key) -> tuple[State, jax.Array]:
+        images, labels = batch
+        x = _unit(images)
+        x = operations.views_of(tables, x, labels) if k > 1 else x
         key = jax.random.fold_in(key, state.step)
-        dropout = jax.random.fold_in(key, jax.lax.axis_index(training.AXIS))
+        dropout = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))
 
         def loss_fn(params):
             outputs, updates = network.apply(
@@ -161,8 +162,10 @@ def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
 
         params = state.variables["params"]
         (value, updates), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        value, gradient = training.mean_over_devices((value, gradient))
-        change, opt_state = optimizer.update(gradient, state.opt_state, params)
+        value, gradient = devices.mean_over_devices((value, gradient))
+        change, opt_state = optimizer.update(
+            gradient, state.opt_state, params, step=state.step, total=total
+        )
         variables = {"params": optax.apply_updates(params, change), **updates}
         return State(variables, opt_state, state.step + 1), value
 
@@ -174,19 +177,41 @@ def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
         return summary(x, *(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs))
 
     # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
-    chunk = 10 if mesh.devices.flat[0].platform == "cpu" else 200
-    advance = training.chunk_of_steps(step, chunk, mesh)
-    evaluate = scoring.in_blocks(summarise, mesh, mesh.size * math.ceil(batch / mesh.size / k))
-    tables = training.place(mesh, tables)
+    chunk = 10 if devices.is_cpu(mesh) else 200
+    split = PartitionSpec(None, devices.AXIS)
+    on_devices = training.chunk_of_steps(step, mesh, "float32", (split, split))
+    together = math.ceil(batch / mesh.size / k)
+    evaluate = devices.BatchMap(summarise, mesh, mesh.size * together, together, "float32")
+    init = jax.jit(
+        init,
+        static_argnums=1,
+        out_shardings=NamedSharding(mesh, devices.EVERYWHERE),
+        compiler_options=devices.compiler_options(mesh, level=0),
+    )
+    place_tables = functools.cache(lambda: devices.place(mesh, tables))
+
+    def advance(state: State, images, labels, until, key) -> tuple[State, jax.Array]:
+        batches = devices.place(mesh, (images, labels), split)
+        return on_devices(state, batches, np.int32(until), (place_tables(), key))
+
+    def lower(shape: tuple[int, ...]) -> dict[str, jax.stages.Lowered]:
+        shapes = functools.partial(devices.shapes, mesh)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        lowered = {"init": init.lower(key, shape)}
+        state = shapes(lowered["init"].out_info)
+        images = jax.ShapeDtypeStruct((chunk, batch, *shape), np.uint8)
+        labels = jax.ShapeDtypeStruct((chunk, batch), np.int32)
+        batches, image = shapes((images, labels), split), jax.ShapeDtypeStruct(shape, np.uint8)
+        data = (shapes(tables), shapes(key))
+        lowered["train"] = on_devices.lower(state, batches, shapes(np.int32(0)), data)
+        lowered["evaluate"] = evaluate.lower((tables, state.variables), image)
+        return lowered
+
     return Model(
-        init=jax.jit(
-            init,
-            static_argnums=1,
-            out_shardings=NamedSharding(mesh, PartitionSpec()),
-            compiler_options=training.compiler_options(mesh, level=0),
-        ),
-        advance=lambda state, until, *data: advance(state, until, tables, *data),
-        evaluate=lambda variables, *inputs: evaluate((tables, variables), *inputs),
+        init=init,
+        advance=advance,
+        evaluate=lambda variables, *inputs: evaluate((place_tables(), variables), *inputs),
+        lower=lower,
         k=k,
         chunk=chunk,
         batch=batch,
@@ -222,12 +247,14 @@ def fit(
     order = _order(keys["order"], len(inputs) * model.k, model.batch)
     ends = [math.ceil(total * (i + 1) / rounds) for i in range(rounds)]
     for begin, end in zip([0, *ends], ends, strict=False):
-        bank = training.place_bank(model.mesh, inputs, _capacity(len(inputs)))
         for start in range(begin, end, model.chunk):
             until = min(start + model.chunk, end)
-            views = np.zeros((model.chunk, model.batch), np.int32)
+            views = np.zeros((model.chunk, model.batch), np.int64)
             views[: until - start] = list(itertools.islice(order, until - start))
-            state, losses = model.advance(state, until, start, views, bank, keys["dropout"])
+            image, label = np.divmod(views, model.k)
+            state, losses = model.advance(
+                state, inputs[image], label.astype(np.int32), until, keys["dropout"]
+            )
             loss = float(losses[: until - start].mean())
             on_progress(until, total, f"loss {loss:.4g}")
         inputs = renew(state.variables, inputs)
@@ -247,11 +274,6 @@ def _order(key: jax.Array, views: int, batch: int) -> Iterator[np.ndarray]:
 
 def _unit(images: jax.Array) -> jax.Array:
     return training.to_unit(images) if images.dtype == jnp.uint8 else images
-
-
-def _capacity(n: int) -> int:
-    """Rows of a bank of n images: a power of two, so that sets of like size share programs."""
-    return 1 << (n - 1).bit_length()
 
 
 def squared_error(x: jax.Array, reconstruction: jax.Array) -> jax.Array:

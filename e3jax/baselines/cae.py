@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax import networks, scoring, training
+from e3jax import devices, networks, scoring
 from e3jax.baselines import autoencoder, isolation_forest
 from e3jax.baselines.autoencoder import Config, Info, Progress
 
@@ -36,22 +36,26 @@ def score(
 ) -> tuple[dict[str, np.ndarray], Info]:
     """``cae`` and ``cae-if``; arguments and result as in :mod:`e3jax.baselines`."""
     train_key, forest_key = jax.random.split(key)
-    errors, codes, loss = reconstruct(
-        train_key, images, config, mean_squared_error, mesh, on_progress
-    )
+    model = make_model(config, images.shape, mesh)
+    errors, codes, loss = reconstruct(train_key, images, config, model, on_progress)
     scores = {"cae": -errors, "cae-if": isolation_forest.score(forest_key, codes)}
     info = Info(config.num_steps(len(images)), loss, scoring.values_health(-errors))
     return scores, info
 
 
-def reconstruct(key, images, config, loss, mesh, on_progress):
-    """Trains by a loss of (images, reconstructions, codes) of a batch.
+def make_model(config, shape, mesh, loss=None) -> autoencoder.Model:
+    """For images of this shape; the loss is of a batch's (images, reconstructions, codes)."""
+    network = networks.ConvAutoencoder(config.latent, devices.AXIS)
+    loss = loss or mean_squared_error
+    return autoencoder.make_model(config, network, loss, _errors_and_codes, shape, mesh)
+
+
+def reconstruct(key, images, config, model, on_progress):
+    """Trains a model of :func:`make_model`.
 
     Returns:
       every image's squared error [n] (its views' mean) and code [n, latent], and the last loss.
     """
-    network = networks.ConvAutoencoder(config.latent, training.AXIS)
-    model = autoencoder.make_model(config, network, loss, _errors_and_codes, images, mesh)
     total = config.num_steps(len(images))
     variables, _, loss = autoencoder.fit(model, key, images, total, on_progress)
     errors, codes = model.evaluate(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg
 import numpy as np
 
-from e3jax import networks, scoring, training
+from e3jax import devices, networks, scoring
 from e3jax.baselines import autoencoder
 from e3jax.baselines.autoencoder import Config, Info, Progress
 
@@ -54,8 +54,7 @@ def score(
     The mixture is that of all images, as in the method's paper (the authors of E3Outlier take the
     last batch's).
     """
-    network = networks.MixtureAutoencoder(config.latent, axis_name=training.AXIS)
-    model = autoencoder.make_model(config, network, _loss, _z_and_membership, images, mesh)
+    model = make_model(config, images.shape, mesh)
     total = config.num_steps(len(images))
     variables, _, loss = autoencoder.fit(model, key, images, total, on_progress)
     z, membership = model.evaluate(variables, images)
@@ -63,8 +62,14 @@ def score(
     return {"dagmm": scores}, Info(total, loss, scoring.values_health(scores))
 
 
+def make_model(config, shape, mesh) -> autoencoder.Model:
+    """For images of this shape; it gives their z and memberships."""
+    network = networks.MixtureAutoencoder(config.latent, axis_name=devices.AXIS)
+    return autoencoder.make_model(config, network, _loss, _z_and_membership, shape, mesh)
+
+
 def _loss(x, reconstruction, z, membership) -> jax.Array:
-    z, membership = training.gather_over_devices((z, membership))
+    z, membership = devices.gather_over_devices((z, membership))
     of_batch = mixture(z, membership)
     variances = jnp.square(of_batch.factor).sum(-1)
     return (
@@ -74,6 +79,7 @@ def _loss(x, reconstruction, z, membership) -> jax.Array:
     )
 
 
+@devices.in_float32
 def mixture(z: jax.Array, membership: jax.Array) -> Mixture:
     """The mixture of z [n, d] with memberships [n, m] (eq. 5)."""
     size = membership.sum(0)
@@ -84,6 +90,7 @@ def mixture(z: jax.Array, membership: jax.Array) -> Mixture:
     return Mixture(size / len(z), mean, jnp.linalg.cholesky(covariance))
 
 
+@devices.in_float32
 def energy(z: jax.Array, of: Mixture) -> jax.Array:
     """Minus the log density in nats of z [n, d] (eq. 6): float [n], larger = more outlying."""
 

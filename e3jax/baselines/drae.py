@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax import scoring, training
+from e3jax import devices, scoring
 from e3jax.baselines import autoencoder, cae
 from e3jax.baselines.autoencoder import Config, Info, Progress
 
@@ -36,13 +36,19 @@ def score(
     on_progress: Progress = autoencoder.silent,
 ) -> tuple[dict[str, np.ndarray], Info]:
     """``drae``, minus the squared error; arguments and result as in :mod:`e3jax.baselines`."""
-    errors, _, loss = cae.reconstruct(key, images, config, _loss, mesh, on_progress)
+    model = make_model(config, images.shape, mesh)
+    errors, _, loss = cae.reconstruct(key, images, config, model, on_progress)
     info = Info(config.num_steps(len(images)), loss, scoring.values_health(-errors))
     return {"drae": -errors}, info
 
 
+def make_model(config, shape, mesh) -> autoencoder.Model:
+    """For images of this shape."""
+    return cae.make_model(config, shape, mesh, _loss)
+
+
 def _loss(x: jax.Array, reconstruction: jax.Array, code: jax.Array) -> jax.Array:
-    errors = training.gather_over_devices(autoencoder.squared_error(x, reconstruction))
+    errors = devices.gather_over_devices(autoencoder.squared_error(x, reconstruction))
     mean, ratio = split(errors)
     return mean + _RATIO_WEIGHT * ratio
 

@@ -8,7 +8,7 @@ replaced by one at this distance from its own reconstruction, and pulls the netw
 import jax
 import numpy as np
 
-from e3jax import networks, scoring, training
+from e3jax import devices, networks, scoring, training
 from e3jax.baselines import autoencoder, cae
 from e3jax.baselines.autoencoder import Config, Info, Progress
 
@@ -41,10 +41,7 @@ def score(
     it is an inlier's. (The authors' 0.00065 would put nearly all of every residual into S.)
     """
     x = training.to_unit(images)
-    network = networks.ConvAutoencoder(config.latent, training.AXIS)
-    model = autoencoder.make_model(
-        config, network, cae.mean_squared_error, _reconstruction, images, mesh
-    )
+    model = make_model(config, images.shape, mesh)
 
     def without_outliers(variables, clean: np.ndarray) -> np.ndarray:
         residual = x - model.evaluate(variables, clean)
@@ -70,11 +67,17 @@ def score_as_published(
     Their program's shrink always gives 0, so it trains a plain autoencoder for 20 epochs. (With the
     quick configs it is CAE from another start.)
     """
-    errors, _, loss = cae.reconstruct(
-        key, images, config, cae.mean_squared_error, mesh, on_progress
-    )
+    model = cae.make_model(config, images.shape, mesh)
+    errors, _, loss = cae.reconstruct(key, images, config, model, on_progress)
     info = Info(config.num_steps(len(images)), loss, scoring.values_health(-errors))
     return {"rdae-as-published": -errors}, info
+
+
+def make_model(config, shape, mesh) -> autoencoder.Model:
+    """For images of this shape; it gives their reconstructions."""
+    network = networks.ConvAutoencoder(config.latent, devices.AXIS)
+    loss = cae.mean_squared_error
+    return autoencoder.make_model(config, network, loss, _reconstruction, shape, mesh)
 
 
 def shrink(residual: np.ndarray, threshold: float) -> np.ndarray:

@@ -83,7 +83,7 @@ class ResNet(nn.Module):
                 y = nn.relu(norm()(conv(channels, stride=stride)(x)))
                 y = norm()(conv(channels)(y))
                 if changes:
-                    # Devices join one batch norm after the other, see training.mean_over_devices.
+                    # Devices join one batch norm after the other, see devices.mean_over_devices.
                     x, y = jax.lax.optimization_barrier((x, y))
                     x = norm()(conv(channels, size=1, stride=stride)(x))
                 x = nn.relu(x + y)

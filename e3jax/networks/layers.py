@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +21,25 @@ def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.floa
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels [..., fan_out]."""
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """FLOPs of a classifier's forward pass of one view [h, w, c].
+
+    Two a multiplication by the kernels of convolutions and dense layers; all else is left out.
+    Counted from shapes alone, since compilers do not tell on every device.
+    """
+    view = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    # The key inside: this takes no device.
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), view)
+    apply = functools.partial(network.apply, train=False, capture_intermediates=True)
+    _, seen = jax.eval_shape(functools.partial(apply, mutable=["intermediates"]), variables, view)
+    outputs = flax.traverse_util.flatten_dict(seen["intermediates"])
+    return sum(
+        2 * kernel.size * math.prod(outputs[*layer, "__call__"][0].shape[1:-1])
+        for (*layer, name), kernel in flax.traverse_util.flatten_dict(variables["params"]).items()
+        if name == "kernel"
+    )
 
 
 class Conv(nn.Module):

@@ -1,0 +1,273 @@
+"""Devices: the mesh that work is split over, arrays on it, and programs compiled for it.
+
+A program on a mesh runs on every device with that device's own part of what is split over ``AXIS``.
+Functions whose docstring begins with "Inside a program" are called there.
+"""
+
+import collections
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# The mesh has this one axis: images of a batch are split over it, everything else is replicated.
+AXIS = "batch"
+EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+# By name: the dtype of convolutions, and the precision of products of float32 arrays. Without one,
+# accelerators round the factors: to TensorFloat-32 on NVIDIA, to bfloat16 on TPUs.
+_PRECISIONS = {
+    "float32": (jnp.float32, "float32"),
+    "tensorfloat32": (jnp.float32, "tensorfloat32"),
+    "bfloat16": (jnp.bfloat16, "tensorfloat32"),
+}
+PRECISIONS = tuple(_PRECISIONS)
+# Blocks that are computed while the results of earlier ones are fetched.
+_BLOCKS_AHEAD = 2
+
+
+def device_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis over the given devices (default: all, of all processes of the job)."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    )
+
+
+def part_for_batch(mesh: Mesh, batch_size: int) -> Mesh:
+    """The most devices of a mesh that a batch divides over; the others stay idle.
+
+    Raises:
+      ValueError: if the mesh spans processes and the batch does not divide over all of it.
+    """
+    devices = list(mesh.devices.flat)
+    used = max(d for d in range(1, len(devices) + 1) if batch_size % d == 0)
+    if used == len(devices):
+        return mesh
+    if len({device.process_index for device in devices}) > 1:
+        raise ValueError(
+            f"batch_size {batch_size} must be a multiple of the {len(devices)} devices of the job"
+        )
+    return device_mesh(devices[:used])
+
+
+def is_cpu(mesh: Mesh) -> bool:
+    """Whether a mesh consists of CPU devices."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
+    """Puts a pytree of arrays on a mesh, by default a copy on every device.
+
+    The mesh may span processes: each holds the whole arrays and hands over its own devices' part.
+    Arrays that are there already stay as they are.
+    """
+    sharding = NamedSharding(mesh, spec)
+
+    def put(a: Any) -> jax.Array:
+        if isinstance(a, jax.Array) and a.sharding == sharding:
+            return a
+        a = np.asarray(a)
+        return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
+
+    return jax.tree.map(put, tree)
+
+
+def shapes(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
+    """What :func:`place` would put on a mesh, as shapes: enough to lower a program for it."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
+# --- Programs ---------------------------------------------------------------------------------
+
+
+def dtype(precision: str) -> Any:
+    """The dtype of convolutions at a precision, "float32", "tensorfloat32" or "bfloat16".
+
+    Raises:
+      ValueError: for another precision.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    return _PRECISIONS[precision][0]
+
+
+def products(precision: str) -> contextlib.AbstractContextManager:
+    """While functions are traced: products of float32 arrays are computed at this precision."""
+    return jax.default_matmul_precision(_PRECISIONS[precision][1])
+
+
+def in_float32(function: Callable) -> Callable:
+    """Decorates a function whose products must be those of float32 on every device."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with products("float32"):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def compiler_options(mesh: Mesh, level: int) -> dict[str, Any] | None:
+    """What XLA is told when it compiles for a mesh.
+
+    Args:
+      mesh: of any platform; its devices need not be present.
+      level: how hard the CPU's compiler tries. Level 0 suits what runs once: initial weights take 2
+        instead of 12 seconds, nearly all of it in threefry. Level 1 compiles a step in two thirds
+        of the default level's time, to equal speed.
+    """
+    if is_cpu(mesh):
+        return {"xla_backend_optimization_level": level}
+    if mesh.devices.flat[0].platform in ("gpu", "cuda") and jax.__version_info__ < (0, 12):
+        # Its fusions abort the process on some strided reads (openxla/xla#47381).
+        return {"xla_gpu_enable_triton_gemm": False}
+    return None
+
+
+def on_mesh(
+    function: Callable,
+    mesh: Mesh,
+    precision: str,
+    in_specs: Any = EVERYWHERE,
+    out_specs: Any = EVERYWHERE,
+    **options,
+) -> Callable:
+    """Compiles a program on a mesh at its first call; ``lower`` does so for absent devices.
+
+    Args:
+      function: what each device does with its part of the arguments.
+      mesh: the devices.
+      precision: of products, one of ``PRECISIONS``.
+      in_specs, out_specs: as of ``jax.shard_map``.
+      options: of ``jax.jit``.
+    """
+
+    def program(*args):
+        with products(precision):
+            return function(*args)
+
+    return jax.jit(
+        jax.shard_map(program, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False),
+        compiler_options=compiler_options(mesh, level=1),
+        **options,
+    )
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """Inside a program: means over the devices of float32 arrays, in one collective.
+
+    On a CPU each collective waits in a thread of XLA's pool for the other devices, which need
+    threads to arrive. So all collectives of a program stand in one chain, none beside another.
+    """
+    flat, unflatten = jax.flatten_util.ravel_pytree(tree)
+    return unflatten(jax.lax.pmean(flat, AXIS))
+
+
+def gather_over_devices(tree: Any) -> Any:
+    """Inside a program: float32 arrays [n, ...] of each device joined to wholes.
+
+    In one collective, see :func:`mean_over_devices`.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    n = len(leaves[0])
+    rows = [leaf.reshape(n, -1) for leaf in leaves]
+    ends = np.cumsum([row.shape[1] for row in rows])[:-1]
+    whole = jax.lax.all_gather(jnp.concatenate(rows, axis=1), AXIS, tiled=True)
+    parts = jnp.split(whole, ends, axis=1)
+    return treedef.unflatten(
+        part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)
+    )
+
+
+def part_of_device(whole: jax.Array, axis: int = 0) -> jax.Array:
+    """Inside a program: a device's part of an array that every device has."""
+    part = whole.shape[axis] // jax.lax.axis_size(AXIS)
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part, axis)
+
+
+class BatchMap:
+    """Maps a function of a few images over any number of them, in blocks split over a mesh.
+
+    Blocks have one shape, so that one program serves all numbers of images; of a block that is not
+    full, only the images in it are computed.
+
+    Args:
+      function: ``(shared, images [b, ...]) -> pytree`` of float32 arrays [b, ...], every image by
+        itself.
+      mesh: devices to split a block's images over; they all have the whole of ``shared``.
+      block: images a block, at least; filled up to a multiple of ``together`` a device.
+      together: images a call of ``function``.
+      precision: of products, one of ``PRECISIONS``.
+    """
+
+    def __init__(self, function: Callable, mesh: Mesh, block: int, together: int, precision: str):
+        self._function, self._mesh, self._together = function, mesh, together
+        self._rows = -(-block // (mesh.size * together)) * together
+        self._program = on_mesh(self._block, mesh, precision, (EVERYWHERE, SPLIT, EVERYWHERE))
+
+    def _block(self, shared: Any, images: jax.Array, count: jax.Array) -> Any:
+        """One device's images, of which all devices have ``count`` to compute, dealt in turn."""
+        together, devices = self._together, jax.lax.axis_size(AXIS)
+        mine = (count + devices - 1 - jax.lax.axis_index(AXIS)) // devices
+
+        def some(i: jax.Array, done: Any) -> Any:
+            part = jax.lax.dynamic_slice_in_dim(images, i * together, together)
+            return jax.tree.map(
+                lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, i * together, 0),
+                done,
+                self._function(shared, part),
+            )
+
+        one = jax.eval_shape(self._function, shared, images[:together])
+        empty = jax.tree.map(lambda a: jnp.zeros((len(images), *a.shape[1:]), a.dtype), one)
+        done = jax.lax.fori_loop(0, (mine + together - 1) // together, some, empty)
+        # Gathered here and not on the host, which may see a part of the mesh's devices only.
+        return gather_over_devices(done)
+
+    def __call__(
+        self, shared: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
+    ) -> Any:
+        """A pytree of NumPy arrays [n, ...]; ``on_block(images done)`` is called after each block.
+
+        ``shared`` is put on the devices once.
+        """
+        shared, n = place(self._mesh, shared), len(images)
+        devices, rows = self._mesh.size, self._rows
+        under_way, parts = collections.deque(), []
+
+        def undealt(a: np.ndarray) -> np.ndarray:
+            return a.reshape(devices, rows, *a.shape[1:]).swapaxes(0, 1).reshape(a.shape)
+
+        def fetch() -> None:
+            parts.append(jax.tree.map(undealt, jax.device_get(under_way.popleft())))
+            on_block(min(len(parts) * devices * rows, n))
+
+        for start in range(0, n, devices * rows):
+            part = np.asarray(images[start : start + devices * rows])
+            filled = np.zeros((rows, devices, *part.shape[1:]), part.dtype)
+            filled.reshape(-1, *part.shape[1:])[: len(part)] = part
+            dealt = filled.swapaxes(0, 1).reshape(-1, *part.shape[1:])
+            count = place(self._mesh, np.int32(len(part)))
+            under_way.append(self._program(shared, place(self._mesh, dealt, SPLIT), count))
+            if len(under_way) >= _BLOCKS_AHEAD:
+                fetch()
+        while under_way:
+            fetch()
+        return jax.tree.map(lambda *a: np.concatenate(a)[:n], *parts)
+
+    def lower(self, shared: Any, image: Any) -> jax.stages.Lowered:
+        """The program for the shapes of ``shared`` and of an image; devices may be absent."""
+        block = jax.ShapeDtypeStruct((self._rows * self._mesh.size, *image.shape), image.dtype)
+        count = jax.ShapeDtypeStruct((), np.int32)
+        return self._program.lower(
+            shapes(self._mesh, shared),
+            shapes(self._mesh, block, SPLIT),
+            shapes(self._mesh, count),
+        )
