@@ -8,7 +8,7 @@ import collections
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -27,6 +27,9 @@ _PRECISIONS = {
     "bfloat16": (jnp.bfloat16, "tensorfloat32"),
 }
 PRECISIONS = tuple(_PRECISIONS)
+# What XLA is told on GPUs. Before jax 0.12 fusions of Triton's products can abort the process on
+# strided reads (openxla/xla#47381).
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ < (0, 12) else {}
 # Blocks that are computed while the results of earlier ones are fetched.
 _BLOCKS_AHEAD = 2
 
@@ -79,12 +82,22 @@ def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
 
 
 def shapes(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
-    """What :func:`place` would put on a mesh, as shapes: enough to lower a program for it."""
+    """What :func:`place` would put on a mesh, as shapes; its devices may be absent."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
 # --- Programs ---------------------------------------------------------------------------------
+
+
+class Program(NamedTuple):
+    """A jitted function and the shapes of its arguments, on devices that may be absent.
+
+    To be compiled, ``function.lower(*arguments).compile()``, or exported by ``jax.export``.
+    """
+
+    function: Callable
+    arguments: tuple
 
 
 def dtype(precision: str) -> Any:
@@ -125,10 +138,7 @@ def compiler_options(mesh: Mesh, level: int) -> dict[str, Any] | None:
     """
     if is_cpu(mesh):
         return {"xla_backend_optimization_level": level}
-    if mesh.devices.flat[0].platform in ("gpu", "cuda") and jax.__version_info__ < (0, 12):
-        # Its fusions abort the process on some strided reads (openxla/xla#47381).
-        return {"xla_gpu_enable_triton_gemm": False}
-    return None
+    return GPU_OPTIONS if mesh.devices.flat[0].platform in ("gpu", "cuda") else None
 
 
 def on_mesh(
@@ -139,7 +149,7 @@ def on_mesh(
     out_specs: Any = EVERYWHERE,
     **options,
 ) -> Callable:
-    """Compiles a program on a mesh at its first call; ``lower`` does so for absent devices.
+    """Jits a program on a mesh.
 
     Args:
       function: what each device does with its part of the arguments.
@@ -262,12 +272,9 @@ class BatchMap:
             fetch()
         return jax.tree.map(lambda *a: np.concatenate(a)[:n], *parts)
 
-    def lower(self, shared: Any, image: Any) -> jax.stages.Lowered:
-        """The program for the shapes of ``shared`` and of an image; devices may be absent."""
+    def program(self, shared: Any, image: Any) -> Program:
+        """What a block runs, for the shapes of ``shared`` and of an image."""
         block = jax.ShapeDtypeStruct((self._rows * self._mesh.size, *image.shape), image.dtype)
-        count = jax.ShapeDtypeStruct((), np.int32)
-        return self._program.lower(
-            shapes(self._mesh, shared),
-            shapes(self._mesh, block, SPLIT),
-            shapes(self._mesh, count),
-        )
+        whole = functools.partial(shapes, self._mesh)
+        blocks = shapes(self._mesh, block, SPLIT)
+        return Program(self._program, (whole(shared), blocks, whole(np.int32(0))))

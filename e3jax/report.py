@@ -383,13 +383,14 @@ def _heading(key: TableKey, rows: list[dict]) -> str:
     sizes = sorted({row["n_inliers"] for row in rows})
     size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     how = [f"protocol {key.protocol}"] if key.protocol else []
-    how += [*filter(None, (key.network, key.operations, key.precision))]
-    how += [f"{size} inliers a class"]
+    how += [*filter(None, (key.network, key.operations)), f"{size} inliers a class"]
+    precision = f", {key.precision}" if key.precision else ""
     return (
         f"### {key.dataset}, ρ = {100 * key.ratio:g} %\n\n"
         f"Images from {key.source}; {', '.join(how)}, {len(classes)} class(es), "
         f"{len(seeds)} seed(s).\n"
-        f"Devices: {', '.join(sorted({row['device'] for row in rows}))}. All in percent.\n"
+        f"Devices: {', '.join(sorted({row['device'] for row in rows}))}{precision}. All in "
+        "percent.\n"
     )
 
 

@@ -130,8 +130,8 @@ class Scorer:
     ) -> Scores:
         return self._map((self._tables(), variables), images, on_block)
 
-    def lower(self, variables: Any, channels: int) -> jax.stages.Lowered:
-        """The program for variables, or their shapes; the mesh's devices need not be present."""
+    def program(self, variables: Any, channels: int) -> devices.Program:
+        """What a block runs, for variables or their shapes, on devices that may be absent."""
         side = self._operations.side
         image = jax.ShapeDtypeStruct((side, side, channels), np.uint8)
-        return self._map.lower((self._operations, variables), image)
+        return self._map.program((self._operations, variables), image)

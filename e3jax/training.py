@@ -144,15 +144,15 @@ class Trainer(NamedTuple):
         :func:`place_bank`, of n images; ``probe_data`` is for the probe. Donates the state. The
         program that trains depends on neither ``n`` nor ``total``: they are put on the devices
         once, so further calls move nothing there.
-      lower: ``(n, channels, probe_data=()) -> {name: jax.stages.Lowered}``, the programs of a run
-        over n images; the mesh's devices may be absent.
+      programs: ``(n, channels, probe_data=()) -> {name: devices.Program}``, what a run over n
+        images consists of, on devices that may be absent.
       chunk: steps a call of ``advance`` does.
       mesh: devices the batch is split over.
     """
 
     init: Callable[..., TrainState]
     advance: Callable[..., tuple[TrainState, StepLog]]
-    lower: Callable[..., dict[str, jax.stages.Lowered]]
+    programs: Callable[..., dict[str, devices.Program]]
     chunk: int
     mesh: Mesh
 
@@ -377,18 +377,21 @@ def make_trainer(
         drawn = draw(state.order_key, state.cursor, bank, place_number(n))
         return on_devices(state, drawn, place_number(total), (place_tables(), probe_data))
 
-    def lower(n: int, channels: int, probe_data: Any = ()) -> dict[str, jax.stages.Lowered]:
+    def programs(n: int, channels: int, probe_data: Any = ()) -> dict[str, devices.Program]:
         shapes = functools.partial(devices.shapes, mesh)
-        lowered = {"init": init.lower(jax.eval_shape(lambda: jax.random.key(0)), channels)}
-        state, number = shapes(lowered["init"].out_info), shapes(np.int32(0))
-        bank = shapes(jax.ShapeDtypeStruct((n, side * side * channels), np.uint8))
-        lowered["draw"] = draw.lower(state.order_key, state.cursor, bank, number)
-        drawn = _Drawn(*map(shapes, lowered["draw"].out_info, split))
-        data = (shapes(operation_set), shapes(probe_data))
-        lowered["train"] = on_devices.lower(state, drawn, number, data)
-        return lowered
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        state = shapes(jax.eval_shape(lambda key: init(key, channels), key))
+        bank, number = jax.ShapeDtypeStruct((n, side**2 * channels), np.uint8), np.int32(n)
+        to_draw = shapes((state.order_key, state.cursor, bank, number))
+        drawn = _Drawn(*map(shapes, jax.eval_shape(draw, *to_draw), split))
+        data = shapes((operation_set, probe_data))
+        return {
+            "init": devices.Program(init, (key, channels)),
+            "draw": devices.Program(draw, to_draw),
+            "train": devices.Program(on_devices, (state, drawn, shapes(number), data)),
+        }
 
-    return Trainer(init=init, advance=advance, lower=lower, chunk=chunk, mesh=mesh)
+    return Trainer(init=init, advance=advance, programs=programs, chunk=chunk, mesh=mesh)
 
 
 def chunk_of_steps(

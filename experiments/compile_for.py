@@ -1,9 +1,9 @@
-"""Compiles e3jax's own programs for accelerators that need not be present, and tables the outcome.
+"""Compiles e3jax's own programs for accelerators that may be absent, and tables what came of it.
 
 TPUs need libtpu (pip install libtpu; 700 MB, Google Cloud's terms), GPUs a JAX with CUDA's
 libraries (pip install "jax[cuda12]"; 6 GB), but neither a device nor a driver. Every row is one
 program; what the table has already, by the same versions, is not compiled again. Peak memory and
-cycles are the compiler's estimates. Where it ends the process, as some versions do, the row says so.
+cycles are the compiler's estimates. Where it ends the process, as some versions do, a row says so.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,15 +151,16 @@ def mesh_of(target: str, count: int) -> jax.sharding.Mesh:
     return devices.device_mesh(found.devices[:count])
 
 
-def lowered(case: Case, mesh: jax.sharding.Mesh) -> dict[str, Callable[[], jax.stages.Lowered]]:
+def programs(case: Case, mesh: jax.sharding.Mesh) -> dict[str, devices.Program]:
     """A case's programs by name, as the library would run them."""
     if case.program in _METHODS:
         method = baselines.METHODS[case.program]
         shape = (case.images, _SIDE, _SIDE, case.channels)
-        programs = method.make_model(method.paper_config(), shape, mesh).lower(shape[1:])
-        return {f"{case.program} {name}": program for name, program in programs.items()}
+        found = method.make_model(method.paper_config(), shape, mesh).programs(shape[1:])
+        return {f"{case.program} {name}": program for name, program in found.items()}
     operation_set = operations.operation_set(_OPERATIONS, _SIDE)
-    config = training.paper_config(grey=case.channels == 1)._replace(
+    config = training.paper_config(grey=case.channels == 1)
+    config = config._replace(
         network=case.network, precision=case.precision, batch_size=case.batch_size
     )
     views = 4 * case.batch_size
@@ -171,24 +172,23 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> dict[str, Callable[[], jax.s
     watched = case.program == "watched"
     probe = priority.make_probe(case.network, operation_set, case.precision) if watched else None
     trainer = training.make_trainer(config, operation_set, mesh, _CHUNK, probe)
-    programs = trainer.lower(case.images, case.channels, probe_set if watched else ())
-    variables = programs["init"].out_info.variables
+    found = trainer.programs(case.images, case.channels, probe_set if watched else ())
+    if case.program in found:
+        return {case.program: found[case.program]}
+    if watched:
+        return {"watched": found["train"]}
+    state = found["train"].arguments[0]
     if case.program == "score":
         scorer = scoring.Scorer(case.network, operation_set, mesh, case.precision)
-        programs["score"] = scorer.lower(variables, case.channels)
-    if case.program in ("magnitude", "update"):
-        network = networks.build(case.network, len(operation_set), devices.dtype(case.precision))
-        apply = functools.partial(network.apply, train=False)
-        inputs = jax.ShapeDtypeStruct(probe_set.images.shape, np.float32)
-        measure = {
-            "magnitude": lambda *args: priority.gradient_magnitude.lower(
-                apply, *args, devices.shapes(mesh, probe_set.groups)
-            ),
-            "update": lambda *args: priority.de_facto_update.lower(apply, *args),
-        }[case.program]
-        arrays = (variables, inputs, probe_set.labels)
-        programs[case.program] = measure(*devices.shapes(mesh, arrays))
-    return {case.program: programs["train" if watched else case.program]}
+        return {"score": scorer.program(state.variables, case.channels)}
+    network = networks.build(case.network, len(operation_set), devices.dtype(case.precision))
+    inputs = jax.ShapeDtypeStruct(probe_set.images.shape, np.float32)
+    arrays = (state.variables, inputs, probe_set.labels)
+    measure = priority.de_facto_update
+    if case.program == "magnitude":
+        measure, arrays = priority.gradient_magnitude, (*arrays, probe_set.groups)
+    arguments = (functools.partial(network.apply, train=False), *devices.shapes(mesh, arrays))
+    return {case.program: devices.Program(measure, arguments)}
 
 
 def compile_cases(cases: list[Case], hlo: Path | None) -> None:
@@ -196,7 +196,7 @@ def compile_cases(cases: list[Case], hlo: Path | None) -> None:
     for case in cases:
         try:
             mesh = mesh_of(case.target, case.devices)
-            for name, program in lowered(case, mesh).items():
+            for name, program in programs(case, mesh).items():
                 row = {"device_kind": mesh.devices.flat[0].device_kind} | _compile(case, program)
                 text = row.pop("text")
                 if hlo:
@@ -209,9 +209,9 @@ def compile_cases(cases: list[Case], hlo: Path | None) -> None:
         print(json.dumps("done"), flush=True)
 
 
-def _compile(case: Case, program: jax.stages.Lowered) -> dict:
+def _compile(case: Case, program: devices.Program) -> dict:
     start = time.monotonic()
-    compiled = program.compile()
+    compiled = program.function.lower(*program.arguments).compile()
     seconds = time.monotonic() - start
     memory, text = compiled.memory_analysis(), compiled.as_text() or ""
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -190,7 +190,7 @@ class Bar:
 
 def do(run, images, bar=None, state=None):
     mesh = devices.device_mesh(jax.devices()[:1])
-    return runs.do(runs.Task(run, images, mesh, len(images), bar or Bar(), state))
+    return runs.do(runs.Task(run, images, mesh, bar or Bar(), state))
 
 
 @pytest.fixture(scope="module")

@@ -83,8 +83,8 @@ class Model(NamedTuple):
         by the operations of its labels. Donates the state.
       evaluate: ``(variables, inputs, on_block=...) -> pytree`` of NumPy arrays [n, ...]: what
         ``summary`` says of all images, in evaluation mode.
-      lower: ``image shape -> {name: jax.stages.Lowered}``, the programs; the mesh's devices may be
-        absent.
+      programs: ``image shape -> {name: devices.Program}``, what a run consists of, on devices that
+        may be absent.
       k: number of operations.
       chunk, batch: steps a call of ``advance``, views a step.
       mesh: devices the batch is split over.
@@ -93,7 +93,7 @@ class Model(NamedTuple):
     init: Callable[..., State]
     advance: Callable[..., tuple[State, jax.Array]]
     evaluate: Callable[..., Any]
-    lower: Callable[[tuple[int, ...]], dict[str, jax.stages.Lowered]]
+    programs: Callable[[tuple[int, ...]], dict[str, devices.Program]]
     k: int
     chunk: int
     batch: int
@@ -194,24 +194,25 @@ def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
         batches = devices.place(mesh, (images, labels), split)
         return on_devices(state, batches, np.int32(until), (place_tables(), key))
 
-    def lower(shape: tuple[int, ...]) -> dict[str, jax.stages.Lowered]:
+    def programs(shape: tuple[int, ...]) -> dict[str, devices.Program]:
         shapes = functools.partial(devices.shapes, mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        lowered = {"init": init.lower(key, shape)}
-        state = shapes(lowered["init"].out_info)
+        state = shapes(jax.eval_shape(lambda key: init(key, shape), key))
         images = jax.ShapeDtypeStruct((chunk, batch, *shape), np.uint8)
         labels = jax.ShapeDtypeStruct((chunk, batch), np.int32)
-        batches, image = shapes((images, labels), split), jax.ShapeDtypeStruct(shape, np.uint8)
-        data = (shapes(tables), shapes(key))
-        lowered["train"] = on_devices.lower(state, batches, shapes(np.int32(0)), data)
-        lowered["evaluate"] = evaluate.lower((tables, state.variables), image)
-        return lowered
+        arguments = (state, shapes((images, labels), split), shapes(np.int32(0)))
+        image = jax.ShapeDtypeStruct(shape, np.uint8)
+        return {
+            "init": devices.Program(init, (key, shape)),
+            "train": devices.Program(on_devices, (*arguments, shapes((tables, key)))),
+            "evaluate": evaluate.program((tables, state.variables), image),
+        }
 
     return Model(
         init=init,
         advance=advance,
         evaluate=lambda variables, *inputs: evaluate((place_tables(), variables), *inputs),
-        lower=lower,
+        programs=programs,
         k=k,
         chunk=chunk,
         batch=batch,
