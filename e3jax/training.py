@@ -380,10 +380,10 @@ def make_trainer(
     def programs(n: int, channels: int, probe_data: Any = ()) -> dict[str, devices.Program]:
         shapes = functools.partial(devices.shapes, mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        state = shapes(jax.eval_shape(lambda key: init(key, channels), key))
+        state = shapes(init.trace(key, channels).out_info)
         bank, number = jax.ShapeDtypeStruct((n, side**2 * channels), np.uint8), np.int32(n)
         to_draw = shapes((state.order_key, state.cursor, bank, number))
-        drawn = _Drawn(*map(shapes, jax.eval_shape(draw, *to_draw), split))
+        drawn = _Drawn(*map(shapes, draw.trace(*to_draw).out_info, split))
         data = shapes((operation_set, probe_data))
         return {
             "init": devices.Program(init, (key, channels)),

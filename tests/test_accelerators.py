@@ -24,49 +24,47 @@ PROGRAM = """
 import runpy, sys
 import jax
 import jax._src.xla_bridge
-import numpy as np
-from e3jax import E3Outlier, cli
+from e3jax import cli
 
 count, folder = sys.argv[1:]
-if count != "2":
-    jax._src.xla_bridge.using_pjrt_c_api = lambda backend=None: True
+jax._src.xla_bridge.using_pjrt_c_api = lambda backend=None: True
 assert cli.main(["rank", f"{folder}/photos", "--out", f"{folder}/{count}", *RANK]) in (0, 1)
 assert jax.device_count() == int(count)
-detector = E3Outlier(operations="PR", steps=12, random_state=1).fit(f"{folder}/photos")
-np.save(f"{folder}/{count}/scores.npy", detector.decision_scores_)
 sys.path.insert(0, "experiments")
-for script in ("benchmark", "ablations"):
+for script in SWEEPS:
     sys.argv = [script, *SWEEP, *SWEEPS[script], "--results-dir", f"{folder}/{count}/{script}"]
     try:
         runpy.run_path(f"experiments/{script}.py", run_name="__main__")
     except SystemExit as end:
         assert not end.code, end.code
 """
-RANK = ["--operations", "PR", "--steps", "12", "--seed", "1"]
+STEPS, SEED = 12, 1
+RANK = ["--operations", "PR", "--steps", str(STEPS), "--seed", str(SEED)]
 SWEEP = "--dataset mnist --source embedded --classes 4 --runs-at-once 1 --steps 12".split()
+SWEEP += "--max-images 20".split()
 SWEEPS = {
-    "benchmark": "--operations PR --methods e3outlier cae --max-images 20".split(),
-    "ablations": "--factors networks --max-images 4".split(),
+    "benchmark": "--operations PR --methods e3outlier cae".split(),
+    "ablations": "--factors scores".split(),
 }
 
 
-@pytest.fixture(scope="module")
-def on_devices(digits, tmp_path_factory):
-    """What PROGRAM leaves, by the number of devices; 2 are plain CPU devices."""
-    folder = tmp_path_factory.mktemp("devices")
+@pytest.fixture(scope="module", params=[3, 6])
+def ranked(request, digits, tmp_path_factory):
+    """What PROGRAM leaves on 3 or 6 devices, and how many."""
+    count, folder = request.param, tmp_path_factory.mktemp("devices")
     (folder / "photos").mkdir()
     for i, digit in enumerate(digits[:20]):
         Image.fromarray(digit[..., 0]).save(folder / "photos" / f"{i:02d}.png")
-    program = f"RANK, SWEEP, SWEEPS = {(RANK, SWEEP, SWEEPS)!r}\n" + PROGRAM
-    for count in (2, 3, 6):
-        env = os.environ | {
-            "JAX_NUM_CPU_DEVICES": str(count),
-            "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
-        }
-        command = [sys.executable, "-c", program, str(count), str(folder)]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return folder
+    sweeps = SWEEPS if count == 3 else {"benchmark": SWEEPS["benchmark"][:-1]}
+    program = f"RANK, SWEEP, SWEEPS = {(RANK, SWEEP, sweeps)!r}\n" + PROGRAM
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(count),
+        "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
+    }
+    command = [sys.executable, "-c", program, str(count), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return count, folder / str(count)
 
 
 def rows(path):
@@ -75,26 +73,22 @@ def rows(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 6])
-def test_any_number_of_devices_of_a_plugin_ranks_alike(on_devices, count):
-    # Batches of 64 take 2 of 3 devices and 4 of 6.
-    plain, other = (np.load(on_devices / str(c) / "scores.npy") for c in (2, count))
-    np.testing.assert_allclose(other, plain, atol=1e-6 if count == 3 else 1e-2)
-    assert np.ptp(plain) > 0.05, "the case is too easy: all scores alike"
-    ranked = [[row["path"] for row in rows(on_devices / str(c) / "scores.csv")] for c in (2, count)]
-    assert len(ranked[0]) == 20 and (ranked[0] == ranked[1] or count == 6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["benchmark", "ablations"])
-@pytest.mark.parametrize("count", [3, 6])
-def test_sweeps_end_on_any_number_of_devices_of_a_plugin(on_devices, script, count):
-    plain, other = (rows(on_devices / str(c) / script / "results.csv") for c in (2, count))
-    assert {row["device"] for row in other} == {f"{count} x cpu"}
-    assert [row["method"] for row in plain] == [row["method"] for row in other]
-    for a, b in zip(plain, other, strict=True):
-        assert float(a["auroc"]) == pytest.approx(float(b["auroc"]), abs=0.1)
-        assert b["precision"] == "float32" or b["method"].startswith("pixel")
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
+def test_any_number_of_devices_of_a_plugin_does(ranked, digits):
+    count, folder = ranked
+    scores = {row["path"]: float(row["score"]) for row in rows(folder / "scores.csv")}
+    scores = [scores[path] for path in sorted(scores)]
+    assert len(scores) == 20 and np.ptp(scores) > 0.05, "the case is too easy"
+    if count == 3:  # a batch of 64 takes 2 of them, as here
+        plain = E3Outlier(operations="PR", steps=STEPS, random_state=SEED).fit(digits[:20])
+        np.testing.assert_allclose(scores, plain.decision_scores_, atol=1e-5)
+    found = rows(folder / "benchmark" / "results.csv")
+    assert {row["device"] for row in found} == {f"{count} x cpu"}
+    assert {row["precision"] for row in found} == {"float32"}
+    methods = {row["method"] for row in found}
+    assert methods >= {"e3outlier", *(["cae"] if count == 3 else [])}
+    if count == 3:
+        assert {r["method"] for r in rows(folder / "ablations" / "results.csv")} >= {"e3outlier"}
 
 
 def test_a_batch_takes_as_many_devices_as_it_divides_over():
@@ -155,6 +149,7 @@ class Counted(nn.Module):
         return nn.Dense(self.num_outputs)(representation), representation
 
 
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
 def test_one_program_serves_all_sizes_and_budgets(digits):
     """In one trace: a program names its number of steps and images nowhere."""
     traces = []

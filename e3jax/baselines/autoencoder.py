@@ -197,7 +197,7 @@ def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
     def programs(shape: tuple[int, ...]) -> dict[str, devices.Program]:
         shapes = functools.partial(devices.shapes, mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        state = shapes(jax.eval_shape(lambda key: init(key, shape), key))
+        state = shapes(init.trace(key, shape).out_info)
         images = jax.ShapeDtypeStruct((chunk, batch, *shape), np.uint8)
         labels = jax.ShapeDtypeStruct((chunk, batch), np.int32)
         arguments = (state, shapes((images, labels), split), shapes(np.int32(0)))
