@@ -10,6 +10,7 @@ import argparse
 import collections
 import csv
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -90,6 +91,10 @@ COLUMNS = (
     + "".join(f"cycles_{kind}," for kind in _KINDS)
     + "without_estimate,clock_ghz,views_per_second,versions,commit"
 ).split(",")
+_COMPILERS = {
+    "tpu": (("libtpu",), "libtpu"),
+    "cuda": (("jax_cuda12_plugin", "jax_cuda13_plugin"), '"jax[cuda12]"'),
+}
 _METHODS = ("cae", "drae", "rdae", "dagmm", "cae-views")
 PROGRAMS = ("init", "draw", "train", "watched", "score", "magnitude", "update", *_METHODS)
 _CHUNK, _SIDE, _OPERATIONS = 50, 32, "RA+IA+PR"
@@ -127,6 +132,10 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.target and not arguments.cases:
         parser.error(f"--target is missing: give some of {', '.join(TARGETS)}")
+    for target in arguments.target or ():
+        modules, package = _COMPILERS[TARGETS[target].platform]
+        if not any(map(importlib.util.find_spec, modules)):
+            parser.error(f"{target} needs a compiler that is not here: pip install {package}")
     return arguments
 
 

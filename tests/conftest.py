@@ -42,12 +42,28 @@ def digits(mnist) -> np.ndarray:
     return datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
 
 
+# Of a plug-in's devices, as GPUs and TPUs are, JAX knows less than of a CPU's.
+AS_PLUGIN = """
+import os, runpy, sys
+import jax._src.xla_bridge
+
+jax._src.xla_bridge.using_pjrt_c_api = lambda backend=None: True
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="session")
 def run_script():
-    """Runs a script of the repository as a user would; returns the finished process."""
+    """Runs a script of the repository as a user would; returns the finished process.
 
-    def run(script: str, *arguments, **options) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    With ``plugin=True`` as if the CPU devices were a plug-in's.
+    """
+
+    def run(script: str, *arguments, plugin=False, **options) -> subprocess.CompletedProcess:
+        how = ["-c", AS_PLUGIN] if plugin else []
+        command = [sys.executable, *how, str(ROOT / script), *map(str, arguments)]
         options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT} | options
         return subprocess.run(command, **options)
 

@@ -268,7 +268,7 @@ def test_the_command_trains_and_draws(run_script, tmp_path):
     arguments = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
     small = ("--max-images", 20, "--steps", 10, "--classes", 1, "--results-dir", tmp_path)
     command = ("experiments/ablations.py", *arguments, *small, "--factors")
-    done = run_script(*command, "scores")
+    done = run_script(*command, "scores", plugin=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "fig6c-scores-quick-10steps.png").stat().st_size > 5000
     # One of the other four trainings is enough to see that they are others.

@@ -2,16 +2,14 @@
 
 import csv
 import os
-import subprocess
-import sys
 import time
 
+import compile_for
 import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from e3jax import E3Outlier, baselines, devices, operations, scoring, training
@@ -19,52 +17,33 @@ from e3jax import E3Outlier, baselines, devices, operations, scoring, training
 OPERATIONS = operations.operation_set("PR")
 CONFIG = training.quick_config()._replace(batch_size=4, steps=None)
 
-# What a person runs, on so many devices of which JAX knows no more than of a plug-in's.
-PROGRAM = """
-import runpy, sys
-import jax
-import jax._src.xla_bridge
-from e3jax import cli
-
-count, folder = sys.argv[1:]
-jax._src.xla_bridge.using_pjrt_c_api = lambda backend=None: True
-assert cli.main(["rank", f"{folder}/photos", "--out", f"{folder}/{count}", *RANK]) in (0, 1)
-assert jax.device_count() == int(count)
-sys.path.insert(0, "experiments")
-for script in SWEEPS:
-    sys.argv = [script, *SWEEP, *SWEEPS[script], "--results-dir", f"{folder}/{count}/{script}"]
-    try:
-        runpy.run_path(f"experiments/{script}.py", run_name="__main__")
-    except SystemExit as end:
-        assert not end.code, end.code
-"""
 STEPS, SEED = 12, 1
-RANK = ["--operations", "PR", "--steps", str(STEPS), "--seed", str(SEED)]
-SWEEP = "--dataset mnist --source embedded --classes 4 --runs-at-once 1 --steps 12".split()
-SWEEP += "--max-images 20".split()
-SWEEPS = {
-    "benchmark": "--operations PR --methods e3outlier cae".split(),
-    "ablations": "--factors scores".split(),
-}
+RANK = ("--operations", "PR", "--steps", STEPS, "--seed", SEED)
+SWEEP = (
+    *("--dataset", "mnist", "--source", "embedded", "--classes", 4, "--max-images", 20),
+    *("--steps", STEPS, "--operations", "PR", "--runs-at-once", 1, "--methods"),
+)
 
 
 @pytest.fixture(scope="module", params=[3, 6])
-def ranked(request, digits, tmp_path_factory):
-    """What PROGRAM leaves on 3 or 6 devices, and how many."""
+def ranked(request, digits, run_script, tmp_path_factory):
+    """A report and a sweep on 3 or 6 devices of a plug-in, and how many."""
     count, folder = request.param, tmp_path_factory.mktemp("devices")
     (folder / "photos").mkdir()
     for i, digit in enumerate(digits[:20]):
         Image.fromarray(digit[..., 0]).save(folder / "photos" / f"{i:02d}.png")
-    sweeps = SWEEPS if count == 3 else {"benchmark": SWEEPS["benchmark"][:-1]}
-    program = f"RANK, SWEEP, SWEEPS = {(RANK, SWEEP, sweeps)!r}\n" + PROGRAM
+    methods = ("e3outlier", "cae") if count == 3 else ("e3outlier",)
     env = os.environ | {
         "JAX_NUM_CPU_DEVICES": str(count),
         "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
     }
-    command = [sys.executable, "-c", program, str(count), str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return count, folder / str(count)
+    for script, *arguments in (
+        ("e3jax/__main__.py", "rank", folder / "photos", "--out", folder, *RANK),
+        ("experiments/benchmark.py", *SWEEP, *methods, "--results-dir", folder / "sweep"),
+    ):
+        done = run_script(script, *arguments, plugin=True, env=env)
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    return count, folder
 
 
 def rows(path):
@@ -82,13 +61,10 @@ def test_any_number_of_devices_of_a_plugin_does(ranked, digits):
     if count == 3:  # a batch of 64 takes 2 of them, as here
         plain = E3Outlier(operations="PR", steps=STEPS, random_state=SEED).fit(digits[:20])
         np.testing.assert_allclose(scores, plain.decision_scores_, atol=1e-5)
-    found = rows(folder / "benchmark" / "results.csv")
+    found = rows(folder / "sweep" / "results.csv")
     assert {row["device"] for row in found} == {f"{count} x cpu"}
     assert {row["precision"] for row in found} == {"float32"}
-    methods = {row["method"] for row in found}
-    assert methods >= {"e3outlier", *(["cae"] if count == 3 else [])}
-    if count == 3:
-        assert {r["method"] for r in rows(folder / "ablations" / "results.csv")} >= {"e3outlier"}
+    assert {row["method"] for row in found} >= {"e3outlier", *(["cae"] if count == 3 else [])}
 
 
 def test_a_batch_takes_as_many_devices_as_it_divides_over():
@@ -173,3 +149,69 @@ def test_an_image_alone_takes_its_own_time(digits):
 
     seconds(64)
     assert min(seconds(1) for _ in range(5)) <= min(seconds(64) for _ in range(3)) / 10
+
+
+@pytest.mark.slow
+def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(run_script, tmp_path, cache):
+    arguments = ("--toy", "--source", "embedded", "--results-dir", tmp_path, "--minutes", 5)
+    done = run_script("experiments/first_gpu.py", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = rows(tmp_path / "first_gpu.csv")
+    assert {row["part"] for row in found} == {"numerics", "speed", "class", "classes"}
+    limits = [row for row in found if row["limit"]]
+    assert len(limits) == 4 and all(float(r["value"]) <= float(r["limit"]) for r in limits)
+    assert {row["unit"] for row in found if row["part"] == "speed"} == {"views/s", "s"}
+    assert sum(row["what"].startswith("AUROC of class 4") for row in found) == 2 * 3
+
+
+HLO = """
+%branch_1_fun.7 (a: f32[8]) -> f32[8] {
+  %fusion.1 = bf16[128,32]{1,0:T(8,128)} fusion(%a), kind=kOutput, metadata={op_name="a/views_of/dot"}, backend_config={"window_config":{},"estimated_cycles":"100"}
+  %fusion.2 = (f32[64]{0}, f32[64]{0:T(128)S(1)}) fusion(%a), metadata={op_name="jvp(Net)/BatchNorm_2/mul"}, backend_config={"estimated_cycles":"40"}
+  %fusion.3 = f32[64]{0} fusion(%a), metadata={op_name="jvp(Net)/Conv_1/conv"}, backend_config={"estimated_cycles":"300"}
+  %all-reduce.1 = f32[64]{0} all-reduce(%a), metadata={op_name="jvp(Net)/BatchNorm_2/pmean"}
+  ROOT %gather.1 = f32[8]{0} gather(%a), metadata={op_name="take"}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %copy.1 = f32[8]{0} copy(%a), backend_config={"estimated_cycles":"7"}
+}
+"""  # noqa: E501
+
+
+def test_a_tpus_cycles_are_summed_by_kind_of_work():
+    cycles, unknown = compile_for.cycles_of_step(HLO)
+    assert cycles == {"views": 100, "batch_norm": 40, "convolutions": 300}
+    assert unknown == 2
+
+
+def test_every_case_of_a_compilation_is_planned_once(monkeypatch):
+    command = (
+        "compile_for.py --target h100 v5e --precision float32 bfloat16 --programs draw train cae"
+    )
+    monkeypatch.setattr("sys.argv", command.split())
+    cases = compile_for.plan(compile_for.parse_arguments())
+    assert [(c.program, c.precision) for c in cases if c.target == "v5e"] == [
+        ("draw", "float32"),
+        ("train", "float32"),
+        ("cae", "float32"),
+        ("train", "bfloat16"),
+    ]
+
+
+def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(compile_for.importlib.util, "find_spec", lambda name: None)
+    for target, sentence in (("v6e", "pip install libtpu"), ("a100", 'pip install "jax[cuda12]"')):
+        command = ["compile_for.py", "--target", target, "--out", str(tmp_path / "table.csv")]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit, match="2"):
+            compile_for.main()
+        assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_case_that_fails_is_a_row_and_stops_no_other():
+    case = compile_for.Case("v5e", 1, "draw", "no-network", "float32", 1, 20, 4)
+    rows = list(compile_for.compile_apart([case, case], None))
+    assert len(rows) == 2 and all(row["compiles"].startswith("no: ") for row in rows)
+    assert rows[0].keys() <= set(compile_for.COLUMNS)
