@@ -80,7 +80,7 @@ _TABLES = (
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=_TABLES,
-    meta_fields=("names", "families", "side"),
+    meta_fields=("names", "families", "side", "rotation_rows"),
 )
 @dataclasses.dataclass(frozen=True)
 class OperationSet:
@@ -89,6 +89,7 @@ class OperationSet:
     Attributes:
       names, families: K strings each.
       side: the image side the tables are for.
+      rotation_rows: K numbers, ``rotation`` as a constant of programs.
       gather: int32 [k, p], the input pixel each pixel is taken from.
       rotation: int32 [k], the operation's row in the tables below; row 0 rotates nothing.
       tap: int32 [a, p], top-left of the 4 x 4 window in the padded coefficient image.
@@ -103,6 +104,7 @@ class OperationSet:
     names: tuple[str, ...]
     families: tuple[str, ...]
     side: int
+    rotation_rows: tuple[int, ...]
     gather: jax.Array
     rotation: jax.Array
     tap: jax.Array
@@ -188,6 +190,7 @@ def operation_set(
         names=tuple(op.name for op in operations),
         families=tuple(op.family for op in operations),
         side=side,
+        rotation_rows=tuple(rotation.tolist()),
         **{
             name: jnp.asarray(table)
             for name, table in zip(
@@ -350,18 +353,15 @@ def _check_images(operations: OperationSet, images: jax.Array) -> None:
 def all_views(operations: OperationSet, images: jax.Array) -> jax.Array:
     """All views of all images, made on device: float [n, h, w, c] -> [n, k, h, w, c]."""
     _check_images(operations, images)
-    k = len(operations)
 
     def by_gathers(operations, images):
+        labels = jnp.arange(len(operations))
         views = jax.vmap(apply_operation, in_axes=(None, None, 0))
-        return jax.vmap(views, in_axes=(None, 0, None))(operations, images, jnp.arange(k))
+        return jax.vmap(views, in_axes=(None, 0, None))(operations, images, labels)
 
-    def by_products(operations, images):
-        labels = jnp.tile(jnp.arange(k), len(images))
-        views = _views_by_products(operations, jnp.repeat(images, k, axis=0), labels)
-        return views.reshape(len(images), k, *images.shape[1:])
-
-    return jax.lax.platform_dependent(operations, images, tpu=by_products, default=by_gathers)
+    return jax.lax.platform_dependent(
+        operations, images, tpu=_all_views_by_products, default=by_gathers
+    )
 
 
 @jax.named_scope("views_of")
@@ -386,22 +386,49 @@ def _views_by_products(operations: OperationSet, images: jax.Array, labels: jax.
     Every patch is selected by two matrices of zeros and ones; then every image is rotated by all
     angles, and the right one is kept.
     """
+    x = _select(operations, images, labels)
+    if len(operations.tap) == 1:
+        return x
+    matrices = _rotations(operations).astype(images.dtype)
+    rotated = _product("apq,bqc->bapc", matrices, x.reshape(len(x), -1, x.shape[-1]))
+    rotation = operations.rotation[labels]
+    which = jax.nn.one_hot(rotation - 1, len(matrices), dtype=images.dtype)
+    rotated = (rotated * which[:, :, None, None]).sum(1).reshape(images.shape)
+    return jnp.where(rotation[:, None, None, None] > 0, rotated, x)
+
+
+def _all_views_by_products(operations: OperationSet, images: jax.Array) -> jax.Array:
+    """As :func:`all_views`; each view is turned by its own angle alone, which is known here."""
+    n, k = len(images), len(operations)
+    x = _select(operations, jnp.repeat(images, k, axis=0), jnp.tile(jnp.arange(k), n))
+    x = x.reshape(n, k, -1, images.shape[-1])
+    rows = np.array(operations.rotation_rows)
+    groups = [np.flatnonzero(rows == row) for row in range(len(operations.tap))]
+    parts = [x[:, groups[0]]]
+    for matrix, group in zip(_rotations(operations), groups[1:], strict=True):
+        parts.append(_product("pq,nkqc->nkpc", matrix, x[:, group]))
+    in_order = np.argsort(np.concatenate(groups))
+    return jnp.concatenate(parts, axis=1)[:, in_order].reshape(n, k, *images.shape[1:])
+
+
+def _select(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """What the gathers of :func:`apply_operation` do, [b, h, w, c] -> [b, h, w, c]."""
     b, side, _, channels = images.shape
-    product = functools.partial(
-        jnp.einsum, precision=jax.config.jax_default_matmul_precision or "highest"
-    )
     turned = operations.transposed[labels][:, None, None, None]
     x = jnp.where(turned, images.swapaxes(1, 2), images)
     select = jax.nn.one_hot(operations.source[labels], side, dtype=images.dtype)
-    x = product("bqir,brsc->bqisc", select[:, 0], x)
-    x = product("bqisc,bqjs->bqijc", x, select[:, 1])
-    x = x.reshape(b, 2, 2, side // 2, side // 2, channels).swapaxes(2, 3).reshape(images.shape)
-    if len(operations.tap) == 1:
-        return x
-    matrix = operations.row_factor[1:, :, :, None] * operations.column_factor[1:, :, None, :]
-    matrix = matrix.reshape(-1, side * side, side * side).astype(images.dtype)
-    rotated = product("apq,bqc->bapc", matrix, x.reshape(b, -1, channels))
-    rotation = operations.rotation[labels]
-    which = jax.nn.one_hot(rotation - 1, len(matrix), dtype=images.dtype)
-    rotated = (rotated * which[:, :, None, None]).sum(1).reshape(images.shape)
-    return jnp.where(rotation[:, None, None, None] > 0, rotated, x)
+    x = _product("bqir,brsc->bqisc", select[:, 0], x)
+    x = _product("bqisc,bqjs->bqijc", x, select[:, 1])
+    x = x.reshape(b, 2, 2, side // 2, side // 2, channels).swapaxes(2, 3)
+    return x.reshape(images.shape)
+
+
+def _rotations(operations: OperationSet) -> jax.Array:
+    """The rotations but for that by 0, each a matrix of pixels: float32 [a - 1, p, p]."""
+    rows, columns = operations.row_factor[1:], operations.column_factor[1:]
+    return (rows[..., None] * columns[..., None, :]).reshape(*rows.shape[:2], rows.shape[1])
+
+
+def _product(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    precision = jax.config.jax_default_matmul_precision or "highest"
+    return jnp.einsum(formula, a, b.astype(a.dtype), precision=precision)

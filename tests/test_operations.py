@@ -14,6 +14,7 @@ from hypothesis import strategies
 from e3jax.operations import (
     FILLS,
     Operation,
+    _all_views_by_products,
     _views_by_products,
     all_views,
     apply_operation,
@@ -108,8 +109,7 @@ def parity(request):
     )
     views = all_views(operations, image[None])[0]
     if way == "products":
-        repeated = np.broadcast_to(image, (111, *image.shape))
-        views = jax.jit(_views_by_products)(operations, repeated, np.arange(111))
+        views = jax.jit(_all_views_by_products)(operations, image[None])[0]
     assert views.shape == (111, side, side, channels) and views.dtype == jnp.float32
     return np.asarray(views), reference_views(image)
 
