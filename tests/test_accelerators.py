@@ -181,7 +181,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 def test_a_tpus_cycles_are_summed_by_kind_of_work():
     cycles, unknown = compile_for.cycles_of_step(HLO)
-    assert cycles == {"views": 100, "batch_norm": 40, "convolutions": 300}
+    assert +cycles == {"views": 100, "batch_norm": 40, "convolutions": 300}
     assert unknown == 2
 
 
@@ -190,6 +190,7 @@ def test_every_case_of_a_compilation_is_planned_once(monkeypatch):
         "compile_for.py --target h100 v5e --precision float32 bfloat16 --programs draw train cae"
     )
     monkeypatch.setattr("sys.argv", command.split())
+    monkeypatch.setattr(compile_for.importlib.util, "find_spec", lambda name: True)
     cases = compile_for.plan(compile_for.parse_arguments())
     assert [(c.program, c.precision) for c in cases if c.target == "v5e"] == [
         ("draw", "float32"),

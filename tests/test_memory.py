@@ -24,7 +24,7 @@ bank = training.place_bank(trainer.mesh, images)
 del images
 state = e3jax.train(trainer, state, bank, n, 4)
 scorer = e3jax.Scorer(config.network, operations, images_per_call=4)
-scorer(state.variables, np.asarray(bank[:4]))
+scorer(state.variables, np.asarray(bank[:4]).reshape(4, 32, 32, 3))
 # Not getrusage's, which a process inherits from the one that started it.
 status = open("/proc/self/status").read().split()
 print(int(status[status.index("VmHWM:") + 1]) * 1024)

@@ -62,7 +62,7 @@ def test_cells_are_means_over_seeds_and_spread_is_over_seeds_of_the_class_mean()
     assert means == {"method": HEAD, "e3outlier": numbers}
     assert "### mnist, ρ = 10 %" in text
     assert "Images from a test; protocol paper, wrn-10-4, RA+IA+PR, 450 inliers a class" in text
-    assert "2 class(es), 3 seed(s)" in text and "Devices: 1 x cpu." in text
+    assert "2 class(es), 3 seed(s)" in text and "Devices: 1 x cpu, float32." in text
 
 
 def test_the_summary_is_the_table_of_means():
