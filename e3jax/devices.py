@@ -170,6 +170,19 @@ def on_mesh(
     )
 
 
+def run_once(function: Callable, mesh: Mesh) -> Callable:
+    """Jits ``(array, static) -> pytree`` that is run once, as initial weights: with little effort.
+
+    What comes out is whole on every device of the mesh.
+    """
+    return jax.jit(
+        function,
+        static_argnums=1,
+        out_shardings=NamedSharding(mesh, EVERYWHERE),
+        compiler_options=compiler_options(mesh, level=0),
+    )
+
+
 def mean_over_devices(tree: Any) -> Any:
     """Inside a program: means over the devices of float32 arrays, in one collective.
 
@@ -196,10 +209,10 @@ def gather_over_devices(tree: Any) -> Any:
     )
 
 
-def part_of_device(whole: jax.Array, axis: int = 0) -> jax.Array:
+def part_of_device(whole: jax.Array) -> jax.Array:
     """Inside a program: a device's part of an array that every device has."""
-    part = whole.shape[axis] // jax.lax.axis_size(AXIS)
-    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part, axis)
+    part = len(whole) // jax.lax.axis_size(AXIS)
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part)
 
 
 class BatchMap:

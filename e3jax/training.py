@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from e3jax import devices, networks, operations
 
@@ -363,12 +363,7 @@ def make_trainer(
     split = _Drawn(_SPLIT_BATCHES, devices.EVERYWHERE, _SPLIT_BATCHES, devices.EVERYWHERE)
     on_devices = chunk_of_steps(step, mesh, config.precision, split)
     draw = devices.on_mesh(draw, mesh, config.precision, out_specs=split)
-    init = jax.jit(
-        init,
-        static_argnums=1,
-        out_shardings=NamedSharding(mesh, devices.EVERYWHERE),
-        compiler_options=devices.compiler_options(mesh, level=0),
-    )
+    init = devices.run_once(init, mesh)
     # Placed at the first step: the mesh's devices may be absent.
     place_tables = functools.cache(lambda: devices.place(mesh, operation_set))
     place_number = functools.lru_cache(64)(lambda number: devices.place(mesh, np.int32(number)))

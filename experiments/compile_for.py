@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import speed
 import sweep
 from jax.experimental import topologies
 from rich.console import Console
@@ -293,7 +294,7 @@ def main() -> int:
         for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):
             console.print(f"{target}, {count} device(s)")
             for row in compile_apart(list(group), arguments.hlo):
-                _append(arguments.out, row)
+                speed.append_rows(arguments.out, COLUMNS, [row])
                 failed += row["compiles"] != "yes"
                 what = (row["program"], row["precision"], row["channels"], row["compiles"])
                 console.print(" ".join(map(str, what)), markup=False)
@@ -375,16 +376,6 @@ def _rows(path: Path) -> list[dict]:
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def _append(path: Path, row: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from e3jax import devices, operations, training
 
@@ -182,12 +182,7 @@ def _make_model(config, network, loss, summary, side, batch, mesh) -> Model:
     on_devices = training.chunk_of_steps(step, mesh, "float32", (split, split))
     together = math.ceil(batch / mesh.size / k)
     evaluate = devices.BatchMap(summarise, mesh, mesh.size * together, together, "float32")
-    init = jax.jit(
-        init,
-        static_argnums=1,
-        out_shardings=NamedSharding(mesh, devices.EVERYWHERE),
-        compiler_options=devices.compiler_options(mesh, level=0),
-    )
+    init = devices.run_once(init, mesh)
     place_tables = functools.cache(lambda: devices.place(mesh, tables))
 
     def advance(state: State, images, labels, until, key) -> tuple[State, jax.Array]:
