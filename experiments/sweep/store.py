@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 
 from e3jax import metrics, report, scoring
 from e3jax.files import write_atomically
+from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 
 try:
     import fcntl
@@ -223,7 +223,7 @@ def _migrate(row: dict) -> dict:
 
 
 def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
-    """Adds rows to a CSV file, whole or not at all; older columns stay, what is missing is empty."""
+    """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty."""
     old, columns = [], list(columns)
     if os.path.exists(path):
         with open(path, newline="", encoding="utf-8") as file:
