@@ -129,8 +129,8 @@ class StepLog(NamedTuple):
     probe: Any = ()
 
 
-# (state before the update, batch, outputs of the network, operation tables, probe_data) -> pytree of
-# arrays, whole on every device: gather what is split. It observes and cannot change the run.
+# (state before the update, batch, outputs of the network, operation tables, probe_data) -> pytree
+# of arrays, whole on every device: gather what is split. It observes and cannot change the run.
 Probe = Callable[[TrainState, Batch, tuple, operations.OperationSet | tuple, Any], Any]
 
 
@@ -139,8 +139,8 @@ class Trainer(NamedTuple):
 
     Attributes:
       init: ``(key, channels, extra=()) -> TrainState``.
-      run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState, StepLog)``:
-        ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none beyond step
+      run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState,
+        StepLog)``: ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none beyond step
         ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n images;
         ``probe_data`` is for the probe. Donates the state. The program that trains depends on none
         of these numbers: they are put on the devices once, so further calls move nothing there.
@@ -196,8 +196,8 @@ def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.A
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizers of the paper, with L2 coupled (not AdamW).
 
-    ``update(gradient, state, params, step=..., num_steps=...)`` takes the step and the run's number of
-    steps, which the learning rate depends on.
+    ``update(gradient, state, params, step=..., num_steps=...)`` takes the step and the run's number
+    of steps, which the learning rate depends on.
 
     Raises:
       ValueError: for an unknown optimizer or schedule.
