@@ -72,6 +72,7 @@ def write_gallery(
         "median": detector.median_entropies_.tolist(),
         "operations": operation_set.names,
         "families": operation_set.families,
+        "descriptions": {name: family.description for name, family in operations.FAMILIES.items()},
         "side": operation_set.side,
         "tables": _packed(_sources(operation_set), "<u4"),
         "resize": detector.resize,
