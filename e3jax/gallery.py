@@ -66,6 +66,7 @@ def write_gallery(
         "median": median.tolist(),
         "operations": operation_set.names,
         "families": operation_set.families,
+        "descriptions": {name: family.description for name, family in operations.FAMILIES.items()},
         "side": operation_set.side,
         "tables": _packed(_sources(operation_set), "<u4"),
         "resize": resize,
