@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import csv
 import importlib.metadata
-import io
 import json
 import os
 import re
@@ -23,7 +22,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, files, gallery, images, operations, runtime
+from e3jax import checkpoint, files, gallery, operations, reading, runtime
 from e3jax.estimator import E3Outlier, HealthWarning, mean_entropy
 from e3jax.images import InputError
 
@@ -61,7 +60,7 @@ def _add_rank(commands) -> None:
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--image-size", type=int, default=32, help="side to which images are resized, even")
-    add("--resize", default="squash", choices=images.FITS, help="how images become square")
+    add("--resize", default="squash", choices=reading.FITS, help="how images become square")
 
 
 def _add_score(commands) -> None:
@@ -181,7 +180,7 @@ def score(asked: argparse.Namespace, console: Console) -> int:
     paths, closed = _find(asked)
     with _bars(console) as on_progress:
         detector.on_progress = on_progress
-        bank, unreadable = detector.read(paths)
+        bank, unreadable, _ = detector.read(paths)
         entropies = -detector.view_scores(bank.images).ne
         unreadable = closed + unreadable
         rows = _write_report(asked, detector, bank.ids, entropies, unreadable)
@@ -191,9 +190,9 @@ def score(asked: argparse.Namespace, console: Console) -> int:
     return 1 if detector.health_.warning else 0
 
 
-def _find(asked: argparse.Namespace) -> tuple[list[Path], list[images.Unreadable]]:
+def _find(asked: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable]]:
     """The images below PHOTOS, by absolute paths, without those that are in quarantine."""
-    paths, closed = images.find_files(asked.photos.absolute())
+    paths, closed = reading.find_files(asked.photos.absolute())
     aside = asked.out.absolute() / "quarantine"
     return [path for path in paths if aside not in path.parents], closed
 
@@ -252,9 +251,10 @@ def _write_tables(out: Path, paths, scores, is_outlier, unreadable) -> list[dict
         {"rank": r, "path": str(paths[i]), "score": float(scores[i]), "outlier": int(is_outlier[i])}
         for r, i in enumerate(order, start=1)
     ]
-    _write(out / _SCORES, _csv(("rank", "path", "score", "outlier"), (r.values() for r in rows)))
-    _write(out / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    _write(out / "unreadable.csv", _csv(("path", "reason"), unreadable))
+    columns = ("rank", "path", "score", "outlier")
+    files.write_csv(out / _SCORES, columns, (row.values() for row in rows))
+    files.write_text(out / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    files.write_csv(out / "unreadable.csv", ("path", "reason"), unreadable)
     return rows
 
 
@@ -272,20 +272,6 @@ def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
     console.print(f"The report is in {out}/: open {_GALLERY}, or read {_SCORES}")
 
 
-def _csv(columns: Sequence[str], rows) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Names of files may hold bytes that are no UTF-8."""
-    content = text.encode("utf-8", "surrogateescape")
-    files.write_atomically(path, lambda file: file.write(content))
-
-
 def _printable(path) -> str:
     """A file's name on one line, whatever is in it."""
     text = str(path)
@@ -300,7 +286,7 @@ def views(asked: argparse.Namespace, console: Console) -> int:
         from e3jax import report
     except ImportError as error:
         raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
-    bank, unreadable = images.read_files([asked.image], least=0)
+    bank = reading.read_files([asked.image], least=0).bank
     operation_set = operations.operation_set(asked.operations)
     report.plot_views(asked.out, bank.images[0], operation_set)
     console.print(f"{len(operation_set)} views in {asked.out}")
@@ -332,7 +318,7 @@ def quarantine(asked: argparse.Namespace, console: Console) -> int:
     _check_free([move["to"] for move in new])
     folder.mkdir(exist_ok=True)
     # First: whatever stops the moves below, undo knows them.
-    _write(manifest, json.dumps(moves + new, indent=1))
+    files.write_text(manifest, json.dumps(moves + new, indent=1))
     for move in new:
         shutil.move(move["from"], move["to"])
     console.print(f"{len(new)} files moved to {folder}; --undo moves them back")

@@ -22,7 +22,7 @@ import scipy.stats
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from e3jax import devices, images, operations, scoring, training
+from e3jax import devices, images, operations, reading, scoring, training
 from e3jax.images import InputError
 
 _MAD_FACTOR, _MADS = 1.4826, 2.5
@@ -44,7 +44,7 @@ class Health(NamedTuple):
       chance: what guessing would reach, 1 / k.
       spread: standard deviation of the scores, in nats.
       steps: of training.
-      unreadable: files that were left out, :class:`e3jax.images.Unreadable`.
+      unreadable: files that were left out, :class:`e3jax.reading.Unreadable`.
       warning: what is wrong and what to do, in one sentence; "" if nothing is.
     """
 
@@ -52,7 +52,7 @@ class Health(NamedTuple):
     chance: float
     spread: float
     steps: int
-    unreadable: list[images.Unreadable]
+    unreadable: list[reading.Unreadable]
     warning: str
 
 
@@ -88,7 +88,7 @@ class E3Outlier(BaseEstimator):
       batch_size: views a step.
       image_size: even side in pixels to which all images are resized (Pillow, bilinear with
         antialiasing).
-      resize: how images that are not square become so, see :func:`e3jax.images.read_files`.
+      resize: how images that are not square become so, see :func:`e3jax.reading.read_files`.
       value_range: (smallest, largest) value of float arrays; None infers it from those given to
         ``fit`` and says so in a warning.
       random_state: int, ``numpy.random.RandomState`` or None, of all randomness.
@@ -148,7 +148,7 @@ class E3Outlier(BaseEstimator):
         self._check_parameters()
         self.value_range_ = self._infer_range(X)
         self.colour_ = None  # as the collection is
-        bank, unreadable = self.read(X, least=2)
+        bank, unreadable, _ = self.read(X, least=2)
         self.colour_ = bank.images.shape[-1] == 3
         config = self._config(len(bank.images))
         if self.time_budget is not None:
@@ -183,7 +183,7 @@ class E3Outlier(BaseEstimator):
           InputError, NotFittedError: as ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
-        bank, unreadable = self.read(X)
+        bank, unreadable, _ = self.read(X)
         if unreadable:
             path, reason = unreadable[0]
             raise InputError(f"{path} cannot be read ({reason}): leave it out")
@@ -240,7 +240,7 @@ class E3Outlier(BaseEstimator):
         self.contamination = contamination
         return self._set_threshold()
 
-    def read(self, X, least=1) -> images.Collection:
+    def read(self, X, least=1) -> reading.Collection:
         """A collection as the detector sees it: a bank of ``image_size``, and what is left out.
 
         Raises:
@@ -251,12 +251,12 @@ class E3Outlier(BaseEstimator):
         if not _are_paths(X):
             array = images.to_uint8(X, self.value_range_)
             array = images.resize(array, self.image_size, self.resize)
-            return images.Collection(images.as_bank(array, least=least), [])
+            return reading.Collection(images.as_bank(array, least=least), [])
         closed = []
         if isinstance(X, (str, os.PathLike)):
-            X, closed = images.find_files(X)
+            X, closed = reading.find_files(X)
         total = len(X)
-        bank, unreadable = images.read_files(
+        bank, unreadable, _ = reading.read_files(
             X,
             self.image_size,
             self.resize,
@@ -264,7 +264,7 @@ class E3Outlier(BaseEstimator):
             least,
             lambda done: self.on_progress("reading", done, total),
         )
-        return images.Collection(bank, closed + unreadable)
+        return reading.Collection(bank, closed + unreadable)
 
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``."""
@@ -360,7 +360,7 @@ class E3Outlier(BaseEstimator):
             self.variables_, pictures, lambda done: self.on_progress("scoring", done, total)
         )
 
-    def _examine(self, scores: scoring.Scores, unreadable: list[images.Unreadable]) -> Health:
+    def _examine(self, scores: scoring.Scores, unreadable: list[reading.Unreadable]) -> Health:
         k = len(self.operation_set())
         means = [views.mean(axis=1) for views in scores[:4]]
         return Health(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e3jax import files, images, operations
+from e3jax import files, operations, reading
 from e3jax.estimator import E3Outlier, mean_entropy
 
 # A page of more takes a browser seconds to open.
@@ -57,7 +57,7 @@ def write_gallery(
     shown = order[:_MOST]
     chosen = [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
-    small = images.thumbnails(chosen, on_file=lambda done: on_picture(done, len(chosen)))
+    small = reading.thumbnails(chosen, on_file=lambda done: on_picture(done, len(chosen)))
     operation_set = detector.operation_set()
     data = {
         "title": title,
@@ -78,8 +78,7 @@ def write_gallery(
     }
     page = importlib.resources.files("e3jax").joinpath("gallery.html").read_text("utf-8")
     # In a script element "<" alone could end it.
-    text = page.replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
-    files.write_atomically(path, lambda file: file.write(text.encode()))
+    files.write_text(path, page.replace("{{data}}", json.dumps(data).replace("<", "\\u003c")))
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from e3jax import devices, networks, operations
+from e3jax.images import to_unit
 
 _ROUNDS = 8
 # Batches of a chunk are split over the devices, steps are not.
@@ -163,11 +164,6 @@ def place_bank(mesh: Mesh, images: np.ndarray) -> jax.Array:
     Rows are stored as they are; a TPU would store images of three channels in four times the space.
     """
     return devices.place(mesh, images.reshape(len(images), -1))
-
-
-def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
-    return images.astype(jnp.float32) * (2 / 255) - 1
 
 
 def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
