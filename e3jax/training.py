@@ -129,8 +129,8 @@ class StepLog(NamedTuple):
     probe: Any = ()
 
 
-# (state before the update, batch, outputs of the network, operation tables, probe_data) -> pytree of
-# arrays, whole on every device: gather what is split. It observes and cannot change the run.
+# (state before the update, batch, outputs of the network, operation tables, probe_data) -> pytree
+# of arrays, whole on every device: gather what is split. It observes and cannot change the run.
 Probe = Callable[[TrainState, Batch, tuple, operations.OperationSet | tuple, Any], Any]
 
 
@@ -139,11 +139,11 @@ class Trainer(NamedTuple):
 
     Attributes:
       init: ``(key, channels, extra=()) -> TrainState``.
-      run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState, StepLog)``:
-        ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none beyond step
-        ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n images;
-        ``probe_data`` is for the probe. Donates the state. The program that trains depends on none
-        of these numbers: they are put on the devices once, so further calls move nothing there.
+      run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState,
+        StepLog)``: ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none
+        beyond step ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n
+        images; ``probe_data`` is for the probe. Donates the state. The program that trains depends
+        on none of these numbers: they are put on the devices once, so further calls move nothing.
       programs: ``(n, channels, extra=(), probe_data=()) -> {name: devices.Program}``, what a run
         over n images consists of, on devices that may be absent.
       steps_per_call: steps that a call of ``run_steps`` takes.
@@ -196,8 +196,8 @@ def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.A
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizers of the paper, with L2 coupled (not AdamW).
 
-    ``update(gradient, state, params, step=..., num_steps=...)`` takes the step and the run's number of
-    steps, which the learning rate depends on.
+    ``update(gradient, state, params, step=..., num_steps=...)`` takes the step and the run's number
+    of steps, which the learning rate depends on.
 
     Raises:
       ValueError: for an unknown optimizer or schedule.
@@ -330,9 +330,11 @@ def make_trainer(
         gradient, value, seen = devices.mean_over_devices(
             (gradient, value, metrics(outputs, batch))
         )
-        # The probe's collectives come after these, see devices.mean_over_devices.
-        gradient, outputs = jax.lax.optimization_barrier((gradient, outputs))
-        probed = _call_probe(probe, probe_every, state, batch, outputs, tables, probe_data)
+        probed = ()
+        if probe:
+            # Its collectives come after those above, see devices.mean_over_devices.
+            gradient, outputs = jax.lax.optimization_barrier((gradient, outputs))
+            probed = _call_probe(probe, probe_every, state, batch, outputs, tables, probe_data)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, params, step=state.step, num_steps=num_steps
         )
@@ -400,9 +402,7 @@ def _scan(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:
     return scan
 
 
-def _call_probe(probe: Probe | None, every: int, state: TrainState, *seen) -> Any:
-    if probe is None:
-        return ()
+def _call_probe(probe: Probe, every: int, state: TrainState, *seen) -> Any:
     return jax.lax.cond(
         state.step % every == 0,
         lambda: probe(state, *seen),

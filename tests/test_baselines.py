@@ -11,7 +11,7 @@ import scipy.stats
 from jax.sharding import PartitionSpec
 from sklearn.ensemble import IsolationForest
 
-from e3jax import datasets, devices, metrics, networks, operations, training
+from e3jax import contamination, devices, metrics, networks, operations, training
 from e3jax.baselines import METHODS, autoencoder, cae, dagmm, drae, isolation_forest, rdae
 from e3jax.baselines.autoencoder import Config
 
@@ -119,7 +119,7 @@ def test_the_forest_is_scikit_learns_and_far_points_score_lowest():
 @pytest.fixture(scope="module")
 def ones(mnist):
     """72 ones and 8 other digits, uint8 [80, 16, 16, 1]."""
-    data = datasets.contaminate(mnist.images, mnist.labels, 1, 0.1, 0, max_images=80)
+    data = contamination.contaminate(mnist.images, mnist.labels, 1, 0.1, 0, max_images=80)
     return data._replace(images=np.ascontiguousarray(data.images[:, ::2, ::2]))
 
 

@@ -21,8 +21,7 @@ from typing import TextIO
 
 import numpy as np
 
-from e3jax import metrics, report, scoring
-from e3jax.files import write_atomically
+from e3jax import files, metrics, report, scoring
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 
 try:
@@ -51,9 +50,9 @@ class Folder:
 
     def finished(self) -> set[str]:
         """Names of the finished runs, by one listing; removes what a kill left beside them."""
-        files = os.listdir(self.runs)
-        done = {file.removesuffix(".json") for file in files if file.endswith(".json")}
-        for file in files:
+        there = os.listdir(self.runs)
+        done = {file.removesuffix(".json") for file in there if file.endswith(".json")}
+        for file in there:
             name = re.sub(r"\.\w+\.\w+\.partial$|\.(state|failed)$", "", file)
             if name != file and name in done:
                 shutil.rmtree(self.runs / file, ignore_errors=True)
@@ -93,7 +92,7 @@ class Folder:
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
-        _write(self.runs / f"{run.name}.failed", "".join(traceback.format_exception(error)))
+        files.write_text(self.runs / f"{run.name}.failed", "".join(traceback.format_exception(error)))
         error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
         line = (str(error).strip() or "no message").splitlines()[0]
         return f"{type(error).__name__}: {line}"
@@ -115,13 +114,13 @@ class Folder:
             if np.isfinite(values).all():
                 row |= {m: getattr(metrics, m)(values, is_outlier) for m in report.METRICS}
             rows.append(row)
-        write_atomically(f"{path}.npz", lambda file: np.savez_compressed(file, **arrays, **scores))
+        files.write_atomically(f"{path}.npz", lambda file: np.savez_compressed(file, **arrays, **scores))
         if np.isfinite(own := scores[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
             report.plot_scores(f"{path}.png", own, is_outlier, title)
         # Last: where this file is, the run is finished.
         about = {"format": FORMAT, "finished": time.time(), "rows": rows}
-        _write(f"{path}.json", json.dumps(about, indent=1))
+        files.write_text(f"{path}.json", json.dumps(about, indent=1))
         shutil.rmtree(self.state(run), ignore_errors=True)
         return rows
 
@@ -148,7 +147,7 @@ class Folder:
         rows = self.rows()
         table = report.markdown(rows)
         write_csv(self.path / "results.csv", rows)
-        _write(self.path / "results.md", table)
+        files.write_text(self.path / "results.md", table)
         for key, group in report.comparable(rows).items():
             parts = [key.dataset, f"ratio{key.ratio:g}", *key[4:]]
             parts += [f"{key.max_images}images" if key.max_images else "", key.source]
@@ -211,11 +210,7 @@ def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
     """Writes these columns of rows, whole or not at all, floats with six digits."""
-    _write(path, _csv(rows, list(columns)))
-
-
-def _write(path: str | os.PathLike, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    files.write_text(path, _csv(rows, list(columns)))
 
 
 def _csv(rows: Sequence[dict], columns: Sequence[str]) -> str:
