@@ -159,8 +159,10 @@ class TrainCheckpoint:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        import orbax.checkpoint as ocp  # takes seconds, and only trainings need it
-
+        try:
+            import orbax.checkpoint as ocp  # takes seconds, and only trainings need it
+        except ImportError as error:
+            raise ImportError("training state needs Orbax: pip install e3jax[resume]") from error
         self._orbax, self.folder = ocp.args, Path(folder).absolute()
         self._manager = None
         if jax.process_index() == 0:
