@@ -64,9 +64,7 @@ def machine() -> str:
         text = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
         text = platform.processor()
-    found = re.findall(
-        r"\b(?:vendor_id\s*: \w+|sse4\w*|avx\w*|fma\w*|amx\w*|asimd\w*|sve\w*)", text
-    )
+    found = re.findall(r"AuthenticAMD|GenuineIntel|\b(?:sse4|avx|fma|amx|asimd|sve)\w*", text)
     return " ".join([f"jaxlib {jaxlib.__version__}", platform.machine(), *sorted(set(found))])
 
 
