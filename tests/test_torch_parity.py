@@ -42,7 +42,7 @@ def test_optimizers_take_pytorchs_steps_with_coupled_l2(optimizer, schedule, wei
     @jax.jit
     def advance(params, state, step, x, y):
         gradient = jax.grad(loss)(params, x, y)
-        updates, state = rule.update(gradient, state, params, step=step, total=STEPS)
+        updates, state = rule.update(gradient, state, params, step=step, num_steps=STEPS)
         return optax.apply_updates(params, updates), state
 
     ours = jax.tree.map(jnp.float32, start)
