@@ -152,7 +152,7 @@ def one_process(mnist, tmp_path_factory):
     return saved
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("devices", [3, 6, 8])
 def test_any_number_of_devices_does_the_same_run(one_process, devices):
     alone = run_of(one_process, 1)
@@ -160,7 +160,7 @@ def test_any_number_of_devices_does_the_same_run(one_process, devices):
     assert_same_run(run_of(one_process, devices), alone)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_two_processes_do_the_same_run_as_one(one_process, tmp_path):
     both = results(tmp_path, 2, 2, [4])
     for name, values in both[0].items():
@@ -196,7 +196,7 @@ def rows(folder) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
     folders, what = [tmp_path / "first", tmp_path / "second"], ("--classes", 4, "--methods")
     done = job(folders, 1, *what, "e3outlier", "pixel-pca")
@@ -215,7 +215,7 @@ def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
     assert "2 of them finished before" in again[0].stderr and "[1/" not in again[0].stderr
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_processes_with_different_commands_are_told(tmp_path):
     port, what = free_port(), (*JOB, "--methods", "pixel-pca", "--results-dir", tmp_path)
     commands = [
@@ -284,7 +284,7 @@ assert not np.array_equal(alone[0][1].mean(), alone[1][1].mean())
 """.replace("CONFIG", repr(CONFIG._asdict()))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
     [done] = run_together([["-c", IN_FLIGHT]], [environment(2)])
     assert done.returncode == 0, done.stderr
@@ -316,7 +316,7 @@ def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits):
         assert jax.device_get(state.step) == 3 and np.isnan(jax.device_get(log.loss)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_second_start_compiles_nothing(run_script, tmp_path):
     misses, home = [], {"E3JAX_CACHE_DIR": str(tmp_path / "cache"), "JAX_EXPLAIN_CACHE_MISSES": "1"}
     env = environment(1, **home)
