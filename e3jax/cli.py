@@ -23,7 +23,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, files, gallery, images, operations, runtime
+from e3jax import checkpoint, files, gallery, images, operations, runtime, sheet
 from e3jax.estimator import E3Outlier, HealthWarning, mean_entropy
 from e3jax.images import InputError
 
@@ -296,13 +296,12 @@ def _printable(path) -> str:
 
 
 def views(asked: argparse.Namespace, console: Console) -> int:
-    try:
-        from e3jax import report
-    except ImportError as error:
-        raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
     bank, unreadable = images.read_files([asked.image], least=0)
     operation_set = operations.operation_set(asked.operations)
-    report.plot_views(asked.out, bank.images[0], operation_set)
+    try:
+        sheet.plot_views(asked.out, bank.images[0], operation_set)
+    except ModuleNotFoundError as error:
+        raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
     console.print(f"{len(operation_set)} views in {asked.out}")
     return 0
 

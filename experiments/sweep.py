@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from paper import figures, tables
 
-from e3jax import metrics, operations, report, scoring
+from e3jax import metrics, operations, scoring
 from e3jax.files import write_atomically
 
 COLUMNS = (
@@ -113,7 +114,7 @@ class Folder:
             sound = np.isfinite(values).all()
             measured = {
                 name: getattr(metrics, name)(values, is_outlier) if sound else float("nan")
-                for name in report.METRICS
+                for name in tables.METRICS
             }
             measured |= {c: v[method] if isinstance(v, dict) else v for c, v in extra.items()}
             rows.append(run._asdict() | {"method": method} | measured)
@@ -123,7 +124,9 @@ class Folder:
         )
         title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
         if np.isfinite(scores[run.method]).all():
-            report.plot_scores(self.runs / f"{run.name}.png", scores[run.method], is_outlier, title)
+            figures.plot_scores(
+                self.runs / f"{run.name}.png", scores[run.method], is_outlier, title
+            )
         # Last: where this file is, the run is done.
         text = json.dumps({"format": _FORMAT, "rows": rows}, indent=1)
         write_atomically(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
@@ -148,16 +151,16 @@ class Folder:
 
     def _write_tables(self) -> str:
         rows = self.rows()
-        table = report.markdown(rows)
+        table = tables.markdown(rows)
         write_csv(self.path / "results.csv", rows)
         write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
-        for key, group in report.comparable(rows).items():
+        for key, group in tables.comparable(rows).items():
             parts = [key.dataset, f"ratio{key.ratio:g}", *key[4:]]
             parts.append(f"{key.max_images}images" if key.max_images else "")
             name = "-".join(filter(None, parts)).replace(" ", "_")
             group = [row for row in group if row["method"] not in ("e3outlier-pl", "e3outlier-mp")]
             title = f"{key.dataset}, ρ = {key.ratio:.0%}, images from {key.source}"
-            report.plot_overview(self.path / f"{name}.png", group, title)
+            figures.plot_overview(self.path / f"{name}.png", group, title)
         return table
 
 
@@ -169,7 +172,7 @@ def read_csv(path: str | os.PathLike) -> list[dict]:
     for row in rows:
         for name in ("inlier_class", "seed", "n_inliers", "n_outliers"):
             row[name] = int(row[name])
-        for name in ("ratio", *report.METRICS):
+        for name in ("ratio", *tables.METRICS):
             row[name] = float(row[name])
         if row["pretext_accuracy"]:
             k = len(operations.paper_operations(row["operations"]))

@@ -29,7 +29,7 @@ ROOMS = (
     "estimator",
     "checkpoint",
     "gallery",
-    "report",
+    "sheet",
     "cli",
     "__main__",
 )
@@ -74,10 +74,10 @@ def packages_imported(path):
 def test_the_reader_of_imports_sees_every_form(tmp_path):
     path = tmp_path / "file.py"
     path.write_text(
-        "import e3jax.report as r\nfrom e3jax import scoring, train\n"
+        "import e3jax.sheet as r\nfrom e3jax import scoring, train\n"
         "def f():\n    from e3jax.baselines.cae import score\n    import flax.linen as nn\n"
     )
-    assert rooms_imported(path) == {"report", "scoring", "", "baselines"}
+    assert rooms_imported(path) == {"sheet", "scoring", "", "baselines"}
     assert packages_imported(path) == {"flax"}
 
 

@@ -1,0 +1,326 @@
+"""Figures of result rows, beside the paper's numbers: Figs. 1 b to 6."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from e3jax import training
+from e3jax.sheet import save_figure
+from paper import tables
+
+_INLIERS, _OUTLIERS = "#4477aa", "#ee6677"
+# Groups of images whose priority is recorded: label, colour, dashes.
+_GROUPS = {
+    "inliers": ("inliers", _INLIERS, ""),
+    "outliers": ("outliers", _OUTLIERS, ""),
+    "control_large": ("control: random 1 - ρ of the inliers", "#555555", (4, 2)),
+    "control_small": ("control: the other ρ of them", "#aa9900", (4, 2)),
+}
+_OPERATIONS, _RATIO = "RA+IA+PR", 0.1
+# Suffixes of protocols: the lengths of Fig. 6 a that are not the protocol's own, and Fig. 6 d.
+BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
+_LENGTHS = ("equal steps", "the paper's epochs")
+_IMAGES = ["dataset", "source", "max_images"]
+_REPRESENTATIONS = {"cae-if": "CAE", "ssd-if": "SSD"}
+_SCORES = {"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}
+# Names stand in this order on an axis, all others behind them.
+_ORDER = (*_REPRESENTATIONS.values(), *_SCORES.values(), "RA", "RA+IA", "RA+IA+PR")
+
+
+def file_name(*parts) -> str:
+    """A file name made of all parts that are not empty."""
+    return re.sub(r"[^\w.+=-]+", "_", "-".join(str(part) for part in parts if part)).strip("_")
+
+
+# --- Results of a sweep ------------------------------------------------------------------------
+
+
+def plot_scores(path: Path | str, scores: np.ndarray, is_outlier: np.ndarray, title: str) -> None:
+    """Draws normalised histograms of inliers' and outliers' scores [n], as Fig. 4 of the paper."""
+    figure = Figure(figsize=(5, 3))
+    _histograms(figure.add_subplot(title=title), scores, is_outlier)
+    save_figure(path, figure)
+
+
+def _histograms(axes: Axes, scores: np.ndarray, is_outlier: np.ndarray) -> None:
+    bins = np.linspace(scores.min(), scores.max() + 1e-9, 41)
+    for outlier, colour, name in ((False, _INLIERS, "inliers"), (True, _OUTLIERS, "outliers")):
+        group = scores[is_outlier == outlier]
+        share, label = np.full(len(group), 1 / max(len(group), 1)), f"{name} ({len(group)})"
+        axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
+    axes.set(xlabel="score (smaller = more outlying)", ylabel="share of the group")
+    axes.locator_params(axis="x", nbins=6)
+    axes.legend(frameon=False)
+
+
+def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
+    """Draws one overview per table of :func:`paper.tables.comparable`; returns the files."""
+    drawn = []
+    for key, runs in tables.comparable(rows).items():
+        size = f"{key.max_images}images" if key.max_images else ""
+        name = file_name(key.dataset, f"ratio{key.ratio:g}", *key[4:], size, key.source)
+        runs = runs[~runs["method"].isin(["e3outlier-pl", "e3outlier-mp"])]
+        title = f"{key.dataset}, ρ = {100 * key.ratio:g} %, images from {key.source}"
+        drawn.append(folder / f"{name}.png")
+        plot_overview(drawn[-1], runs, title)
+    return drawn
+
+
+def plot_overview(path: Path | str, runs: pd.DataFrame, title: str) -> None:
+    """Draws the AUROC of every method for every inlier class: one dot per run, bars are means.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      runs: with columns ``inlier_class``, ``method`` and ``auroc``, a fraction or NaN.
+      title: of the figure.
+    """
+    methods = tables.ordered(set(runs["method"]))
+    figure = Figure(figsize=(2.5 + 0.8 * runs["inlier_class"].nunique(), 3.4))
+    axes = figure.add_subplot(title=title, xlabel="inlier class", ylabel="AUROC (%)")
+    options = {"x": "inlier_class", "y": "auroc", "hue": "method", "hue_order": methods, "ax": axes}
+    runs = runs.assign(auroc=100 * runs["auroc"])
+    sns.barplot(runs, palette=_palette(methods), errorbar=None, saturation=1, **options)
+    black = {"palette": dict.fromkeys(methods, "black"), "size": 3, "legend": False}
+    sns.stripplot(runs, dodge=True, jitter=False, **black, **options)
+    axes.axhline(50, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="inlier class", ylabel="AUROC (%)", ylim=(0, 101))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    save_figure(path, figure)
+
+
+def _palette(names: Sequence[str]) -> dict[str, tuple]:
+    return dict(zip(names, sns.color_palette("tab20", len(names)), strict=True))
+
+
+# --- Figs. 1 b, 5 and 6: one factor at a time ----------------------------------------------------
+
+
+class Factor(NamedTuple):
+    """A figure of AUROC against a factor.
+
+    Attributes:
+      title: of the figure.
+      xlabel: what is on the x axis, see :func:`_places`.
+      series: the only series; "" where each run has its own.
+      varies: columns in which runs may differ from the protocol's own.
+    """
+
+    title: str
+    xlabel: str
+    series: str
+    varies: tuple[str, ...] = ()
+
+
+# By the name of the file.
+FIGURES = {
+    "fig1b-representations": Factor(
+        "Fig. 1 b: representations", "representation", "isolation forest"
+    ),
+    "fig5-ratios": Factor("Fig. 5: outlier ratio", "ρ (%)", "", ("ratio",)),
+    "fig6a-operations": Factor(
+        "Fig. 6 a: operations", "operations", "", ("operations", "protocol")
+    ),
+    "fig6b-networks": Factor("Fig. 6 b: network", "network", "NE", ("network",)),
+    "fig6c-scores": Factor("Fig. 6 c: score", "score", "E³Outlier"),
+    "fig6d-epochs": Factor("Fig. 6 d: epochs", "epochs", "NE", ("protocol",)),
+}
+
+
+def _places(runs: pd.DataFrame, factor: Factor) -> pd.DataFrame:
+    """The runs that have a place in a figure, with their x and, line by line, their series."""
+    method, e3outlier = runs["method"], runs["method"] == "e3outlier"
+    x = {
+        "representation": method.map(_REPRESENTATIONS),
+        "ρ (%)": 100 * runs["ratio"].mask(method.str.match("e3outlier-|cae-views|cae-64")),
+        "operations": runs["operations"].where(e3outlier),
+        "network": runs["network"].where(e3outlier),
+        "score": method.map(_SCORES),
+        "epochs": method.str.extract(r"^e3outlier-epoch(\d+)$")[0].astype(float),
+    }
+    runs = runs.assign(series=factor.series or method, x=x[factor.xlabel])
+    if factor.xlabel == "operations":
+        # A length in steps is the same for all sets, one in epochs is the paper's.
+        by_epochs = runs["protocol"].str.contains(f"^paper(?!.*{EQUAL_STEPS})|{BY_EPOCHS}$")
+        whole, own = runs["x"] == _OPERATIONS, by_epochs.map(dict(enumerate(_LENGTHS)))
+        runs["series"] = [_LENGTHS if w else o for w, o in zip(whole, own, strict=True)]
+    return runs.dropna(subset="x").explode("series")
+
+
+def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
+    """Draws every figure of FIGURES that the rows have something of, one file per protocol."""
+    runs, drawn = tables.frame(rows), []
+    folder.mkdir(parents=True, exist_ok=True)
+    runs["base"] = runs["protocol"].str.replace(
+        f"({BY_EPOCHS}|{EQUAL_STEPS}|{EPOCHS})$", "", regex=True
+    )
+    for protocol in sorted(set(runs["base"]) - {""}):
+        for name, factor in FIGURES.items():
+            of_protocol = runs[runs["base"].isin(["", protocol])]
+            if panels := factor_panels(of_protocol, protocol, factor):
+                drawn.append(folder / f"{file_name(name, protocol)}.png")
+                plot_factor(
+                    drawn[-1], panels, f"{factor.title}; protocol {protocol}", factor.xlabel
+                )
+    return drawn
+
+
+def factor_panels(runs: pd.DataFrame, protocol: str, factor: Factor) -> dict[str, pd.DataFrame]:
+    """One panel for each set of images in which the factor takes two values or more.
+
+    Different precisions and kinds of device have panels of their own. The points of a panel are
+    means over the classes that all of them have.
+
+    Args:
+      runs: see :func:`paper.tables.frame`, of this protocol, its variants and pixel methods.
+      protocol: the runs shown are the protocol's own, except for what the factor varies.
+      factor: what is on the x axis.
+
+    Returns:
+      By title: columns ``series``, ``x``, ``seed``, ``auroc`` and ``paper`` (percent, or NaN).
+    """
+    config = training.quick_config() if protocol.startswith("quick") else training.TrainConfig()
+    own = (protocol, config.network, _OPERATIONS, _RATIO)
+    for column, value in zip(("protocol", "network", "operations", "ratio"), own, strict=True):
+        if column not in factor.varies:
+            runs = runs[runs[column].isin(["", value])]
+    runs = _places(runs, factor)
+    runs["paper"] = [_paper(row, factor) for row in runs.to_dict("records")]
+    untrained, panels = runs[runs["protocol"] == ""], {}
+    for key, own in runs[runs["protocol"] != ""].groupby([*_IMAGES, "precision", "device_kind"]):
+        cells = tables.together(own, untrained[(untrained[_IMAGES] == list(key[:3])).all(axis=1)])
+        classes = set.intersection(*cells.groupby(["series", "x"])["inlier_class"].agg(set))
+        if cells["x"].nunique() < 2 or not classes:
+            continue
+        by_class = cells.groupby(["series", "x", "paper", "seed", "inlier_class"], dropna=False)
+        values = 100 * by_class["auroc"].mean().unstack()[sorted(classes)]
+        dataset, source, max_images, *how = key
+        size = [f"{max_images} images"] if max_images else []
+        title = f"{dataset}, {source}\n{', '.join(size + how)}\n{_classes(dataset, classes)}"
+        panels[title] = values.mean(axis=1, skipna=False).dropna().rename("auroc").reset_index()
+    return panels
+
+
+def _paper(row: dict, factor: Factor) -> float:
+    """The paper's AUROC at a run's place in a figure, or NaN."""
+    method = row["method"].replace("-epoch03", "")
+    other_network = "network" in factor.varies and row["network"] != training.TrainConfig().network
+    if other_network or row["operations"] not in ("", _OPERATIONS):
+        return np.nan
+    return tables.PAPER.get((row["dataset"], row["ratio"], method), (np.nan,))[0]
+
+
+def _classes(dataset: str, classes: set[int]) -> str:
+    every, some = tables.num_classes(dataset), ", ".join(map(str, sorted(classes)))
+    return "all classes" if len(classes) == every else f"class {some} of {every} classes"
+
+
+def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, xlabel: str) -> None:
+    """Draws AUROC against a factor, a panel per data set, as Figs. 5 and 6 of the paper.
+
+    Numbers are joined by lines, names are not. Bars are one standard deviation over seeds; hollow
+    diamonds are the paper's numbers.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      panels: see :func:`factor_panels`.
+      title: of the figure.
+      xlabel: the factor.
+    """
+    figure = Figure(figsize=(2.8 + 3.2 * len(panels), 3.8), layout="constrained")
+    figure.suptitle(title)
+    points = pd.concat(panels.values())
+    names = tables.ordered(set(points["series"]))
+    places = sorted(set(points["x"]), key=lambda x: (_ORDER.index(x) if x in _ORDER else 9, x))
+    numeric, shift = not isinstance(places[0], str), 0.5 * (len(names) > 1)
+    options = {"x": "x", "hue": "series", "hue_order": names, "palette": _palette(names)}
+    options |= {"native_scale": True} if numeric else {"order": places, "dodge": shift}
+    measured = {"errorbar": "sd", "capsize": 0.1, "markersize": 5, "linewidth": 1.5}
+    hollow = {"errorbar": None, "marker": "D", "linestyle": "none", "markerfacecolor": "none"}
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (heading, panel) in zip(drawn, panels.items(), strict=True):
+        line = "-" if numeric else "none"
+        sns.pointplot(panel, y="auroc", linestyle=line, ax=axes, **measured, **options)
+        handles, labels = axes.get_legend_handles_labels()
+        sns.pointplot(panel, y="paper", ax=axes, **hollow, **options)
+        axes.get_legend().remove()
+        axes.set_title(heading, size=9)
+        axes.set(xlabel=xlabel, ylabel="AUROC (%)" if axes is drawn[0] else "")
+        if not numeric:
+            axes.set_xlim(-0.6, len(places) - 0.4)
+            axes.tick_params(axis="x", labelsize=8)
+        # A difference of a tenth of a point is none, and must not look like one.
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))
+        axes.grid(axis="y", alpha=0.3)
+    handles += axes.plot([], [], "D", fillstyle="none", color="black")
+    labels += ["the paper (all classes)"]
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    save_figure(path, figure)
+
+
+# --- Figs. 2, 3 and 4: inlier priority ---------------------------------------------------------
+
+
+def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, title: str) -> None:
+    """Draws inlier priority on one page: Figs. 2, 3 and 4 of the paper, each with the control.
+
+    Lines are means over seeds, bands one standard deviation.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      points: columns ``seed``, ``step`` and QUANTITY_GROUP, for the quantities gradient_magnitude,
+        de_facto_update, leave_one_out_update and loss and the groups inliers, outliers,
+        control_large and control_small.
+      scores: columns ``pl`` and ``is_outlier``, one line per image and seed.
+      title: of the page.
+    """
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure.suptitle(title)
+    (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
+    # A batch has few outliers: what is a mean over a batch is averaged over 1/25 of the training.
+    part = points.groupby("seed").cumcount() // max(points["step"].nunique() // 25, 1)
+    smooth = points.groupby(["seed", part]).mean(numeric_only=True).reset_index("seed")
+    for axes, data, quantity, heading in (
+        (fig2, points, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
+        (fig3, smooth, "de_facto_update", "Fig. 3: mean de facto update"),
+        (others, smooth, "leave_one_out_update", "the same, by the other views of the batch"),
+        (loss, smooth, "loss", "mean loss (nats)"),
+    ):
+        axes.set_title(heading, size=10)
+        for group, (label, colour, dashes) in _GROUPS.items():
+            values = data[f"{quantity}_{group}"]
+            _line(axes, data["step"], values, color=colour, dashes=dashes, label=label)
+    of = {group: points[f"gradient_magnitude_{group}"] for group in _GROUPS}
+    control = of["control_large"] / of["control_small"]
+    _line(
+        ratio,
+        points["step"],
+        of["inliers"] / of["outliers"],
+        color="black",
+        label="inliers / outliers",
+    )
+    _line(ratio, points["step"], control, color="grey", label="control")
+    expected = 1 / scores["is_outlier"].mean() - 1
+    ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
+    ratio.set_title("ratio of Fig. 2", size=10)
+    for axes in (fig2, ratio, fig3, others, loss):
+        axes.set(xlabel="step", ylabel="", xlim=(0, points["step"].max()))
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+    for axes in (fig2, ratio):
+        axes.legend(frameon=False, fontsize=8)
+    _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
+    fig4.set_title("Fig. 4: PL scores after training", size=10)
+    fig4.set_xlabel("PL score (smaller = more outlying)")
+    save_figure(path, figure)
+
+
+def _line(axes: Axes, steps: pd.Series, values: pd.Series, **style) -> None:
+    band = {"errorbar": "sd", "err_kws": {"linewidth": 0}}
+    sns.lineplot(x=steps, y=values, ax=axes, legend=False, **band, **style)
