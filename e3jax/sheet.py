@@ -7,7 +7,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax import files, operations, training
+from e3jax import files, operations
+from e3jax.images import to_unit
 
 _COLUMNS = 12
 
@@ -27,7 +28,7 @@ def plot_views(
     """
     from matplotlib.figure import Figure
 
-    unit = training.to_unit(jnp.asarray(image))
+    unit = to_unit(jnp.asarray(image))
     views = np.clip((operations.all_views(operation_set, unit[None])[0] + 1) / 2, 0, 1)
     views = np.broadcast_to(views, (*views.shape[:3], 3))  # grey as RGB
     members = {}

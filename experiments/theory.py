@@ -38,7 +38,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from e3jax import datasets, operations, priority, training
+from e3jax import datasets, operations, priority
+from e3jax.images import to_unit
 from e3jax.sheet import save_figure
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
@@ -219,7 +220,7 @@ def measure(case: Case, operation_set, initialisations: int) -> list[dict[str, A
 
     chosen = np.array([operation_set.names.index(name) for name in OPERATIONS])
     labels = chosen.repeat(len(data.images))
-    images = jnp.tile(training.to_unit(jnp.asarray(data.images)), (len(chosen), 1, 1, 1))
+    images = jnp.tile(to_unit(jnp.asarray(data.images)), (len(chosen), 1, 1, 1))
     views = jax.jit(operations.views_of)(operation_set, images, labels).reshape(len(labels), -1)
     keys = jax.random.split(jax.random.key(0), initialisations)
     every = (views, labels, np.tile(groups, len(chosen)))
