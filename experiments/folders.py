@@ -24,7 +24,7 @@ from paper.tables import table
 from PIL import Image
 from rich.console import Console
 
-from e3jax import aupr_out, auroc, datasets, runtime
+from e3jax import datasets, metrics, runtime
 
 COLUMNS = (
     "case,dataset,source,inlier_classes,n_inliers,n_outliers,seed,auroc,aupr_out,precision,"
@@ -107,8 +107,8 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
     )
     return folder.row | {
         "source": data.source,
-        "auroc": auroc(normality, truth),
-        "aupr_out": aupr_out(normality, truth),
+        "auroc": metrics.auroc(normality, truth),
+        "aupr_out": metrics.aupr_out(normality, truth),
         "precision": truth[:n].mean(),
         "found_in_twice": truth[: 2 * n].sum() / n,
         "seconds": seconds,
