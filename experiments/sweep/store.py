@@ -1,0 +1,249 @@
+"""A folder of results: one atomic pair of files per finished run, tables and figures made of them.
+
+``folder/runs/NAME.json`` says what was run and what came out, ``NAME.npz`` holds every image's
+scores, so that any metric can be computed again. A run is finished exactly if its JSON file is
+there. ``NAME.lock`` is there while a command works on the run, ``NAME.state`` holds an unfinished
+training, ``NAME.failed`` the traceback of a run that failed.
+"""
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
+
+from e3jax import metrics, report, scoring
+from e3jax.files import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+COLUMNS = (
+    "dataset,source,method,network,operations,inlier_class,ratio,seed,train_seed,protocol,"
+    "max_images,n_inliers,n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,"
+    "score_seconds,device,precision,versions,commit"
+).split(",")
+# What a run is told by in tables: of runs that share all of it, the one finished last counts.
+_IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
+_INTEGERS = ("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class Folder:
+    """A results folder; any number of commands, on any number of machines, may use it at once."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.runs = self.path / "runs"
+        self.runs.mkdir(parents=True, exist_ok=True)
+
+    def finished(self) -> set[str]:
+        """Names of the finished runs, by one listing; removes what a kill left beside them."""
+        files = os.listdir(self.runs)
+        done = {file.removesuffix(".json") for file in files if file.endswith(".json")}
+        for file in files:
+            name = re.sub(r"\.\w+\.\w+\.partial$|\.(state|failed|lock)$", "", file)
+            if name != file and name in done:
+                self._remove(file)
+        return done
+
+    def _remove(self, file: str) -> None:
+        shutil.rmtree(self.runs / file, ignore_errors=True)  # does nothing to what is no folder
+        if not (self.runs / file).is_dir():
+            (self.runs / file).unlink(missing_ok=True)
+
+    def is_finished(self, run: Run) -> bool:
+        return (self.runs / f"{run.name}.json").exists()
+
+    def state(self, run: Run) -> Path:
+        """Where a run keeps the state of its training while it is not finished."""
+        return self.runs / f"{run.name}.state"
+
+    def lock(self, run: Run) -> IO | None:
+        """Takes a run for this command; None if another has it. See :meth:`unlock`.
+
+        The lock is the operating system's, which frees it when the process ends, however it ends.
+        """
+        path = self.runs / f"{run.name}.lock"
+        while True:
+            file = open(path, "ab")
+            try:
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who had it may have removed the file between our two calls.
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            except BlockingIOError:
+                file.close()
+                return None
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                warnings.warn(f"no locks in {self.runs}: use one command, or --shard", stacklevel=2)
+                return file
+            file.close()
+
+    def unlock(self, run: Run, lock: IO) -> None:
+        (self.runs / f"{run.name}.lock").unlink(missing_ok=True)
+        lock.close()
+
+    def fail(self, run: Run, error: BaseException) -> str:
+        """Keeps an error's traceback until the run is done; returns the error in one line."""
+        text = "".join(traceback.format_exception(error)).encode()
+        write_atomically(self.runs / f"{run.name}.failed", lambda file: file.write(text))
+        error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
+        line = (str(error).strip() or "no message").splitlines()[0]
+        return f"{type(error).__name__}: {line}"
+
+    def finish(
+        self, run: Run, scores: dict[str, np.ndarray], is_outlier, ids, measured: dict[str, Any]
+    ) -> list[dict]:
+        """Writes a run's files and returns its rows, one for each name in ``scores``.
+
+        Args:
+          run: what was done.
+          scores: [n] by method, smaller = more outlying; the run's own method is drawn.
+          is_outlier: bool [n].
+          ids: int [n], of the images in their data set.
+          measured: further columns: values, or dictionaries of values by method.
+        """
+        rows = []
+        for method, values in scores.items():
+            row = run.columns | {"method": method}
+            row |= {c: v[method] if isinstance(v, dict) else v for c, v in measured.items()}
+            sound = np.isfinite(values).all()
+            for name in report.METRICS:
+                row[name] = getattr(metrics, name)(values, is_outlier) if sound else float("nan")
+            rows.append(row)
+        write_atomically(
+            self.runs / f"{run.name}.npz",
+            lambda file: np.savez_compressed(file, is_outlier=is_outlier, ids=ids, **scores),
+        )
+        if np.isfinite(own := scores[run.method]).all():
+            title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
+            report.plot_scores(self.runs / f"{run.name}.png", own, is_outlier, title)
+        # Last: where this file is, the run is finished.
+        text = json.dumps({"format": FORMAT, "finished": time.time(), "rows": rows}, indent=1)
+        write_atomically(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
+        for file in (f"{run.name}.state", f"{run.name}.failed"):
+            self._remove(file)
+        return rows
+
+    def rows(self) -> list[dict]:
+        """The rows of all finished runs, as :func:`read_csv` gives them."""
+        by_identity, found = {}, []
+        for file in os.listdir(self.runs):
+            if file.endswith(".json"):
+                with open(self.runs / file, "rb") as opened:
+                    found.append(json.load(opened))
+        for run in sorted(found, key=lambda run: run.get("finished", 0)):
+            rows = [_migrate(row) for row in run["rows"]]
+            by_identity |= {tuple(str(row[c]) for c in _IDENTITY): row for row in rows}
+        return _read(io.StringIO(_csv([by_identity[key] for key in sorted(by_identity)], COLUMNS)))
+
+    def write_tables(self) -> str:
+        """Builds results.csv, results.md and a figure per table from all finished runs."""
+        while True:
+            names = {file for file in os.listdir(self.runs) if file.endswith(".json")}
+            table = self._write_tables()
+            # Another command may have finished meanwhile, with a table of its own already written.
+            if names == {file for file in os.listdir(self.runs) if file.endswith(".json")}:
+                return table
+
+    def _write_tables(self) -> str:
+        rows = self.rows()
+        table = report.markdown(rows)
+        write_csv(self.path / "results.csv", rows)
+        write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
+        for key, group in report.comparable(rows).items():
+            parts = [key.dataset, f"ratio{key.ratio:g}", *key[4:]]
+            parts += [f"{key.max_images}images" if key.max_images else "", key.source]
+            name = re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, parts)))
+            group = [row for row in group if row["method"] not in ("e3outlier-pl", "e3outlier-mp")]
+            title = f"{key.dataset}, ρ = {key.ratio:.0%}, images from {key.source}"
+            report.plot_overview(self.path / f"{name}.png", group, title)
+        return table
+
+
+# --- Tables as CSV ---------------------------------------------------------------------------
+
+
+def read_csv(path: str | os.PathLike) -> list[dict]:
+    """The rows of a results.csv of any age, numbers as numbers, warnings told again from them."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return _read(file)
+
+
+def _read(file: IO[str]) -> list[dict]:
+    rows = [_migrate(row) for row in csv.DictReader(file)]
+    for row in rows:
+        row |= {name: int(row[name]) for name in _INTEGERS}
+        row |= {name: float(row[name]) for name in ("ratio", *report.METRICS)}
+        row["max_images"] = int(row["max_images"]) if row["max_images"] else None
+        row["warning"] = _warning(row)
+    return rows
+
+
+def _warning(row: dict) -> str:
+    """What is wrong with a row's scores, as far as its columns show."""
+    shares = np.array([row["n_inliers"], row["n_outliers"]])
+    of_equal_scores = (0.5, *(1 + shares / shares.sum()) / 2)
+    found = np.array([row[name] for name in report.METRICS])
+    scores = np.array([0, 0 if np.allclose(found, of_equal_scores, atol=1e-5) else 1 + found[0]])
+    if (warning := scoring.check_scores(scores)) or not row["pretext_accuracy"]:
+        return warning
+    return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
+
+
+def _migrate(row: dict) -> dict:
+    """With the columns that older rows do not have; what they were is told by the others."""
+    quick = row["protocol"].startswith("quick")
+    size = int(row["n_inliers"]) + int(row["n_outliers"])
+    older = {
+        "precision": "bfloat16" if "bfloat16" in row["protocol"] else "float32",
+        "train_seed": row["seed"],
+        "max_images": QUICK_IMAGES if quick or size == QUICK_IMAGES else None,
+    }
+    return older | row
+
+
+def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
+    """Adds rows to a CSV file, whole or not at all; older columns stay, what is missing is empty."""
+    old, columns = [], list(columns)
+    if os.path.exists(path):
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            old = list(reader)
+            columns += [name for name in reader.fieldnames or () if name not in columns]
+    write_csv(path, [*old, *rows], columns)
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
+    """Writes these columns of rows, whole or not at all, floats with six digits."""
+    text = _csv(rows, list(columns))
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _csv(rows: Sequence[dict], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (row.get(name, "") for name in columns)
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    return text.getvalue()
