@@ -19,10 +19,11 @@ from typing import NamedTuple
 import command
 import numpy as np
 import pandas as pd
-import sweep
 from paper.tables import table
 from PIL import Image
 from rich.console import Console
+from sweep import store
+from sweep.provenance import provenance
 
 from e3jax import datasets, metrics, runtime
 
@@ -172,9 +173,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         for name in sorted({folder.dataset for folder in todo})
     }
     for folder in command.progress(todo, "folders", console):
-        row = measure(folder, data[folder.dataset]) | sweep.provenance()
+        row = measure(folder, data[folder.dataset]) | provenance()
         rows.append(row)
-        sweep.write_csv(args.out, rows, COLUMNS)
+        store.write_csv(args.out, rows, COLUMNS)
         where = " ".join(map(str, folder.row.values()))
         console.print(f"{where}: AUROC {row['auroc']:.1%}, {row['seconds']:.0f} s")
 

@@ -32,11 +32,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import runtime
-import sweep
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from sweep import flags, store
+from sweep.provenance import provenance
 
 from e3jax import datasets, operations, priority
 from e3jax.images import to_unit
@@ -97,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
     add("--ratios", type=float, nargs="+", default=ratios, help="outliers' shares of the set")
     add("--initialisations", type=int, default=200, help="of the network, at least 10 (200)")
-    add("--hidden", type=runtime.positive, default=64, help="units L (64)")
+    add("--hidden", type=flags.positive, default=64, help="units L (64)")
     add("--results-dir", default="runs/theory", help="for theory.csv, .png, .pdf (runs/theory)")
     args = parser.parse_args()
     if args.initialisations < 10:
@@ -335,11 +335,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cases = [*real_cases(args, console.print), *synthetic_cases(args)]
     console.print(f"Plan: {len(cases)} sets")
-    where = {"device": jax.devices()[0].device_kind} | sweep.provenance()
+    where = {"device": jax.devices()[0].device_kind} | provenance()
     rows = []
     for case in command.progress(cases, "sets", console):
         rows += [r | where for r in measure(case, operation_set, args.initialisations)]
-    sweep.write_csv(folder / "theory.csv", rows, COLUMNS)
+    store.write_csv(folder / "theory.csv", rows, COLUMNS)
     for kind in ("png", "pdf"):
         save_figure(folder / f"theory.{kind}", draw(pd.DataFrame(rows)))
     console.print(f"{len(rows)} rows and the figure are in {folder}/")

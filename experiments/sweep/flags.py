@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable
 
 import jax
-from sweep import engines
-from sweep.plan import OPERATIONS, QUICK_IMAGES, Protocol
 
 from e3jax import datasets, devices
+from sweep import engines
+from sweep.plan import OPERATIONS, QUICK_IMAGES, Protocol
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
+from paper import figures, tables
 
-from e3jax import metrics, report, scoring
+from e3jax import metrics, scoring
 from e3jax.files import write_atomically
+from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 
 try:
     import fcntl
@@ -127,7 +128,7 @@ class Folder:
             row = run.columns | {"method": method}
             row |= {c: v[method] if isinstance(v, dict) else v for c, v in measured.items()}
             sound = np.isfinite(values).all()
-            for name in report.METRICS:
+            for name in tables.METRICS:
                 row[name] = getattr(metrics, name)(values, is_outlier) if sound else float("nan")
             rows.append(row)
         write_atomically(
@@ -136,7 +137,7 @@ class Folder:
         )
         if np.isfinite(own := scores[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
-            report.plot_scores(self.runs / f"{run.name}.png", own, is_outlier, title)
+            figures.plot_scores(self.runs / f"{run.name}.png", own, is_outlier, title)
         # Last: where this file is, the run is finished.
         text = json.dumps({"format": FORMAT, "finished": time.time(), "rows": rows}, indent=1)
         write_atomically(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
@@ -167,16 +168,10 @@ class Folder:
 
     def _write_tables(self) -> str:
         rows = self.rows()
-        table = report.markdown(rows)
+        table = tables.markdown(rows)
         write_csv(self.path / "results.csv", rows)
         write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
-        for key, group in report.comparable(rows).items():
-            parts = [key.dataset, f"ratio{key.ratio:g}", *key[4:]]
-            parts += [f"{key.max_images}images" if key.max_images else "", key.source]
-            name = re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, parts)))
-            group = [row for row in group if row["method"] not in ("e3outlier-pl", "e3outlier-mp")]
-            title = f"{key.dataset}, ρ = {key.ratio:.0%}, images from {key.source}"
-            report.plot_overview(self.path / f"{name}.png", group, title)
+        figures.draw_overviews(self.path, rows)
         return table
 
 
@@ -193,7 +188,7 @@ def _read(file: IO[str]) -> list[dict]:
     rows = [_migrate(row) for row in csv.DictReader(file)]
     for row in rows:
         row |= {name: int(row[name]) for name in _INTEGERS}
-        row |= {name: float(row[name]) for name in ("ratio", *report.METRICS)}
+        row |= {name: float(row[name]) for name in ("ratio", *tables.METRICS)}
         row["max_images"] = int(row["max_images"]) if row["max_images"] else None
         row["warning"] = _warning(row)
     return rows
@@ -203,7 +198,7 @@ def _warning(row: dict) -> str:
     """What is wrong with a row's scores, as far as its columns show."""
     shares = np.array([row["n_inliers"], row["n_outliers"]])
     of_equal_scores = (0.5, *(1 + shares / shares.sum()) / 2)
-    found = np.array([row[name] for name in report.METRICS])
+    found = np.array([row[name] for name in tables.METRICS])
     scores = np.array([0, 0 if np.allclose(found, of_equal_scores, atol=1e-5) else 1 + found[0]])
     if (warning := scoring.check_scores(scores)) or not row["pretext_accuracy"]:
         return warning
