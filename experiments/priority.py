@@ -7,6 +7,7 @@ Finished trainings are kept: the same command again does what is missing.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
@@ -20,17 +21,16 @@ import pandas as pd
 from paper.figures import file_name, plot_priority
 from paper.tables import priority_table
 from rich.console import Console
-from sweep import curves, flags, store
-from sweep.plan import Run
+from sweep import curves, flags, plan, store
+from sweep.methods import METHODS
 from sweep.progress import Bar, Meter
 from sweep.provenance import provenance
 
-from e3jax import devices, files, fitting, metrics, networks, priority, scoring
-from e3jax.methods import E3OUTLIER
+from e3jax import devices, files, fitting, metrics, priority, scoring
+from e3jax.training import TrainConfig
 
 _EVERY, _ROUNDS = 50, 9  # of --overhead
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
-_HALVES = {"half1": slice(0, 1), "half2": slice(1, 2)}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,29 +60,177 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Study:
-    """What a command records: one case per inlier class, one training per case and seed."""
+    """What a command records: one training per inlier class and seed.
+
+    Every training is a run of the benchmark with a probe, and has its file in ``folder/runs``.
+    """
 
     def __init__(self, args: argparse.Namespace, console: Console):
-        self.args, self.folder, self.say = args, args.results_dir, console.print
-        self.dataset = flags.load(args, console.print)
-        protocol, self.mesh = flags.protocol(args), devices.device_mesh()
-        self.config = protocol.e3outlier_config(E3OUTLIER, self.dataset.images.shape[-1] == 1)
-        kind = self.mesh.devices.flat[0].device_kind
-        self.device = f"{self.mesh.size} x {kind}"
+        self.args, self.console, self.folder = args, console, args.results_dir
+        self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
         self.views = max(args.probe_views // self.mesh.size, 1) * self.mesh.size
-        config, columns = self.config, {"network": self.config.network, "max_images": protocol.max_images}
-        columns |= {"dataset": self.dataset.name, "source": self.dataset.source, "ratio": args.ratio}
-        columns |= {"protocol": protocol.name, "operations": config.operations, "method": "e3outlier"}
-        recorded = {"every": args.every, "views": self.views, "device": kind}
-        columns |= {"config": config._asdict(), "constants": recorded}
-        self.cases = {
-            c: [Run(inlier_class=c, data_seed=s, train_seed=s, **columns) for s in range(args.seeds)]
-            for c in args.inlier_class
-        }
-        self.how = (
-            *(protocol.name, config.network, config.operations),
-            f"{protocol.max_images}images" if protocol.max_images else "",
-            *(f"every{args.every}", f"{self.views}views", f"{args.seeds}seeds", kind),
-            self.dataset.source,
+        self.kind = self.mesh.devices.flat[0].device_kind
+        variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
+        runs = plan.grid(self.dataset, [variant], METHODS, args.seeds, args.inlier_class)
+        # What a training is told by besides: its file must not be another one's.
+        recorded = {"every": args.every, "probe_views": self.views, "device": self.kind}
+        self.runs = [dataclasses.replace(run, constants=recorded) for run in runs]
+        self.config = TrainConfig(**runs[0].config)
+        # Complains now about a class or a ratio, not after an hour.
+        self.n = max(len(run.draw(self.dataset).images) for run in runs)
+        self.num_steps = self.config.num_steps(self.n)
+
+    def path(self, run: plan.Run) -> Path:
+        return self.folder / "runs" / f"{run.name}.json"
+
+    def announce(self, todo: int) -> None:
+        run, config, say = self.runs[0], self.config, self.console.print
+        say(f"Data: {run.dataset} from {run.source}, sets of up to {self.n} images")
+        say(
+            f"Protocol: {run.protocol} ({config.network}, {config.optimizer}, {self.num_steps} "
+            f"steps of {config.batch(self.n)} views); a point every {self.args.every} steps, "
+            f"gradient magnitudes on {self.views} views"
         )
-...
+        say(f"Device: {self.mesh.size} x {self.kind}")
+        say(f"Plan: {len(self.runs)} trainings, {len(self.runs) - todo} of them finished before")
+
+    def record(self) -> None:
+        """Does the trainings that are missing; draws a page per class and tables them all."""
+        todo = [run for run in self.runs if not self.path(run).exists()]
+        self.announce(len(todo))
+        with Meter(self.console, self.num_steps * len(todo), len(todo)) as meter:
+            for run in todo:
+                self.train(run, meter.start(run.title, self.num_steps))
+        rows = []
+        for inlier_class in self.args.inlier_class:
+            rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
+        store.write_csv(self.folder / f"{self.case(self.runs)}-summary.csv", rows, rows[0])
+        print(priority_table(pd.DataFrame(rows)))
+        self.console.print(f"Pages, points and scores are in {self.folder}/")
+
+    def train(self, run: plan.Run, bar: Bar) -> None:
+        """Does one training and keeps its points and scores."""
+        data, config, logs = run.draw(self.dataset), self.config, []
+        groups = curves.split_groups(data.is_outlier, run.data_seed)
+        views = (data.images, groups, config.k, self.views, run.data_seed)
+        fitted = fitting.fit(
+            run.key,
+            data.images,
+            config=config,
+            mesh=self.mesh,
+            on_progress=lambda stage, done, total: bar.update(done),
+            on_log=lambda step, log: logs.append(log.probe),
+            probe=priority.make_probe(config.network, config.k, config.precision),
+            probe_every=self.args.every,
+            probe_data=curves.probe_set(*views),
+        )
+        log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
+        steps, values = curves.series(log, groups)
+        evaluation = fitting.score(fitted, data.images, mesh=self.mesh)
+        scores = {"is_outlier": data.is_outlier.astype(int), "pl": evaluation.mean("pl")}
+        points = {
+            f"{quantity}_{group}": of_groups[:, g]
+            for quantity, of_groups in values.items()
+            for g, group in enumerate(curves.GROUPS)
+        }
+        made = {"device": f"{self.mesh.size} x {self.kind}"} | provenance()
+        outcome = {"points": {"step": steps} | points, "scores": scores, "made": made}
+        text = json.dumps(outcome, default=lambda array: array.tolist())
+        self.path(run).parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(self.path(run), lambda file: file.write(text.encode()))
+        auroc = metrics.auroc(scores["pl"], data.is_outlier)
+        bar.finish(f"{run.title}: PL AUROC {auroc:.1%}", scoring.check_fit(evaluation))
+
+    def case(self, runs: list[plan.Run]) -> str:
+        """The name of a case's files: all that distinguishes it from others."""
+        args, run = self.args, runs[0]
+        classes = "+".join(str(c) for c in dict.fromkeys(run.inlier_class for run in runs))
+        size = f"{run.max_images}images" if run.max_images else ""
+        what = (f"class{classes}", f"ratio{run.ratio:g}", run.protocol, run.network, run.operations)
+        how = (f"every{args.every}", f"{self.views}views", f"{args.seeds}seeds", self.kind)
+        return file_name(run.dataset, *what, size, *how, run.source)
+
+    def draw(self, runs: list[plan.Run]) -> list[dict]:
+        """Writes the page of a case and its points and scores; returns a row per training."""
+        points, scores, rows = [], [], []
+        for run in runs:
+            outcome = json.loads(self.path(run).read_text())
+            of_run, made = {c: run.columns[c] for c in _CASE}, outcome["made"]
+            points.append(pd.DataFrame(of_run | outcome["points"] | made))
+            scores.append(pd.DataFrame({"seed": run.data_seed} | outcome["scores"]))
+            rows.append(of_run | summary(points[-1], scores[-1]) | made)
+        case, points, scores = self.folder / self.case(runs), pd.concat(points), pd.concat(scores)
+        store.write_csv(f"{case}.csv", points.to_dict("records"), points)
+        store.write_csv(f"{case}-scores.csv", scores.to_dict("records"), scores)
+        title = (
+            f"{run.dataset}, class {run.inlier_class} as inliers, ρ = {100 * run.ratio:g} %, "
+            f"{run.network}, {len(runs)} seed(s)"
+        )
+        for suffix in ("png", "pdf"):
+            plot_priority(f"{case}.{suffix}", points, scores, title)
+        return rows
+
+    def measure_overhead(self) -> None:
+        """Adds a row to recording.csv: how much longer training takes with recording, in turns."""
+        self.announce(0)
+        data = self.runs[0].draw(self.dataset)
+        config = self.config._replace(steps=_EVERY * (_ROUNDS + 1))
+        probe_set = curves.TensorBoardWriter(None, config, data, self.mesh.size).probe_set
+        probe = priority.make_probe(config.network, config.k, config.precision)
+        recording = {"probe": probe, "probe_every": _EVERY, "probe_data": probe_set}
+        fitted, seconds = {}, np.empty((_ROUNDS + 1, 2))
+        for number, recorded in itertools.product(range(_ROUNDS + 1), (False, True)):
+            began = time.monotonic()
+            fitted[recorded] = fitting.fit(
+                jax.random.key(0),
+                data.images,
+                config=config,
+                mesh=self.mesh,
+                start=fitted.get(recorded),
+                until=_EVERY * (number + 1),
+                **(recording if recorded else {}),
+            )
+            seconds[number, int(recorded)] = time.monotonic() - began
+            if recorded:
+                self.console.print(f"[{number}/{_ROUNDS}] {'measured' if number else 'compiled'}")
+        low, middle, high = np.percentile(seconds[1:, 1] / seconds[1:, 0], [25, 50, 75])
+        row = {
+            "network": config.network,
+            "batch_size": config.batch_size,
+            "every": _EVERY,
+            "probe_views": len(probe_set.labels),
+            "rounds": _ROUNDS,
+            **{"time_ratio": middle, "quartile_1": low, "quartile_3": high},
+            "device": f"{self.mesh.size} x {self.kind}",
+        } | provenance()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        store.append_rows(self.folder / "recording.csv", row, [row])
+        print(f"recording makes training take {middle:.3f} times as long ({low:.3f} to {high:.3f})")
+
+
+def summary(points: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
+    """Ratios of gradient magnitudes, and means of the rest over both halves of a training."""
+    parts, found = {"half1": points[: len(points) // 2], "half2": points[len(points) // 2 :]}, {}
+    pairs = {"": ("inliers", "outliers"), "_control": ("control_large", "control_small")}
+    for name, (a, b) in pairs.items():
+        for part, of_part in ({"start": points[:1]} | parts).items():
+            ratio = of_part[f"gradient_magnitude_{a}"] / of_part[f"gradient_magnitude_{b}"]
+            found[f"magnitude_ratio{name}_{part}"] = ratio.mean()
+    for quantity, (part, of_part) in itertools.product(curves.QUANTITIES[1:], parts.items()):
+        for name, group in {"inliers": "", "outliers": "", "control": "_small"}.items():
+            found[f"{quantity}_{name}_{part}"] = of_part[f"{quantity}_{name}{group}"].mean()
+    return found | {"pl_auroc": metrics.auroc(scores["pl"], scores["is_outlier"].astype(bool))}
+
+
+def main() -> int:
+    args = parse_arguments()
+
+    def work(console: Console) -> None:
+        study = Study(args, console)
+        study.measure_overhead() if args.overhead else study.record()
+
+    return command.run(work, "Finished trainings are kept; the same command continues.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -254,3 +254,36 @@ def table(head: Sequence, lines: Iterable[Sequence]) -> str:
     return "\n".join(
         f"| {' | '.join(map(str, line))} |" for line in [head, ["---"] * len(head), *lines]
     )
+
+
+def priority_table(trainings: pd.DataFrame) -> str:
+    """Means over trainings with 95 % intervals, and differences of pairs, training by training.
+
+    Args:
+      trainings: the summary that ``priority.py`` writes: columns QUANTITY_start, QUANTITY_half1,
+        QUANTITY_half2, and ``pl_auroc``.
+    """
+    parts, table_of = ("start", "half1", "half2"), trainings.copy()
+    names = list(dict.fromkeys(c.rpartition("_")[0] for c in trainings if c.endswith(parts)))
+    pairs = [(name, name.replace("_inliers", "_outliers")) for name in names if "_inliers" in name]
+    for a, b in [("magnitude_ratio", "magnitude_ratio_control"), *pairs]:
+        names.append(f"{a} - {b}")
+        for part in parts:
+            if f"{a}_{part}" in trainings:
+                difference = trainings[f"{a}_{part}"] - trainings[f"{b}_{part}"]
+                table_of[f"{names[-1]}_{part}"] = difference
+    lines = [
+        [name, *(_interval(table_of.get(f"{name}_{part}")) for part in parts)] for name in names
+    ]
+    lines.append(["PL AUROC after training", "", "", _interval(trainings["pl_auroc"])])
+    lines = [[name.replace("_", " "), *values] for name, *values in lines]
+    return table(
+        [f"mean of {len(trainings)} training(s)", "start", "first half", "second half"], lines
+    )
+
+
+def _interval(values: pd.Series | None) -> str:
+    if values is None:
+        return ""
+    mean, low, high = mean_and_interval(values)
+    return f"{mean:.3g} ({low:.3g} to {high:.3g})" if len(values) > 1 else f"{mean:.3g}"
