@@ -100,7 +100,7 @@ class Study:
         self.announce(len(todo))
         with Meter(self.console, self.num_steps * len(todo), len(todo)) as meter:
             for run in todo:
-                self.train(run, meter.start(run.title, self.num_steps))
+                self.train(run, Bar(meter, run.title, self.num_steps))
         rows = []
         for inlier_class in self.args.inlier_class:
             rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
@@ -114,11 +114,11 @@ class Study:
         groups = curves.split_groups(data.is_outlier, run.data_seed)
         views = (data.images, groups, config.k, self.views, run.data_seed)
         fitted = fitting.fit(
-            run.key,
+            jax.random.fold_in(jax.random.key(run.train_seed), run.inlier_class),
             data.images,
             config=config,
             mesh=self.mesh,
-            on_progress=lambda stage, done, total: bar.update(done),
+            on_progress=bar.on_progress,
             on_log=lambda step, log: logs.append(log.probe),
             probe=priority.make_probe(config.network, config.k, config.precision),
             probe_every=self.args.every,

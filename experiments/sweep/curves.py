@@ -5,6 +5,7 @@ probe only weighs its fixed views by them, all else is averaged after the steps 
 """
 
 import importlib.util
+import itertools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import datasets, priority, training
+from e3jax.training import TrainConfig
 
 # The control splits the inliers at random as the set is split: what shows there is group size.
 GROUPS = ("inliers", "outliers", "control_large", "control_small")
@@ -106,26 +108,19 @@ class TensorBoardWriter:
 
     Args:
       folder: of the event files, where a training that continues adds one; None writes nothing.
-      config: of the training, for its learning rate.
       data: the images of the training, and which of them are outliers.
-      k: operations.
+      config: of the training.
       devices: of the training.
     """
 
     def __init__(
-        self,
-        folder: Path | None,
-        config: training.TrainConfig,
-        data: datasets.Contaminated,
-        k: int,
-        devices: int,
+        self, folder: Path | None, data: datasets.Contaminated, config: TrainConfig, devices: int
     ):
-        n = len(data.images)
-        self.views_per_step, self.num_steps = config.batch(n, k), config.num_steps(n, k)
-        self.rate = training.learning_rate(config)
+        n, self.rate = len(data.images), training.learning_rate(config)
+        self.views_per_step, self.num_steps = config.batch(n), config.num_steps(n)
         self.groups = split_groups(data.is_outlier, 0)
         views = max(_PROBE_VIEWS // devices, 1) * devices
-        self.probe_set = probe_set(data.images, self.groups, k, views, 0)
+        self.probe_set = probe_set(data.images, self.groups, config.k, views, 0)
         self.writer, self.last = None, time.monotonic()
         if folder:
             from tensorboard.summary import Writer
@@ -136,23 +131,21 @@ class TensorBoardWriter:
         """Adds the log of some steps, the last of them ``step - 1``."""
         if self.writer is None:
             return
-        now = time.monotonic()
+        now, last = time.monotonic(), step - 1
         seconds, self.last = now - self.last, now
-        values = {name: np.mean(values) for name, values in ({"loss": log.loss} | log.metrics).items()}
-        values["learning_rate"] = self.rate(np.int32(step - 1), np.int32(self.num_steps))
+        values = {name: np.mean(a) for name, a in [("loss", log.loss), *log.metrics.items()]}
+        values["learning_rate"] = self.rate(np.int32(last), np.int32(self.num_steps))
         values["views_per_second"] = len(log.loss) * self.views_per_step / seconds
-        for name, value in values.items():
-            self.writer.add_scalar(f"training/{name}", float(value), step - 1)
+        points = [(f"training/{name}", last, value) for name, value in values.items()]
         if isinstance(log.probe, priority.PriorityLog):
-            self._write_curves(series(log.probe, self.groups))
+            curves = series(log.probe, self.groups)
+            for (quantity, of), g in itertools.product(curves.values.items(), (0, 1)):
+                tag = f"{quantity}/{GROUPS[g]}"
+                points += [(tag, *pair) for pair in zip(curves.steps, of[:, g], strict=True)]
+        for tag, at, value in points:
+            if np.isfinite(value):
+                self.writer.add_scalar(tag, float(value), int(at))
         self.writer.flush()
-
-    def _write_curves(self, curves: PriorityCurves) -> None:
-        for quantity, points in curves.values.items():
-            for group, values in zip(GROUPS[:2], points.T[:2], strict=True):
-                for at, value in zip(curves.steps, values, strict=True):
-                    if np.isfinite(value):
-                        self.writer.add_scalar(f"{quantity}/{group}", float(value), int(at))
 
     def close(self) -> None:
         if self.writer:

@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from e3jax import datasets, operations
+from e3jax import datasets
+from e3jax.methods import E3OUTLIER, Method
 from e3jax.training import TrainConfig
 
 QUICK_IMAGES = 500
@@ -21,13 +22,13 @@ FORMAT = 3
 # Always part of a run's key. An option that TrainConfig gains later is part of it where it differs
 # from its default, so it renames no finished run; whoever changes such a default adds it here.
 _KEYED = (
-    *("network", "operations", "optimizer", "learning_rate", "schedule", "weight_decay"),
-    *("batch_size", "steps", "epochs", "precision"),
-)
+    "network,operations,optimizer,learning_rate,schedule,weight_decay,batch_size,steps,epochs,"
+    "precision"
+).split(",")
 
 
 class Protocol(NamedTuple):
-    """How runs are done, whatever their method; what it changes holds for all of them.
+    """How runs are done, whatever their method.
 
     Attributes:
       base: "paper" or "quick", each method's constants.
@@ -52,40 +53,34 @@ class Protocol(NamedTuple):
     def name(self) -> str:
         """The protocol in tables; network and operations have columns of their own."""
         length = "by-epochs" if self.steps or self.base == "quick" else "equal-steps"
-        parts = (
-            self.base,
-            f"{self.steps}steps" if self.steps else "",
-            self.precision if self.precision != "float32" else "",
-            length if self.other_length else "",
-        )
+        steps = f"{self.steps}steps" if self.steps else ""
+        precision = self.precision if self.precision != "float32" else ""
+        parts = (self.base, steps, precision, length if self.other_length else "")
         return "-".join(filter(None, parts))
 
-    def config(self, method: Any, grey: bool) -> TrainConfig:
+    def config(self, method: Method, grey: bool) -> TrainConfig:
         """A method's training by this protocol; ``grey``: the images have one channel."""
         config = method.quick_config() if self.base == "quick" else method.paper_config(grey)
-        return config._replace(steps=self.steps or config.steps, precision=self.precision)
-
-    def e3outlier_config(self, method: Any, grey: bool) -> TrainConfig:
-        """The same for E3Outlier, the only one whose network and operations may be changed."""
-        config = self.config(method, grey)
-        config = config._replace(
-            network=self.network or config.network, operations=self.operations
-        )
+        config = config._replace(steps=self.steps or config.steps, precision=self.precision)
+        if method is not E3OUTLIER:
+            return config
+        network = self.network or config.network
+        config = config._replace(network=network, operations=self.operations)
         if not self.other_length:
             return config
         # The paper trains for ceil(250 / k) epochs over n * k views: 288 n, 264 n and 333 n views
         # for RA, RA+IA and all.
-        epochs, all_epochs = (math.ceil(250 / count(names)) for names in (self.operations, OPERATIONS))
-        share = epochs * count(self.operations) / (all_epochs * count(OPERATIONS))
+        k, all_k = count(self.operations), count(OPERATIONS)
+        share = math.ceil(250 / k) * k / (math.ceil(250 / all_k) * all_k)
         if config.steps:
             return config._replace(steps=round(config.steps * share))
-        return config._replace(epochs=epochs / share)
+        return config._replace(epochs=math.ceil(250 / k) / share)
 
 
 @functools.cache
 def count(operation_names: str) -> int:
     """The number of operations; 1 for "", the images themselves."""
-    return len(operations.operation_set(operation_names)) if operation_names else 1
+    return TrainConfig(operations=operation_names).k
 
 
 class Variant(NamedTuple):
@@ -134,21 +129,22 @@ class Run:
         defaults = TrainConfig._field_defaults
         config = {k: v for k, v in self.config.items() if k in _KEYED or v != defaults[k]}
         fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
-        key = {f.name: value for f, value in fields if value != f.default}
-        text = json.dumps([FORMAT, key | {"config": config}], sort_keys=True)
+        key = {f.name: value for f, value in fields if value != f.default} | {"config": config}
+        text = json.dumps([FORMAT, key], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         where = f"{self.dataset}-{self.method}-class{self.inlier_class}-ratio{self.ratio:g}"
-        return f"{where}-seed{self.data_seed}{self._train_seed}-{digest}"
+        return f"{where}-seed{self._seeds}-{digest}"
 
     @property
     def title(self) -> str:
         """For people who watch."""
         where = f"{self.dataset} class {self.inlier_class} ratio {self.ratio:g}"
-        return f"{where} seed {self.data_seed}{self._train_seed} {self.method}"
+        return f"{where} seed {self._seeds} {self.method}"
 
     @property
-    def _train_seed(self) -> str:
-        return "" if self.train_seed == self.data_seed else f"-{self.train_seed}"
+    def _seeds(self) -> str:
+        seeds = (self.data_seed, self.train_seed)
+        return "-".join(map(str, dict.fromkeys(seeds)))
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -158,9 +154,8 @@ class Run:
 
     def draw(self, dataset: datasets.Dataset) -> datasets.Contaminated:
         """Its contaminated set."""
-        what = (self.inlier_class, self.ratio, self.data_seed)
-        images, labels = dataset.images, dataset.labels
-        return datasets.contaminate(images, labels, *what, max_images=self.max_images)
+        what = (dataset.images, dataset.labels, self.inlier_class, self.ratio, self.data_seed)
+        return datasets.contaminate(*what, max_images=self.max_images)
 
     def size(self, dataset: datasets.Dataset) -> int:
         """Images in its set, or a few more: known before it is drawn."""
@@ -169,17 +164,18 @@ class Run:
 
     def steps(self, n: int) -> int:
         """Steps of its training on n images; 0 without one."""
-        config = TrainConfig(**self.config) if self.config else None
-        return config.num_steps(n, count(config.operations)) if config else 0
+        return TrainConfig(**self.config).num_steps(n) if self.config else 0
+
+    def describe(self, n: int) -> str:
+        """Its training on n images, for people."""
+        config = TrainConfig(**self.config)
+        views = f"{config.k} operations, " if config.operations else ""
+        steps = f"{config.num_steps(n)} steps of {config.batch(n)} views"
+        how = f"{config.network}, {views}{config.optimizer}, {steps}, {config.precision}"
+        return f"{self.protocol} ({how})"
 
 
-def grid(
-    dataset: datasets.Dataset,
-    variants: Sequence[Variant],
-    entries: dict[str, Any],
-    seeds: int,
-    classes: Sequence[int] | None = None,
-) -> list[Run]:
+def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, classes=None):
     """All runs of a plan, each once.
 
     Args:
@@ -188,29 +184,20 @@ def grid(
       entries: what can be run, by the name of each method that it scores.
       seeds: how many; each draws sets and trains.
       classes: inlier classes (default: each in turn).
+
+    Returns:
+      a list of :class:`Run`.
     """
-    grey = dataset.images.shape[-1] == 1
-
-    def runs() -> Iterator[Run]:
-        for seed, variant in itertools.product(range(seeds), variants):
-            wanted = {entries[method].name: entries[method] for method in variant.methods}
-            described = {name: e.describe(variant.protocol, grey) for name, e in wanted.items()}
-            for ratio, inlier_class, (name, how) in itertools.product(
-                variant.ratios, classes or range(len(dataset.class_names)), described.items()
-            ):
-                yield Run(
-                    dataset=dataset.name,
-                    source=dataset.source,
-                    method=name,
-                    inlier_class=inlier_class,
-                    ratio=ratio,
-                    data_seed=seed,
-                    train_seed=seed,
-                    max_images=variant.protocol.max_images,
-                    **how,
-                )
-
-    return list({run.name: run for run in runs()}.values())
+    grey, found = dataset.images.shape[-1] == 1, {}
+    for seed, (protocol, methods, ratios) in itertools.product(range(seeds), variants):
+        wanted = {entries[method].name: entries[method] for method in methods}
+        how = {name: entry.describe(protocol, grey) for name, entry in wanted.items()}
+        each_class = classes or range(len(dataset.class_names))
+        for ratio, inlier_class, method in itertools.product(ratios, each_class, how):
+            what = (dataset.name, dataset.source, method, inlier_class, ratio)
+            run = Run(*what, seed, seed, protocol.max_images, **how[method])
+            found[run.name] = run
+    return list(found.values())
 
 
 def shard(plan: Sequence[Run], i: int, n: int) -> list[Run]:

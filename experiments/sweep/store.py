@@ -218,7 +218,7 @@ def _migrate(row: dict) -> dict:
 
 
 def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
-    """Adds rows to a CSV file, whole or not at all; older columns stay, what is missing is empty."""
+    """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty."""
     old, columns = [], list(columns)
     if os.path.exists(path):
         with open(path, newline="", encoding="utf-8") as file:
