@@ -148,7 +148,10 @@ def _places(runs: pd.DataFrame, factor: Factor) -> pd.DataFrame:
     if factor.xlabel == "operations":
         # A length in steps is the same for all sets, one in epochs is the paper's.
         by_epochs = runs["protocol"].str.contains(f"^paper(?!.*{EQUAL_STEPS})|{BY_EPOCHS}$")
-        whole, own = runs["x"] == _OPERATIONS, by_epochs.map(dict(enumerate(_LENGTHS)))
+        whole, own = (
+            runs["x"] == _OPERATIONS,
+            by_epochs.map(dict(zip((False, True), _LENGTHS, strict=True))),
+        )
         runs["series"] = [_LENGTHS if w else o for w, o in zip(whole, own, strict=True)]
     return runs.dropna(subset="x").explode("series")
 
@@ -157,18 +160,18 @@ def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
     """Draws every figure of FIGURES that the rows have something of, one file per protocol."""
     runs, drawn = tables.frame(rows), []
     folder.mkdir(parents=True, exist_ok=True)
-    runs["base"] = runs["protocol"].str.replace(
-        f"({BY_EPOCHS}|{EQUAL_STEPS}|{EPOCHS})$", "", regex=True
-    )
-    for protocol in sorted(set(runs["base"]) - {""}):
+    for protocol in sorted(set(_bases(runs)) - {""}):
         for name, factor in FIGURES.items():
-            of_protocol = runs[runs["base"].isin(["", protocol])]
-            if panels := factor_panels(of_protocol, protocol, factor):
+            if panels := factor_panels(runs, protocol, factor):
                 drawn.append(folder / f"{file_name(name, protocol)}.png")
-                plot_factor(
-                    drawn[-1], panels, f"{factor.title}; protocol {protocol}", factor.xlabel
-                )
+                title = f"{factor.title}; protocol {protocol}"
+                plot_factor(drawn[-1], panels, title, factor.xlabel)
     return drawn
+
+
+def _bases(runs: pd.DataFrame) -> pd.Series:
+    """The protocols that the runs' protocols are variants of."""
+    return runs["protocol"].str.replace(f"({BY_EPOCHS}|{EQUAL_STEPS}|{EPOCHS})$", "", regex=True)
 
 
 def factor_panels(runs: pd.DataFrame, protocol: str, factor: Factor) -> dict[str, pd.DataFrame]:
@@ -178,15 +181,18 @@ def factor_panels(runs: pd.DataFrame, protocol: str, factor: Factor) -> dict[str
     means over the classes that all of them have.
 
     Args:
-      runs: see :func:`paper.tables.frame`, of this protocol, its variants and pixel methods.
-      protocol: the runs shown are the protocol's own, except for what the factor varies.
+      runs: see :func:`paper.tables.frame`.
+      protocol: the runs shown are its own, except for what the factor varies, and pixel methods'.
       factor: what is on the x axis.
 
     Returns:
       By title: columns ``series``, ``x``, ``seed``, ``auroc`` and ``paper`` (percent, or NaN).
     """
     config = training.quick_config() if protocol.startswith("quick") else training.TrainConfig()
-    own = (protocol, config.network, _OPERATIONS, _RATIO)
+    runs, own = (
+        runs[_bases(runs).isin(["", protocol])],
+        (protocol, config.network, _OPERATIONS, _RATIO),
+    )
     for column, value in zip(("protocol", "network", "operations", "ratio"), own, strict=True):
         if column not in factor.varies:
             runs = runs[runs[column].isin(["", value])]
@@ -207,6 +213,19 @@ def factor_panels(runs: pd.DataFrame, protocol: str, factor: Factor) -> dict[str
     return panels
 
 
+def factor_table(panels: dict[str, pd.DataFrame]) -> str:
+    """AUROC in percent: a line per panel and series that has several places, a column per place."""
+    points = pd.concat(panels, names=["panel"])
+    means = points.pivot_table("auroc", ["panel", "series"], "x").dropna(thresh=2)
+    means = means[sorted(means, key=_rank)]
+    lines = [
+        [panel.replace("\n", "; "), series, *(f"{v:.1f}".replace("nan", "") for v in values)]
+        for panel, series, *values in means.reset_index().itertuples(index=False)
+    ]
+    columns = [f"{x:g}" if isinstance(x, float) else x for x in means]
+    return tables.table(["images", "series", *columns], lines)
+
+
 def _paper(row: dict, factor: Factor) -> float:
     """The paper's AUROC at a run's place in a figure, or NaN."""
     method = row["method"].replace("-epoch03", "")
@@ -219,6 +238,10 @@ def _paper(row: dict, factor: Factor) -> float:
 def _classes(dataset: str, classes: set[int]) -> str:
     every, some = tables.num_classes(dataset), ", ".join(map(str, sorted(classes)))
     return "all classes" if len(classes) == every else f"class {some} of {every} classes"
+
+
+def _rank(x: str | float) -> tuple:
+    return _ORDER.index(x) if x in _ORDER else len(_ORDER), x
 
 
 def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, xlabel: str) -> None:
@@ -237,7 +260,7 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
     figure.suptitle(title)
     points = pd.concat(panels.values())
     names = tables.ordered(set(points["series"]))
-    places = sorted(set(points["x"]), key=lambda x: (_ORDER.index(x) if x in _ORDER else 9, x))
+    places = sorted(set(points["x"]), key=_rank)
     numeric, shift = not isinstance(places[0], str), 0.5 * (len(names) > 1)
     options = {"x": "x", "hue": "series", "hue_order": names, "palette": _palette(names)}
     options |= {"native_scale": True} if numeric else {"order": places, "dodge": shift}
