@@ -52,12 +52,12 @@ def work(args: argparse.Namespace) -> None:
 
 
 def page(results: Path) -> str:
-    """The text of docs/results.md: the prose of paper/results.md around tables of what was measured."""
+    """The text of docs/results.md: the prose of paper/results.md with tables of the results."""
     quick = store.read_csv(results / _QUICK)
     runs = tables.frame([*quick, *store.read_csv(results / _ABLATIONS)])
     parts = {
-        name: figures.factor_table(figures.factor_panels(runs, "quick", factor))
-        for name, factor in figures.FIGURES.items()
+        name: figures.factor_table(figures.factor_panels(runs, "quick", name))
+        for name in figures.FIGURES
     }
     [summary] = results.glob("priority/mnist-*-summary.csv")
     memory = pd.read_csv(results / "memory.csv").set_index("images")["peak_resident_bytes"] / 1e9

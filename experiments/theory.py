@@ -255,8 +255,9 @@ def draw(rows: pd.DataFrame) -> Figure:
     Over the ratio for the classes of each real data set and for the synthetic images, over few
     outliers, over the hidden units, all for the identity; last, all rows against each other.
     """
-    is_made, shown = rows["source"] == "synthetic", rows[rows["operation"] == OPERATIONS[0]]
-    made, real = shown[is_made], shown[~is_made]
+    rows = rows.assign(made=rows["source"] == "synthetic")
+    shown = rows[rows["operation"] == OPERATIONS[0]]
+    made, real = shown[shown["made"]], shown[~shown["made"]]
     sets = real["case"].unique()
     columns = (len(sets) + 5) // 2
     figure = Figure(figsize=(4.2 * columns, 8), layout="constrained")
@@ -272,7 +273,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     _panel(next(grid), shown, "n_outliers", "outliers", "few outliers, 450 inliers")
     _panel(next(grid), made, "hidden", "units L", "hidden units")
     axes = next(grid)
-    for name, group in (("synthetic images", rows[is_made]), ("real images", rows[~is_made])):
+    for name, group in (("synthetic images", rows[rows["made"]]), ("real images", rows[~rows["made"]])):
         kernel, measured = (
             group["kernel_prediction_over_predicted"],
             group["measured_over_predicted"],

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,10 +27,8 @@ _OPERATIONS, _RATIO = "RA+IA+PR", 0.1
 BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
 _LENGTHS = ("equal steps", "the paper's epochs")
 _IMAGES = ["dataset", "source", "max_images"]
-_REPRESENTATIONS = {"cae-if": "CAE", "ssd-if": "SSD"}
-_SCORES = {"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}
 # Names stand in this order on an axis, all others behind them.
-_ORDER = (*_REPRESENTATIONS.values(), *_SCORES.values(), "RA", "RA+IA", "RA+IA+PR")
+_ORDER = ("CAE", "SSD", "PL", "MP", "NE", "RA", "RA+IA", "RA+IA+PR")
 
 
 def file_name(*parts) -> str:
@@ -102,58 +99,38 @@ def _palette(names: Sequence[str]) -> dict[str, tuple]:
 # --- Figs. 1 b, 5 and 6: one factor at a time ----------------------------------------------------
 
 
-class Factor(NamedTuple):
-    """A figure of AUROC against a factor.
-
-    Attributes:
-      title: of the figure.
-      xlabel: what is on the x axis, see :func:`_places`.
-      series: the only series; "" where each run has its own.
-      varies: columns in which runs may differ from the protocol's own.
-    """
-
-    title: str
-    xlabel: str
-    series: str
-    varies: tuple[str, ...] = ()
-
-
-# By the name of the file.
+# By the name of the file: title, what is on the x axis (see :func:`_places`), and in which columns
+# runs may differ from the protocol's own.
 FIGURES = {
-    "fig1b-representations": Factor(
-        "Fig. 1 b: representations", "representation", "isolation forest"
-    ),
-    "fig5-ratios": Factor("Fig. 5: outlier ratio", "ρ (%)", "", ("ratio",)),
-    "fig6a-operations": Factor(
-        "Fig. 6 a: operations", "operations", "", ("operations", "protocol")
-    ),
-    "fig6b-networks": Factor("Fig. 6 b: network", "network", "NE", ("network",)),
-    "fig6c-scores": Factor("Fig. 6 c: score", "score", "E³Outlier"),
-    "fig6d-epochs": Factor("Fig. 6 d: epochs", "epochs", "NE", ("protocol",)),
+    "fig1b-representations": ("Fig. 1 b: isolation forest", "representation", ()),
+    "fig5-ratios": ("Fig. 5: outlier ratio", "ρ (%)", ["ratio"]),
+    "fig6a-operations": ("Fig. 6 a: operations", "operations", ["operations", "protocol"]),
+    "fig6b-networks": ("Fig. 6 b: network", "network", ["network"]),
+    "fig6c-scores": ("Fig. 6 c: score", "score", ()),
+    "fig6d-epochs": ("Fig. 6 d: epochs", "epochs", ["protocol"]),
 }
 
 
-def _places(runs: pd.DataFrame, factor: Factor) -> pd.DataFrame:
+def _places(runs: pd.DataFrame, xlabel: str) -> pd.DataFrame:
     """The runs that have a place in a figure, with their x and, line by line, their series."""
     method, e3outlier = runs["method"], runs["method"] == "e3outlier"
     x = {
-        "representation": method.map(_REPRESENTATIONS),
+        "representation": method.map({"cae-if": "CAE", "ssd-if": "SSD"}),
         "ρ (%)": 100 * runs["ratio"].mask(method.str.match("e3outlier-|cae-views|cae-64")),
         "operations": runs["operations"].where(e3outlier),
         "network": runs["network"].where(e3outlier),
-        "score": method.map(_SCORES),
+        "score": method.map({"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}),
         "epochs": method.str.extract(r"^e3outlier-epoch(\d+)$")[0].astype(float),
     }
-    runs = runs.assign(series=factor.series or method, x=x[factor.xlabel])
-    if factor.xlabel == "operations":
-        # A length in steps is the same for all sets, one in epochs is the paper's.
-        by_epochs = runs["protocol"].str.contains(f"^paper(?!.*{EQUAL_STEPS})|{BY_EPOCHS}$")
-        whole, own = (
-            runs["x"] == _OPERATIONS,
-            by_epochs.map(dict(zip((False, True), _LENGTHS, strict=True))),
-        )
-        runs["series"] = [_LENGTHS if w else o for w, o in zip(whole, own, strict=True)]
-    return runs.dropna(subset="x").explode("series")
+    # A length in steps is the same for all sets of operations, one in epochs is the paper's.
+    by_epochs = runs["protocol"].str.contains(f"^paper(?!.*{EQUAL_STEPS})|{BY_EPOCHS}$")
+    whole = zip(runs["operations"] == _OPERATIONS, by_epochs, strict=True)
+    series = {
+        "representation": "isolation forest",
+        "ρ (%)": method,
+        "operations": [_LENGTHS if all_of else _LENGTHS[own] for all_of, own in whole],
+    }.get(xlabel, "E³Outlier")
+    return runs.assign(series=series, x=x[xlabel]).dropna(subset="x").explode("series")
 
 
 def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
@@ -161,11 +138,12 @@ def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
     runs, drawn = tables.frame(rows), []
     folder.mkdir(parents=True, exist_ok=True)
     for protocol in sorted(set(_bases(runs)) - {""}):
-        for name, factor in FIGURES.items():
-            if panels := factor_panels(runs, protocol, factor):
+        for name in FIGURES:
+            if panels := factor_panels(runs, protocol, name):
                 drawn.append(folder / f"{file_name(name, protocol)}.png")
-                title = f"{factor.title}; protocol {protocol}"
-                plot_factor(drawn[-1], panels, title, factor.xlabel)
+                plot_factor(
+                    drawn[-1], panels, f"{FIGURES[name][0]}; protocol {protocol}", FIGURES[name][1]
+                )
     return drawn
 
 
@@ -174,7 +152,7 @@ def _bases(runs: pd.DataFrame) -> pd.Series:
     return runs["protocol"].str.replace(f"({BY_EPOCHS}|{EQUAL_STEPS}|{EPOCHS})$", "", regex=True)
 
 
-def factor_panels(runs: pd.DataFrame, protocol: str, factor: Factor) -> dict[str, pd.DataFrame]:
+def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.DataFrame]:
     """One panel for each set of images in which the factor takes two values or more.
 
     Different precisions and kinds of device have panels of their own. The points of a panel are
@@ -183,21 +161,24 @@ def factor_panels(runs: pd.DataFrame, protocol: str, factor: Factor) -> dict[str
     Args:
       runs: see :func:`paper.tables.frame`.
       protocol: the runs shown are its own, except for what the factor varies, and pixel methods'.
-      factor: what is on the x axis.
+      name: of FIGURES.
 
     Returns:
       By title: columns ``series``, ``x``, ``seed``, ``auroc`` and ``paper`` (percent, or NaN).
     """
+    _, xlabel, varies = FIGURES[name]
     config = training.quick_config() if protocol.startswith("quick") else training.TrainConfig()
-    runs, own = (
-        runs[_bases(runs).isin(["", protocol])],
-        (protocol, config.network, _OPERATIONS, _RATIO),
-    )
-    for column, value in zip(("protocol", "network", "operations", "ratio"), own, strict=True):
-        if column not in factor.varies:
-            runs = runs[runs[column].isin(["", value])]
-    runs = _places(runs, factor)
-    runs["paper"] = [_paper(row, factor) for row in runs.to_dict("records")]
+    own = {
+        "network": config.network,
+        "operations": _OPERATIONS,
+        "ratio": _RATIO,
+        "protocol": protocol,
+    }
+    runs = runs[_bases(runs).isin(["", protocol])]
+    for column in own.keys() - varies:
+        runs = runs[runs[column].isin(["", own[column]])]
+    runs = _places(runs, xlabel)
+    runs["paper"] = [_paper(row, "network" in varies) for row in runs.to_dict("records")]
     untrained, panels = runs[runs["protocol"] == ""], {}
     for key, own in runs[runs["protocol"] != ""].groupby([*_IMAGES, "precision", "device_kind"]):
         cells = tables.together(own, untrained[(untrained[_IMAGES] == list(key[:3])).all(axis=1)])
@@ -226,18 +207,18 @@ def factor_table(panels: dict[str, pd.DataFrame]) -> str:
     return tables.table(["images", "series", *columns], lines)
 
 
-def _paper(row: dict, factor: Factor) -> float:
+def _paper(row: dict, other_networks: bool) -> float:
     """The paper's AUROC at a run's place in a figure, or NaN."""
-    method = row["method"].replace("-epoch03", "")
-    other_network = "network" in factor.varies and row["network"] != training.TrainConfig().network
+    other_network = other_networks and row["network"] != training.TrainConfig().network
     if other_network or row["operations"] not in ("", _OPERATIONS):
         return np.nan
+    method = row["method"].replace("-epoch03", "")  # the paper's training has three epochs
     return tables.PAPER.get((row["dataset"], row["ratio"], method), (np.nan,))[0]
 
 
 def _classes(dataset: str, classes: set[int]) -> str:
     every, some = tables.num_classes(dataset), ", ".join(map(str, sorted(classes)))
-    return "all classes" if len(classes) == every else f"class {some} of {every} classes"
+    return "all classes" if len(classes) == every else f"classes {some} of {every}"
 
 
 def _rank(x: str | float) -> tuple:
@@ -261,23 +242,22 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
     points = pd.concat(panels.values())
     names = tables.ordered(set(points["series"]))
     places = sorted(set(points["x"]), key=_rank)
-    numeric, shift = not isinstance(places[0], str), 0.5 * (len(names) > 1)
+    named, shift = isinstance(places[0], str), 0.5 * (len(names) > 1)
     options = {"x": "x", "hue": "series", "hue_order": names, "palette": _palette(names)}
-    options |= {"native_scale": True} if numeric else {"order": places, "dodge": shift}
+    options |= {"order": places, "dodge": shift} if named else {"native_scale": True}
     measured = {"errorbar": "sd", "capsize": 0.1, "markersize": 5, "linewidth": 1.5}
+    measured["linestyle"] = "none" if named else "-"
     hollow = {"errorbar": None, "marker": "D", "linestyle": "none", "markerfacecolor": "none"}
     drawn = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (heading, panel) in zip(drawn, panels.items(), strict=True):
-        line = "-" if numeric else "none"
-        sns.pointplot(panel, y="auroc", linestyle=line, ax=axes, **measured, **options)
+        sns.pointplot(panel, y="auroc", ax=axes, **measured, **options)
         handles, labels = axes.get_legend_handles_labels()
         sns.pointplot(panel, y="paper", ax=axes, **hollow, **options)
         axes.get_legend().remove()
         axes.set_title(heading, size=9)
         axes.set(xlabel=xlabel, ylabel="AUROC (%)" if axes is drawn[0] else "")
-        if not numeric:
-            axes.set_xlim(-0.6, len(places) - 0.4)
-            axes.tick_params(axis="x", labelsize=8)
+        axes.margins(x=0.1)
+        axes.tick_params(axis="x", labelsize=8)
         # A difference of a tenth of a point is none, and must not look like one.
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))
