@@ -24,7 +24,7 @@ import speed_growth
 import speed_sides
 import sweep
 
-from e3jax import datasets, networks, training
+from e3jax import contamination, datasets, networks, training
 
 _MEASURED = ("train", "score", "views")
 _SIDES = ("e3jax", "tuned")
@@ -225,7 +225,7 @@ class Plan:
         n = self.arguments.images
         largest = int(np.bincount(data.labels).max())
         if n <= largest:
-            data = datasets.contaminate(
+            data = contamination.contaminate(
                 data.images,
                 data.labels,
                 int(np.bincount(data.labels).argmax()),

@@ -38,7 +38,7 @@ from rich.console import Console
 from sweep import flags, store
 from sweep.provenance import provenance
 
-from e3jax import datasets, operations, priority
+from e3jax import contamination, datasets, operations, priority
 from e3jax.images import to_unit
 from e3jax.sheet import save_figure
 
@@ -212,7 +212,7 @@ def synthetic_cases(args: argparse.Namespace) -> Iterator[Case]:
 def measure(case: Case, operation_set, initialisations: int) -> list[dict[str, Any]]:
     """The rows of a contaminated set, one for each of OPERATIONS."""
     where = (case.images, case.labels, case.inlier_class, case.ratio, 0)
-    data = datasets.contaminate(*where, max_images=case.max_images)
+    data = contamination.contaminate(*where, max_images=case.max_images)
     counted = np.cumsum(data.is_outlier) <= (case.most_outliers or len(data.images))
     groups = np.stack([~data.is_outlier, data.is_outlier & counted])
     n_inliers, n_outliers = groups.sum(axis=1).tolist()
@@ -273,7 +273,10 @@ def draw(rows: pd.DataFrame) -> Figure:
     _panel(next(grid), shown, "n_outliers", "outliers", "few outliers, 450 inliers")
     _panel(next(grid), made, "hidden", "units L", "hidden units")
     axes = next(grid)
-    for name, group in (("synthetic images", rows[rows["made"]]), ("real images", rows[~rows["made"]])):
+    for name, group in (
+        ("synthetic images", rows[rows["made"]]),
+        ("real images", rows[~rows["made"]]),
+    ):
         kernel, measured = (
             group["kernel_prediction_over_predicted"],
             group["measured_over_predicted"],

@@ -8,14 +8,13 @@ import zlib
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from typing import IO
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import datasets, images, networks
+from e3jax import contamination, images, networks
 from sweep import curves, engines, flags, plan
 from sweep.methods import METHODS, Watch, perform
 from sweep.plan import Protocol, Run, Variant
@@ -95,7 +94,7 @@ class Sweep:
         finished = folder.finished() if folder else set()
         self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
         self.left, self.failures = len(self.todo), []
-        self.in_flight: dict[futures.Future, tuple[Run, datasets.Contaminated, Bar, IO | None]] = {}
+        self.in_flight: dict[futures.Future, tuple[Run, contamination.Contaminated, Bar]] = {}
 
     def _check(self, whole: list[Run]) -> None:
         """Finds what is wrong with a plan before its first run, not after an hour."""
@@ -122,14 +121,12 @@ class Sweep:
                 finally:
                     self.meter.stopped.set()
                     self.engine.shutdown(cancel_futures=True)
-                    for run, *_, lock in self.in_flight.values():
-                        self._unlock(run, lock)
         return self.failures
 
     def _do(self, bank) -> None:
         while True:
             while len(self.in_flight) < self.engine.window and (taken := self._take()):
-                self._start(bank, *taken)
+                self._start(bank, taken)
             if self.in_flight:
                 timeout = _LOOK_SECONDS if self.left else None
                 done, _ = futures.wait(self.in_flight, timeout, futures.FIRST_COMPLETED)
@@ -140,20 +137,20 @@ class Sweep:
             else:
                 return
 
-    def _take(self) -> tuple[Run, IO | None] | None:
+    def _take(self) -> Run | None:
         """The next run that no other command is doing; None if there is none at the moment."""
-        taken, lock = -1, None
+        taken = -1
         for i in list(self.todo) if self.folder else ():
             run = self.runs[i]
-            if lock := self.folder.lock(run):
+            if self.folder.lock(run):
                 self.todo.remove(i)
                 if not self.folder.is_finished(run):
                     taken = i
                     break
-                self._unlock(run, lock)
+                self.folder.unlock(run)
                 self.meter.tell(f"{run.title}: finished by another command")
         taken, self.left = self._from_first(taken, len(self.todo))
-        return (self.runs[taken], lock) if taken >= 0 else None
+        return self.runs[taken] if taken >= 0 else None
 
     def _from_first(self, *numbers: int) -> tuple[int, ...]:
         """The first process's numbers, in all processes of a job."""
@@ -161,7 +158,7 @@ class Sweep:
             return numbers
         return tuple(multihost_utils.broadcast_one_to_all(np.array(numbers)).tolist())
 
-    def _start(self, bank, run: Run, lock: IO | None) -> None:
+    def _start(self, bank, run: Run) -> None:
         entry, data, watch = METHODS[run.method], run.draw(self.dataset), Watch()
         if self.folder is None and not entry.on_devices:
             return
@@ -176,30 +173,27 @@ class Sweep:
             watch = watch._replace(writer=writer)
         executor = self.engine if entry.on_devices else self.engine.beside
         future = executor.submit(perform, entry.do, run, bank, data.ids, watch)
-        self.in_flight[future] = run, data._replace(images=None), bar, lock
+        self.in_flight[future] = run, data._replace(images=None), bar
 
     def _finish(self, future: futures.Future) -> None:
         """Puts a run on disk, or why it failed."""
-        run, data, bar, lock = self.in_flight[future]
+        run, data, bar = self.in_flight.pop(future)
         error = future.exception()
         # The processes of a job cannot know whether a run failed in all of them.
         if isinstance(error, Stopped) or (error and jax.process_count() > 1):
             raise error
-        if self.folder and error:
+        if self.folder is None:
+            return
+        if error:
             self.failures.append(f"{run.title}: {self.folder.fail(run, error)}")
             bar.finish(f"{run.title}: failed")
-        elif self.folder:
+        else:
             scores, measured = future.result()
             measured |= {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
             measured["commit"] = commit()
             first, *_ = self.folder.finish(run, scores, data.is_outlier, data.ids, measured)
             bar.finish(f"{run.title}: AUROC {first['auroc']:.1%}", first["warning"])
-        self._unlock(run, lock)
-        del self.in_flight[future]
-
-    def _unlock(self, run: Run, lock: IO | None) -> None:
-        if lock:
-            self.folder.unlock(run, lock)
+        self.folder.unlock(run)
 
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import datasets, priority, training
+from e3jax import contamination, priority, training
 from e3jax.training import TrainConfig
 
 # The control splits the inliers at random as the set is split: what shows there is group size.
@@ -114,7 +114,11 @@ class TensorBoardWriter:
     """
 
     def __init__(
-        self, folder: Path | None, data: datasets.Contaminated, config: TrainConfig, devices: int
+        self,
+        folder: Path | None,
+        data: contamination.Contaminated,
+        config: TrainConfig,
+        devices: int,
     ):
         n, self.rate = len(data.images), training.learning_rate(config)
         self.views_per_step, self.num_steps = config.batch(n), config.num_steps(n)

@@ -15,6 +15,7 @@ No engine knows results, so engines can take turns, or work at the same time, in
 
 import argparse
 import importlib.util
+import itertools
 import logging
 import os
 import queue
@@ -79,10 +80,9 @@ class Local(ThreadPoolExecutor):
         # One more is drawn meanwhile. The processes of a job do one run after the other.
         self.window = at_once + (jax.process_count() == 1)
         groups = [everything[i : i + size] for i in range(0, len(everything), size)]
-        meshes = list(map(devices.device_mesh, groups))
         self._free = queue.SimpleQueue()
-        for i in range(at_once):
-            self._free.put(meshes[i % len(meshes)])
+        for group in itertools.islice(itertools.cycle(groups), at_once):
+            self._free.put(devices.device_mesh(group))
 
     def share(self, array: Any) -> Any:
         return array
@@ -108,28 +108,24 @@ def _runs_at_once(wanted: int | str, trainings: int) -> int:
     if jax.process_count() > 1:
         return 1
     if wanted == "auto":
-        divisors = (n for n in range(1, count + 1) if count % n == 0)
-        return max(n for n in divisors if n <= max(trainings, 1))
+        return max(n for n in range(1, count + 1) if count % n == 0 and n <= max(trainings, 1))
     if count % wanted and wanted % count:
-        raise ValueError(
-            f"--runs-at-once {wanted} cannot share {count} devices evenly: give a number that "
-            f"divides {count}, or a multiple of it"
-        )
+        advice = f"give a number that divides {count}, or a multiple of it"
+        raise ValueError(f"--runs-at-once {wanted} cannot share {count} devices evenly: {advice}")
     return wanted
 
 
-def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def _join(coordinator: str | None, *which: int | None) -> None:
+    """Joins a job of processes; ``which``: their number, and which of them this is."""
+    how = {"shutdown_timeout_seconds": _SHUTDOWN_SECONDS}
     try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
-        )
+        jax.distributed.initialize(coordinator, *which, **how)
     except (ValueError, RuntimeError) as error:
+        advice = "give --coordinator, --num-processes and --process-id"
+        where = f"no job of processes through {coordinator}"
         if coordinator is None:
-            raise ValueError(
-                "--distributed found no cluster that says which processes there are: give "
-                f"--coordinator, --num-processes and --process-id ({error})"
-            ) from error
-        raise ValueError(f"no job of processes through {coordinator}: {error}") from error
+            where = f"--distributed found no cluster that says which processes there are: {advice}"
+        raise ValueError(f"{where} ({error})") from error
 
 
 # --- Ray -------------------------------------------------------------------------------------
@@ -148,26 +144,26 @@ class Ray(Executor):
     def __init__(self, shares: dict[str, float]):
         import ray
 
-        self._ray, platform = ray, _platform(shares)
+        self._ray, self._platform = ray, _platform(shares)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.at_once = sum(_fitting(resources, shares) for resources in nodes)
+        fitting = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
+        self.at_once = sum(map(int, fitting))
         self.window = self.at_once + _WAITING
         amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
         self.device = f"{amounts} a run, of a Ray cluster with {len(nodes)} node(s)"
         if not self.at_once:
             self.device += ", none of which has so much: runs wait for one"
         self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
-        amounts = {"CPU": 1, "GPU": 0} | shares
+        others = {"CPU": 1, "GPU": 0} | shares
         self._task = ray.remote(
-            num_cpus=amounts.pop("CPU"),
-            num_gpus=amounts.pop("GPU"),
-            resources=amounts,
+            num_cpus=others.pop("CPU"),
+            num_gpus=others.pop("GPU"),
+            resources=others,
             max_retries=_RETRIES,
             # A process keeps the accelerators that it saw first.
-            max_calls=0 if platform == "cpu" else 1,
+            max_calls=0 if self._platform == "cpu" else 1,
             runtime_env={"env_vars": _environment(shares)},
         )(_on_worker)
-        self._platform = platform
 
     def share(self, array: Any) -> Any:
         """Sent once to each node, and there in memory once for all of its workers."""
@@ -191,13 +187,11 @@ def _on_worker(function: Callable, platform: str, *args) -> Any:
 
 def parse_share(text: str) -> tuple[str, float]:
     """For argparse: "GPU=0.5" as ("GPU", 0.5)."""
-    name, _, amount = text.partition("=")
-    try:
-        if name in ("CPU", "GPU", "TPU") and float(amount) > 0:
-            return name, float(amount)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is no share: write CPU=2, GPU=1, GPU=0.5 or TPU=1")
+    found = re.fullmatch(r"(CPU|GPU|TPU)=(\d*\.?\d+)", text)
+    if not found or not float(found[2]):
+        known = "write CPU=2, GPU=1, GPU=0.5 or TPU=1"
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: {known}")
+    return found[1], float(found[2])
 
 
 def _connect(address: str | None) -> None:
@@ -211,16 +205,14 @@ def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    code = {
-        "working_dir": str(Path(__file__).parents[1]),
-        "py_modules": [*importlib.util.find_spec("e3jax").submodule_search_locations],
-        "excludes": ["__pycache__"],
-    }
+    code = {"working_dir": str(Path(__file__).parents[1]), "excludes": ["__pycache__"]}
+    code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
+    how = {"runtime_env": code, "log_to_driver": False, "logging_level": logging.WARNING}
     try:
         # Where nothing listens Ray would wait for many minutes.
         if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
             socket.create_connection((at[1], int(at[2])), timeout=10).close()
-        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address, **how)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {address or 'hand'}: {error}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
@@ -230,18 +222,12 @@ def _shares(args: argparse.Namespace) -> dict[str, float]:
     """What a run takes of the cluster; by default one of the best that it has."""
     import ray
 
-    resources = ray.cluster_resources()
-    best = next((name for name in ("GPU", "TPU") if resources.get(name)), "CPU")
-    return dict(args.share or {best: 1}.items())
+    best = next((name for name in ("GPU", "TPU") if ray.cluster_resources().get(name)), "CPU")
+    return dict(args.share or [(best, 1)])
 
 
 def _platform(shares: dict[str, float]) -> str:
     return next((name.lower() for name in ("GPU", "TPU") if name in shares), "cpu")
-
-
-def _fitting(resources: dict[str, float], shares: dict[str, float]) -> int:
-    """Runs that a node can do at a time."""
-    return int(min(resources.get(name, 0) / amount for name, amount in shares.items()))
 
 
 def _environment(shares: dict[str, float]) -> dict[str, str]:
@@ -254,8 +240,6 @@ def _environment(shares: dict[str, float]) -> dict[str, str]:
     if (gpus := shares.get("GPU")) is not None:  # Ray tells CUDA which
         return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.2f}"} if gpus < 1 else {}
     cores = max(int(shares["CPU"]), 1)
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(runtime.cpu_devices(cores)),
-        "NPROC": str(cores),  # XLA's threads; rounding depends on them, so on every node the same
-    }
+    parts = str(runtime.cpu_devices(cores))
+    # NPROC is XLA's threads; rounding depends on them, so on every node the same.
+    return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": parts, "NPROC": str(cores)}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from e3jax import datasets
+from e3jax import contamination, datasets
 from e3jax.methods import E3OUTLIER, Method
 from e3jax.training import TrainConfig
 
@@ -152,10 +152,10 @@ class Run:
         columns = dataclasses.asdict(self)
         return {"seed": columns.pop("data_seed")} | columns
 
-    def draw(self, dataset: datasets.Dataset) -> datasets.Contaminated:
+    def draw(self, dataset: datasets.Dataset) -> contamination.Contaminated:
         """Its contaminated set."""
         what = (dataset.images, dataset.labels, self.inlier_class, self.ratio, self.data_seed)
-        return datasets.contaminate(*what, max_images=self.max_images)
+        return contamination.contaminate(*what, max_images=self.max_images)
 
     def size(self, dataset: datasets.Dataset) -> int:
         """Images in its set, or a few more: known before it is drawn."""

@@ -2,12 +2,11 @@
 
 ``folder/runs/NAME.json`` says what was run and what came out, ``NAME.npz`` holds every image's
 scores, so that any metric can be computed again. A run is finished exactly if its JSON file is
-there. ``NAME.lock`` is there while a command works on the run, ``NAME.state`` holds an unfinished
-training, ``NAME.failed`` the traceback of a run that failed.
+there. ``NAME.state`` holds an unfinished training, ``NAME.failed`` the traceback of a failed run.
 """
 
+import contextlib
 import csv
-import errno
 import io
 import json
 import os
@@ -18,13 +17,12 @@ import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TextIO
 
 import numpy as np
 from paper import figures, tables
 
-from e3jax import metrics, scoring
-from e3jax.files import write_atomically
+from e3jax import files, metrics, scoring
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 
 try:
@@ -40,7 +38,6 @@ COLUMNS = (
 # What a run is told by in tables: of runs that share all of it, the one finished last counts.
 _IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
 _INTEGERS = ("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Folder:
@@ -50,21 +47,19 @@ class Folder:
         self.path = Path(path)
         self.runs = self.path / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
+        self._locks = os.open(self.path / ".locks", os.O_RDWR | os.O_CREAT)
 
     def finished(self) -> set[str]:
         """Names of the finished runs, by one listing; removes what a kill left beside them."""
-        files = os.listdir(self.runs)
-        done = {file.removesuffix(".json") for file in files if file.endswith(".json")}
-        for file in files:
-            name = re.sub(r"\.\w+\.\w+\.partial$|\.(state|failed|lock)$", "", file)
+        there = os.listdir(self.runs)
+        done = {file.removesuffix(".json") for file in there if file.endswith(".json")}
+        for file in there:
+            name = re.sub(r"\.\w+\.\w+\.partial$|\.(state|failed)$", "", file)
             if name != file and name in done:
-                self._remove(file)
+                shutil.rmtree(self.runs / file, ignore_errors=True)
+                with contextlib.suppress(OSError):  # it was a folder
+                    (self.runs / file).unlink()
         return done
-
-    def _remove(self, file: str) -> None:
-        shutil.rmtree(self.runs / file, ignore_errors=True)  # does nothing to what is no folder
-        if not (self.runs / file).is_dir():
-            (self.runs / file).unlink(missing_ok=True)
 
     def is_finished(self, run: Run) -> bool:
         return (self.runs / f"{run.name}.json").exists()
@@ -73,47 +68,39 @@ class Folder:
         """Where a run keeps the state of its training while it is not finished."""
         return self.runs / f"{run.name}.state"
 
-    def lock(self, run: Run) -> IO | None:
-        """Takes a run for this command; None if another has it. See :meth:`unlock`.
+    def lock(self, run: Run) -> bool:
+        """Takes a run for this process, until :meth:`unlock`; False if another process has it.
 
-        The lock is the operating system's, which frees it when the process ends, however it ends.
+        A run's lock is a byte of one file, at the place of its hash. It is the operating system's,
+        which frees it when the process ends, however it ends.
         """
-        path = self.runs / f"{run.name}.lock"
-        while True:
-            file = open(path, "ab")
-            try:
-                if fcntl:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who had it may have removed the file between our two calls.
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
-            except BlockingIOError:
-                file.close()
-                return None
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                warnings.warn(f"no locks in {self.runs}: use one command, or --shard", stacklevel=2)
-                return file
-            file.close()
+        try:
+            self._lockf(run, fcntl and fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            text = f"{self.path} has no locks ({error}): let no two commands do the same runs"
+            warnings.warn(text, stacklevel=2)
+        return True
 
-    def unlock(self, run: Run, lock: IO) -> None:
-        (self.runs / f"{run.name}.lock").unlink(missing_ok=True)
-        lock.close()
+    def unlock(self, run: Run) -> None:
+        with contextlib.suppress(OSError):
+            self._lockf(run, fcntl and fcntl.LOCK_UN)
+
+    def _lockf(self, run: Run, how: int | None) -> None:
+        if fcntl:
+            fcntl.lockf(self._locks, how, 1, int(run.name[-12:], 16))
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
-        text = "".join(traceback.format_exception(error)).encode()
-        write_atomically(self.runs / f"{run.name}.failed", lambda file: file.write(text))
+        files.write_text(
+            self.runs / f"{run.name}.failed", "".join(traceback.format_exception(error))
+        )
         error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
         line = (str(error).strip() or "no message").splitlines()[0]
         return f"{type(error).__name__}: {line}"
 
-    def finish(
-        self, run: Run, scores: dict[str, np.ndarray], is_outlier, ids, measured: dict[str, Any]
-    ) -> list[dict]:
+    def finish(self, run: Run, scores: dict, is_outlier, ids, measured: dict) -> list[dict]:
         """Writes a run's files and returns its rows, one for each name in ``scores``.
 
         Args:
@@ -123,54 +110,49 @@ class Folder:
           ids: int [n], of the images in their data set.
           measured: further columns: values, or dictionaries of values by method.
         """
-        rows = []
+        rows, path, arrays = [], self.runs / run.name, {"is_outlier": is_outlier, "ids": ids}
         for method, values in scores.items():
-            row = run.columns | {"method": method}
+            row = run.columns | {"method": method} | dict.fromkeys(tables.METRICS, np.nan)
             row |= {c: v[method] if isinstance(v, dict) else v for c, v in measured.items()}
-            sound = np.isfinite(values).all()
-            for name in tables.METRICS:
-                row[name] = getattr(metrics, name)(values, is_outlier) if sound else float("nan")
+            if np.isfinite(values).all():
+                row |= {m: getattr(metrics, m)(values, is_outlier) for m in tables.METRICS}
             rows.append(row)
-        write_atomically(
-            self.runs / f"{run.name}.npz",
-            lambda file: np.savez_compressed(file, is_outlier=is_outlier, ids=ids, **scores),
+        files.write_atomically(
+            f"{path}.npz", lambda file: np.savez_compressed(file, **arrays, **scores)
         )
         if np.isfinite(own := scores[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
-            figures.plot_scores(self.runs / f"{run.name}.png", own, is_outlier, title)
+            figures.plot_scores(f"{path}.png", own, is_outlier, title)
         # Last: where this file is, the run is finished.
-        text = json.dumps({"format": FORMAT, "finished": time.time(), "rows": rows}, indent=1)
-        write_atomically(self.runs / f"{run.name}.json", lambda file: file.write(text.encode()))
-        for file in (f"{run.name}.state", f"{run.name}.failed"):
-            self._remove(file)
+        about = {"format": FORMAT, "finished": time.time(), "rows": rows}
+        files.write_text(f"{path}.json", json.dumps(about, indent=1))
+        shutil.rmtree(self.state(run), ignore_errors=True)
         return rows
 
     def rows(self) -> list[dict]:
         """The rows of all finished runs, as :func:`read_csv` gives them."""
         by_identity, found = {}, []
-        for file in os.listdir(self.runs):
-            if file.endswith(".json"):
-                with open(self.runs / file, "rb") as opened:
-                    found.append(json.load(opened))
+        for name in self.finished():
+            with open(self.runs / f"{name}.json", "rb") as file:
+                found.append(json.load(file))
         for run in sorted(found, key=lambda run: run.get("finished", 0)):
-            rows = [_migrate(row) for row in run["rows"]]
+            rows = map(_migrate, run["rows"])
             by_identity |= {tuple(str(row[c]) for c in _IDENTITY): row for row in rows}
         return _read(io.StringIO(_csv([by_identity[key] for key in sorted(by_identity)], COLUMNS)))
 
     def write_tables(self) -> str:
         """Builds results.csv, results.md and a figure per table from all finished runs."""
-        while True:
-            names = {file for file in os.listdir(self.runs) if file.endswith(".json")}
+        names = None
+        # Another command may finish meanwhile, with a table of its own already written.
+        while names != (names := self.finished()):
             table = self._write_tables()
-            # Another command may have finished meanwhile, with a table of its own already written.
-            if names == {file for file in os.listdir(self.runs) if file.endswith(".json")}:
-                return table
+        return table
 
     def _write_tables(self) -> str:
         rows = self.rows()
         table = tables.markdown(rows)
         write_csv(self.path / "results.csv", rows)
-        write_atomically(self.path / "results.md", lambda file: file.write(table.encode()))
+        files.write_text(self.path / "results.md", table)
         figures.draw_overviews(self.path, rows)
         return table
 
@@ -184,7 +166,7 @@ def read_csv(path: str | os.PathLike) -> list[dict]:
         return _read(file)
 
 
-def _read(file: IO[str]) -> list[dict]:
+def _read(file: TextIO) -> list[dict]:
     rows = [_migrate(row) for row in csv.DictReader(file)]
     for row in rows:
         row |= {name: int(row[name]) for name in _INTEGERS}
@@ -207,14 +189,11 @@ def _warning(row: dict) -> str:
 
 def _migrate(row: dict) -> dict:
     """With the columns that older rows do not have; what they were is told by the others."""
-    quick = row["protocol"].startswith("quick")
     size = int(row["n_inliers"]) + int(row["n_outliers"])
-    older = {
-        "precision": "bfloat16" if "bfloat16" in row["protocol"] else "float32",
-        "train_seed": row["seed"],
-        "max_images": QUICK_IMAGES if quick or size == QUICK_IMAGES else None,
-    }
-    return older | row
+    quick = row["protocol"].startswith("quick") or size == QUICK_IMAGES
+    precision = "bfloat16" if "bfloat16" in row["protocol"] else "float32"
+    older = {"precision": precision, "max_images": QUICK_IMAGES if quick else None}
+    return older | {"train_seed": row["seed"]} | row
 
 
 def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
@@ -230,8 +209,7 @@ def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
     """Writes these columns of rows, whole or not at all, floats with six digits."""
-    text = _csv(rows, list(columns))
-    write_atomically(path, lambda file: file.write(text.encode()))
+    files.write_text(path, _csv(rows, list(columns)))
 
 
 def _csv(rows: Sequence[dict], columns: Sequence[str]) -> str:
