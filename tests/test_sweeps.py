@@ -13,6 +13,7 @@ import benchmark
 import numpy as np
 import pytest
 import stub_sweep
+from commands import end, here, rows, start, untimed, wait_until
 from conftest import ROOT
 from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
@@ -303,13 +304,8 @@ def test_wrong_flags_are_one_sentence(monkeypatch, capsys, arguments, sentence):
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
     """``command(*arguments)``: exit code, standard output and error of benchmark.py."""
-
-    def run(*arguments, folder=tmp_path / "results"):
-        arguments = ["benchmark.py", *arguments, "--results-dir", folder]
-        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
-        return benchmark.main(), *capsys.readouterr()
-
-    return run
+    folder = ("--results-dir", tmp_path / "results")
+    return lambda *arguments: here(monkeypatch, capsys, benchmark.main, *arguments, *folder)
 
 
 @pytest.mark.parametrize(
@@ -329,10 +325,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(command, tmp_path, mnist, arg
     code, out, err = command("--dataset", "mnist", "--source", "embedded", *arguments)
     assert (code, out) == (2, "") and sentence in err.splitlines()[-1]
     assert not list(tmp_path.rglob("*.json"))
-
-
-def rows(folder) -> list[dict]:
-    return store.read_csv(folder / "results.csv")
 
 
 def test_a_failing_run_is_told_at_the_end_and_tried_again(command, monkeypatch, tmp_path, mnist):
@@ -388,39 +380,14 @@ def test_without_ray_its_engine_says_what_to_do(command, monkeypatch):
 
 # --- Commands that are disturbed, with runs that sleep ---------------------------------------
 
-# What Ray's workers have for a share of one CPU, so that all engines give the same bits.
-ONE_CORE = {"JAX_NUM_CPU_DEVICES": "1", "NPROC": "1", "OMP_NUM_THREADS": "1"}
 STUBS = (*MNIST, "--max-images", 40, "--methods", "stub")
 REAL = (*MNIST, "--operations", "PR", "--max-images", 20, "--steps", 20, "--methods", "e3outlier")
 
 
-def start(folder, *arguments, script="tests/stub_sweep.py", **stub) -> subprocess.Popen:
-    """A command; of stubs the log is beside its folder."""
-    variables = {"LOG": folder.with_suffix(".log"), "SECONDS": 1, "FAILS": -1} | stub
-    env = os.environ | ONE_CORE | {f"STUB_{name}": str(v) for name, v in variables.items()}
-    env["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))
-    command = [sys.executable, ROOT / script, *arguments, "--results-dir", folder]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    # Where the tests run in the background, programs start with Ctrl-C ignored.
-    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, **pipes)
-
-
-def wait_until(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None, f"finished too early: {process.communicate()[1]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def end(process: subprocess.Popen) -> str:
-    try:
-        _, errors = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    return errors
+def start_stubs(folder, *arguments, seconds=1):
+    """A command whose runs take so long; their log is beside its folder."""
+    variables = {"STUB_LOG": folder.with_suffix(".log"), "STUB_SECONDS": seconds}
+    return start(folder, *STUBS, *arguments, script="tests/stub_sweep.py", **variables)
 
 
 def begun(folder) -> list[tuple[str, int]]:
@@ -430,14 +397,10 @@ def begun(folder) -> list[tuple[str, int]]:
     return [(line.split()[0], int(line.split()[-1])) for line in lines]
 
 
-def untimed(folder) -> list[dict]:
-    return [{c: v for c, v in row.items() if not c.endswith("_seconds")} for row in rows(folder)]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stubs") / "undisturbed"
-    end(start(folder, *STUBS, SECONDS=0))
+    end(start_stubs(folder, seconds=0))
     return untimed(folder)
 
 
@@ -446,7 +409,7 @@ def test_two_commands_in_one_folder_share_its_runs_and_both_have_the_whole_table
     undisturbed, tmp_path
 ):
     folder = tmp_path / "shared"
-    commands = [start(folder, *STUBS) for _ in range(2)]
+    commands = [start_stubs(folder) for _ in range(2)]
     told = [end(command) for command in commands]
     classes, processes = zip(*begun(folder), strict=True)
     assert sorted(classes) == sorted(map(str, range(10))), "every run began once"
@@ -460,7 +423,7 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
     undisturbed, tmp_path
 ):
     folder = tmp_path / "shared"
-    killed, other = start(folder, *STUBS, SECONDS=2), start(folder, *STUBS, SECONDS=2)
+    killed, other = start_stubs(folder, seconds=2), start_stubs(folder, seconds=2)
     wait_until(lambda: len({process for _, process in begun(folder)}) == 2, other)
     killed.kill()
     end(other)
@@ -476,13 +439,13 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, number):
     folder = tmp_path / "interrupted"
-    process = start(folder, *STUBS)
+    process = start_stubs(folder)
     wait_until(lambda: any((folder / "runs").glob("*.json")), process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in errors
     assert "Traceback" not in errors and 0 < len(rows(folder)) < 10
-    end(start(folder, *STUBS, SECONDS=1))
+    end(start_stubs(folder))
     assert untimed(folder) == undisturbed
 
 
@@ -522,7 +485,7 @@ def workers(node) -> list[int]:
 def test_ray_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, tmp_path):
     folder, head, [other] = tmp_path / "ray", cluster.head_node, cluster.worker_nodes
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
-    driver = start(folder, *STUBS, *on_ray, SECONDS=2)
+    driver = start_stubs(folder, *on_ray, seconds=2)
     try:
         wait_until(lambda: workers(head) and workers(other) and len(begun(folder)) > 1, driver)
         lost = [workers(head)[0], *workers(other)]
@@ -542,21 +505,20 @@ def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, clust
     """Two runs in process; Ray, its driver killed after one more; then Ray to the end."""
     folder = tmp_path / "turns"
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
-    end(start(folder, *STUBS, "--classes", 4, 5))
-    driver = start(folder, *STUBS, *on_ray)
+    end(start_stubs(folder, "--classes", 4, 5))
+    driver = start_stubs(folder, *on_ray)
     wait_until(lambda: len(list((folder / "runs").glob("*.json"))) > 2, driver)
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
-    assert "of them finished before" in end(start(folder, *STUBS, *on_ray))
+    assert "of them finished before" in end(start_stubs(folder, *on_ray))
     assert untimed(folder) == undisturbed
 
 
 @pytest.mark.campaign
 def test_ray_trains_as_this_process_does_bit_for_bit(cluster, tmp_path):
-    what, benchmark = (*REAL, "--classes", 4), "experiments/benchmark.py"
-    end(start(tmp_path / "here", *what, script=benchmark))
+    end(start(tmp_path / "here", *REAL, "--classes", 4))
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
-    end(start(tmp_path / "there", *what, *on_ray, script=benchmark))
+    end(start(tmp_path / "there", *REAL, "--classes", 4, *on_ray))
     assert untimed(tmp_path / "here") == untimed(tmp_path / "there")
     [here], [there] = ((tmp_path / f / "runs").glob("*.npz") for f in ("here", "there"))
     assert here.name == there.name

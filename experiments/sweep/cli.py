@@ -2,13 +2,13 @@
 
 import argparse
 import functools
-import signal
 import time
 import zlib
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
+import command
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -44,36 +44,35 @@ def run(
     Returns:
       the command's exit code.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = None
-    try:
+    failures = []
+
+    def work(console: Console) -> None:
         if args.tensorboard:
             curves.check_tensorboard()
         platform = engines.prepare(args)
+        folder = None if jax.process_index() else Folder(args.results_dir)
         # The other processes of a job compute, and are silent unless they fail.
-        console.quiet = jax.process_index() > 0
-        folder = None if console.quiet else Folder(args.results_dir)
-        failures = Sweep(args, variants, platform, folder, console).do()
-        if folder:
-            print(folder.write_tables())
+        console.quiet = folder is None
+        try:
+            failures.extend(Sweep(args, variants, platform, folder, console).do())
+        except KeyboardInterrupt:
+            if folder:
+                folder.write_tables()
+            raise
+        finally:
+            console.quiet = False
+        if folder and (table := folder.write_tables()):
+            print(table)
             draw(folder)
             console.print(f"Tables, figures and every image's scores are in {folder.path}/")
-    except (ValueError, OSError) as error:  # images.InputError is a ValueError
-        console.quiet = False
-        console.print(f"error: {error}", style="red")
-        return 2
-    except KeyboardInterrupt:
-        if folder and folder.rows():
-            folder.write_tables()
-        console.print("Stopped. What is finished is kept; the same command continues from here.")
-        return 130
-    for failure in failures:
-        console.print(f"failed: {failure}", style="red")
-    if failures:
-        where = f"see {folder.runs}/*.failed; the same command tries them again"
-        console.print(f"{len(failures)} run(s) failed, {where}")
-    return 1 if failures else 0
+        for failure in failures:
+            console.print(f"failed: {failure}", style="red")
+        if failures:
+            where = f"see {folder.runs}/*.failed; the same command tries them again"
+            console.print(f"{len(failures)} run(s) failed, {where}")
+
+    stopped = "What is finished is kept; the same command continues from here."
+    return command.run(work, stopped) or min(len(failures), 1)
 
 
 class Sweep:

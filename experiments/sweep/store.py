@@ -139,20 +139,17 @@ class Folder:
         return _read(io.StringIO(_csv([by_identity[key] for key in sorted(by_identity)], COLUMNS)))
 
     def write_tables(self) -> str:
-        """Builds results.csv, results.md and a figure per table from all finished runs."""
-        names = None
+        """Builds results.csv, results.md and a figure per table from all finished runs, if any."""
+        names = text = None
         # Another command may finish meanwhile, with a table of its own already written.
         while names != (names := self.finished()):
-            table = self._write_tables()
-        return table
-
-    def _write_tables(self) -> str:
-        rows = self.rows()
-        table = tables.markdown(rows)
-        write_csv(self.path / "results.csv", rows)
-        files.write_text(self.path / "results.md", table)
-        figures.draw_overviews(self.path, rows)
-        return table
+            if not (rows := self.rows()):
+                return ""
+            text = tables.markdown(rows)
+            write_csv(self.path / "results.csv", rows)
+            files.write_text(self.path / "results.md", text)
+            figures.draw_overviews(self.path, rows)
+        return text
 
 
 # --- Tables as CSV ---------------------------------------------------------------------------
