@@ -51,3 +51,9 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     """``cache_dir``, else E3JAX_CACHE_DIR, else e3jax in XDG_CACHE_HOME, else ~/.cache/e3jax."""
     shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "e3jax")
     return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or shared).expanduser()
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A file's name on one line, whatever it contains."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -462,7 +462,7 @@ def test_damaged_prepared_data_are_a_sentence(tmp_path, publish, damage):
 
 
 @needs_tfds
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("name", "source", "mean"),
     [

@@ -28,7 +28,7 @@ from e3jax import (
     save,
     write_gallery,
 )
-from e3jax.estimator import HealthWarning
+from e3jax.ranking import HealthWarning
 
 # As small as a network can be trained: for the contract, not for the scores.
 SMALL = {
@@ -212,7 +212,7 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
     np.testing.assert_allclose(
         detector.decision_function([tmp_path / "4.png"]), fitted.decision_scores_[4], rtol=1e-5
     )
-    with pytest.raises(InputError, match="give value_range"):
+    with pytest.raises(InputError, match="set value_range"):
         fitted.decision_function(np.full((2, 8, 8, 1), 77.7))
     with pytest.raises(InputError, match="3 channels, those of fit had 1"):
         fitted.decision_function(np.zeros((2, 8, 8, 3), np.uint8))
@@ -228,7 +228,7 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
         (np.full((5, 8, 8), np.inf), "not finite"),
         (np.full((5, 8, 8), 300), "expected integers from 0 to 255"),
         (np.full((5, 8, 8), "x"), "expected integers from 0 to 255"),
-        ([np.zeros((4, 4)), np.zeros((6, 6))], "different shapes"),
+        ([np.zeros((4, 4)), np.zeros((6, 6))], "differ in shape"),
         ("/nowhere/at/all", "does not exist"),
         (["/nowhere/1.png", "/nowhere/2.png"], "0 of 2 files are readable .*: no such file"),
     ],
@@ -297,7 +297,7 @@ def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
     again = load(tmp_path / "model")
     assert again.operations == tuple(turns)
     np.testing.assert_array_equal(again.decision_function(digits), detector.decision_scores_)
-    write_gallery(tmp_path / "gallery.html", again, digits, detector.view_entropies_)
+    write_gallery(tmp_path / "gallery.html", again.rank(digits), digits)
 
 
 # --- Fits ------------------------------------------------------------------------------------
@@ -312,8 +312,18 @@ def test_randomness_is_random_states(fitted, digits):
 
 def test_scores_of_views_average_to_the_scores(fitted, digits):
     views = fitted.view_scores(digits[:NEW])
-    assert views.ne.shape == views.pl.shape == (NEW, 23)
-    np.testing.assert_allclose(-views.ne.mean(1), fitted.decision_scores_[:NEW], rtol=1e-5)
+    assert all(scores.shape == (NEW, 23) for scores in views.rules.values())
+    np.testing.assert_allclose(-views.mean("ne"), fitted.decision_scores_[:NEW], rtol=1e-5)
+
+
+def test_rankings_are_the_scores_in_their_order(fitted, digits):
+    ranking = fitted.ranking_
+    np.testing.assert_array_equal(ranking.scores, fitted.decision_scores_)
+    np.testing.assert_array_equal(ranking.is_outlier, fitted.labels_ == 1)
+    assert (np.diff(ranking.scores[ranking.order]) <= 0).all()
+    new = fitted.rank(digits[:NEW])
+    np.testing.assert_allclose(new.scores, ranking.scores[:NEW], rtol=1e-5)
+    assert new.threshold == ranking.threshold and new.health is ranking.health
 
 
 @pytest.mark.parametrize("n, steps", [(60, 433), (499, 433), (5000, 4336), (60_000, 52_032)])
