@@ -10,7 +10,7 @@ import numpy as np
 import runtime
 from PIL import Image, UnidentifiedImageError
 
-from e3jax import datasets, operations, report
+from e3jax import datasets, operations, sheet
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
         else:
             data = datasets.load("mnist", source="embedded")
             image = data.images[data.labels == 7][0]
-        report.plot_views(arguments.out, image, operation_set)
+        sheet.plot_views(arguments.out, image, operation_set)
     except (ValueError, OSError, UnidentifiedImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
