@@ -97,7 +97,7 @@ def load(path: str | os.PathLike) -> E3Outlier:
     if about["format"] != _FORMAT:
         raise images.InputError(
             f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "
-            f"{about['versions']['e3jax']}, use that version or fit and save anew"
+            f"{about['versions']['e3jax']}, use that version, or fit and save again"
         )
     if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
         raise images.InputError(f"{path} is damaged: fit and save it again")
