@@ -2,21 +2,14 @@
 
 from e3jax.checkpoint import load, save
 from e3jax.datasets import contaminate
-from e3jax.devices import device_mesh
-from e3jax.estimator import E3Outlier, E3OutlierDetector
+from e3jax.estimator import E3Outlier
+from e3jax.fitting import fit, score
 from e3jax.gallery import write_gallery
 from e3jax.images import ImageBank, InputError
-from e3jax.metrics import aupr_in, aupr_out, auroc
-from e3jax.operations import Operation, OperationSet, all_views, apply_operation, operation_set
-from e3jax.scoring import Scorer, Scores
-from e3jax.training import (
-    TrainConfig,
-    make_trainer,
-    paper_config,
-    place_bank,
-    quick_config,
-    train,
-)
+from e3jax.metrics import auroc
+from e3jax.operations import Operation, all_views, operation_set
+from e3jax.sklearn_adapter import E3OutlierDetector
+from e3jax.training import TrainConfig, paper_config, quick_config
 
 __version__ = "0.1.0"
 
@@ -26,24 +19,16 @@ __all__ = [
     "ImageBank",
     "InputError",
     "Operation",
-    "OperationSet",
-    "Scorer",
-    "Scores",
     "TrainConfig",
     "all_views",
-    "apply_operation",
-    "aupr_in",
-    "aupr_out",
     "auroc",
     "contaminate",
-    "device_mesh",
+    "fit",
     "load",
-    "make_trainer",
     "operation_set",
     "paper_config",
-    "place_bank",
     "quick_config",
     "save",
-    "train",
+    "score",
     "write_gallery",
 ]

@@ -20,7 +20,8 @@ from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax import devices, files, images, operations, training
-from e3jax.estimator import E3Outlier, Health
+from e3jax.estimator import E3Outlier
+from e3jax.ranking import Health
 
 # Raised when what a file holds changes its meaning.
 _FORMAT = 2

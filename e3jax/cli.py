@@ -7,13 +7,10 @@ moves back).
 
 import argparse
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,15 +20,17 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, files, gallery, images, operations, runtime
-from e3jax.estimator import E3Outlier, HealthWarning, mean_entropy
+from e3jax import checkpoint, gallery, images, operations, quarantine, ranking, runtime
+from e3jax.estimator import E3Outlier
+from e3jax.files import printable
 from e3jax.images import InputError
+from e3jax.ranking import HealthWarning
 
-_SCORES, _GALLERY, _MANIFEST = "scores.csv", "gallery.html", "manifest.json"
+_GALLERY = "gallery.html"
 _SHOWN = 20
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="e3jax",
         description=__doc__,
@@ -114,10 +113,10 @@ def _seconds(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
-    asked = parse_arguments(arguments)
+    args = parse_args(arguments)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
-        return asked.do(asked, console)
+        return args.do(args, console)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red")
         return 2
@@ -137,64 +136,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- rank and score ----------------------------------------------------------------------------
 
 
-def rank(asked: argparse.Namespace, console: Console) -> int:
-    _check_folder(asked.out)
-    paths, closed = _find(asked)
+def rank(args: argparse.Namespace, console: Console) -> int:
+    _check_folder(args.out)
+    paths, closed = _find(args)
     runtime.prepare()
     with _bars(console) as on_progress:
         detector = E3Outlier(
-            contamination=asked.contamination,
-            network=asked.network,
-            operations=asked.operations,
-            steps="auto" if asked.steps is None else asked.steps,
-            time_budget=asked.time_budget,
-            image_size=asked.image_size,
-            resize=asked.resize,
-            random_state=asked.seed,
+            contamination=args.contamination,
+            network=args.network,
+            operations=args.operations,
+            steps="auto" if args.steps is None else args.steps,
+            time_budget=args.time_budget,
+            image_size=args.image_size,
+            resize=args.resize,
+            random_state=args.seed,
             on_progress=on_progress,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # said at the end
             detector.fit(paths)
-        if asked.save:
-            checkpoint.save(detector, asked.save)
-        entropies, paths = detector.view_entropies_, detector.paths_
-        unreadable = closed + detector.health_.unreadable
-        rows = _write_report(asked, detector, paths, entropies, unreadable)
+        if args.save:
+            checkpoint.save(detector, args.save)
+        rows = _report(args, detector.ranking_, closed, on_progress)
+    _sum_up(console, args.out, rows, closed + detector.health_.unreadable)
     health = detector.health_
-    _sum_up(console, asked.out, rows, unreadable)
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"
     )
-    if asked.save:
-        console.print(f"The detector is in {asked.save}")
-    if health.warning:
-        console.print(f"warning: {health.warning}", style="yellow")
-    return 1 if health.warning else 0
+    if args.save:
+        console.print(f"The detector is in {args.save}")
+    return _judge(console, detector)
 
 
-def score(asked: argparse.Namespace, console: Console) -> int:
-    _check_folder(asked.out)
+def score(args: argparse.Namespace, console: Console) -> int:
+    _check_folder(args.out)
     runtime.prepare()
-    detector = checkpoint.load(asked.model)
-    paths, closed = _find(asked)
+    detector = checkpoint.load(args.model)
+    paths, closed = _find(args)
     with _bars(console) as on_progress:
         detector.on_progress = on_progress
-        bank, unreadable = detector.read(paths)
-        entropies = -detector.view_scores(bank.images).ne
-        unreadable = closed + unreadable
-        rows = _write_report(asked, detector, bank.ids, entropies, unreadable)
-    _sum_up(console, asked.out, rows, unreadable)
-    if detector.health_.warning:
-        console.print(f"warning: {detector.health_.warning}", style="yellow")
-    return 1 if detector.health_.warning else 0
+        found = detector.rank(paths)
+        rows = _report(args, found, closed, on_progress)
+    _sum_up(console, args.out, rows, closed + found.unreadable)
+    return _judge(console, detector)
 
 
-def _find(asked: argparse.Namespace) -> tuple[list[Path], list[images.Unreadable]]:
+def _judge(console: Console, detector: E3Outlier) -> int:
+    """The exit code of a detector, whose warning is said last."""
+    warning = detector.health_.warning
+    if warning:
+        console.print(f"warning: {warning}", style="yellow")
+    return 1 if warning else 0
+
+
+def _find(args: argparse.Namespace) -> tuple[list[Path], list[images.Unreadable]]:
     """The images below PHOTOS, by absolute paths, without those that are in quarantine."""
-    paths, closed = images.find_files(asked.photos.absolute())
-    aside = asked.out.absolute() / "quarantine"
+    paths, closed = images.find_files(args.photos.absolute())
+    aside = args.out.absolute() / quarantine.FOLDER
     return [path for path in paths if aside not in path.parents], closed
 
 
@@ -230,165 +229,73 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} may not be written to: choose another folder with --out")
 
 
-def _write_report(asked, detector: E3Outlier, paths, entropies, unreadable) -> list[dict]:
+def _report(args, found: ranking.Ranking, closed: list, on_progress) -> list[dict]:
     """Writes the tables and the gallery; returns the rows of the first."""
-    scores = mean_entropy(entropies)
-    rows = _write_tables(asked.out, paths, scores, scores > detector.threshold_, unreadable)
-    gallery.write_gallery(
-        asked.out / _GALLERY,
-        detector,
-        paths,
-        entropies,
-        title=f"e3jax: {asked.photos.absolute().name}",
-        on_picture=lambda done, total: detector.on_progress("gallery", done, total),
-    )
-    return rows
-
-
-def _write_tables(out: Path, paths, scores, is_outlier, unreadable) -> list[dict]:
-    """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv."""
-    order = (-scores).argsort(kind="stable")
-    rows = [
-        {"rank": r, "path": str(paths[i]), "score": float(scores[i]), "outlier": int(is_outlier[i])}
-        for r, i in enumerate(order, start=1)
-    ]
-    _write(out / _SCORES, _csv(("rank", "path", "score", "outlier"), (r.values() for r in rows)))
-    _write(out / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    _write(out / "unreadable.csv", _csv(("path", "reason"), unreadable))
+    found = found._replace(unreadable=closed + found.unreadable)
+    rows = ranking.write_tables(args.out, found)
+    title = f"e3jax: {args.photos.absolute().name}"
+    gallery.write_gallery(args.out / _GALLERY, found, title=title, on_progress=on_progress)
     return rows
 
 
 def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
     outliers = [row for row in rows if row["outlier"]]
     for row in outliers[:_SHOWN]:
-        print(f"{row['score']:.3f}  {_printable(row['path'])}")
+        print(f"{row['score']:.3f}  {printable(row['path'])}")
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")
     for path, reason in unreadable[:_SHOWN]:
-        console.print(f"left out: {_printable(path)}: {reason}")
+        console.print(f"left out: {printable(path)}: {reason}")
     if len(unreadable) > _SHOWN:
         console.print(f"... and {len(unreadable) - _SHOWN} more files")
-    console.print(f"The report is in {out}/: open {_GALLERY}, or read {_SCORES}")
-
-
-def _csv(columns: Sequence[str], rows) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Names of files may hold bytes that are no UTF-8."""
-    content = text.encode("utf-8", "surrogateescape")
-    files.write_atomically(path, lambda file: file.write(content))
-
-
-def _printable(path) -> str:
-    """A file's name on one line, whatever is in it."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)[1:-1]
+    console.print(f"The report is in {out}/: open {_GALLERY}, or read {ranking.SCORES}")
 
 
 # --- views -------------------------------------------------------------------------------------
 
 
-def views(asked: argparse.Namespace, console: Console) -> int:
+def views(args: argparse.Namespace, console: Console) -> int:
     try:
         from e3jax import report
     except ImportError as error:
         raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
-    bank, unreadable = images.read_files([asked.image], least=0)
-    operation_set = operations.operation_set(asked.operations)
-    report.plot_views(asked.out, bank.images[0], operation_set)
-    console.print(f"{len(operation_set)} views in {asked.out}")
+    bank, unreadable = images.read_files([args.image], least=0)
+    operation_set = operations.operation_set(args.operations)
+    report.plot_views(args.out, bank.images[0], operation_set)
+    console.print(f"{len(operation_set)} views in {args.out}")
     return 0
 
 
 # --- quarantine --------------------------------------------------------------------------------
 
 
-def quarantine(asked: argparse.Namespace, console: Console) -> int:
-    folder = asked.report.absolute() / "quarantine"
-    manifest = folder / _MANIFEST
-    moves = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else []
-    if asked.undo:
-        return _undo(moves, folder, console)
-    paths = _chosen(asked)
-    aside = {move["from"] for move in moves if os.path.lexists(move["to"])}
-    # Numbered, since files of one name may come from several folders.
-    new = [
-        {"from": path, "to": str(folder / f"{number:05d}-{Path(path).name}")}
-        for number, path in enumerate((p for p in paths if p not in aside), start=len(moves) + 1)
-    ]
-    for move in new:
-        if not os.path.lexists(move["from"]):
-            raise InputError(
-                f"{_printable(move['from'])} is not there any more: rank the folder again (nothing "
-                "was moved)"
-            )
-    _check_free([move["to"] for move in new])
-    folder.mkdir(exist_ok=True)
-    # First: whatever stops the moves below, undo knows them.
-    _write(manifest, json.dumps(moves + new, indent=1))
-    for move in new:
-        shutil.move(move["from"], move["to"])
-    console.print(f"{len(new)} files moved to {folder}; --undo moves them back")
+def set_aside(args: argparse.Namespace, console: Console) -> int:
+    if args.undo:
+        console.print(f"{quarantine.undo(args.report)} files moved back")
+        return 0
+    moved = quarantine.move_aside(args.report, _chosen(args))
+    folder = args.report.absolute() / quarantine.FOLDER
+    console.print(f"{moved} files moved to {folder}; --undo moves them back")
     return 0
 
 
-def _chosen(asked: argparse.Namespace) -> list[str]:
-    if asked.top is not None and asked.top < 1:
-        raise InputError(f"--top is {asked.top}, expected at least 1")
-    ranked = [row["path"] for row in _read_scores(asked.report / _SCORES)]
-    if asked.top is not None:
-        return ranked[: asked.top]
-    lines = asked.list.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+def _chosen(args: argparse.Namespace) -> list[str]:
+    if args.top is not None and args.top < 1:
+        raise InputError(f"--top is {args.top}, expected at least 1")
+    ranked = [row["path"] for row in ranking.read_scores(args.report)]
+    if args.top is not None:
+        return ranked[: args.top]
+    lines = args.list.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     # The gallery quotes what would not fit on a line.
     listed = [json.loads(line) if line.startswith('"') else line for line in lines if line]
     strange = set(listed) - set(ranked)
     if strange:
         raise InputError(
-            f"{asked.list} lists {_printable(min(strange))}, which is not in {asked.report}: give "
+            f"{args.list} lists {printable(min(strange))}, which is not in {args.report}: give "
             "a selection from the same report (nothing was moved)"
         )
     return list(dict.fromkeys(listed))
-
-
-def _undo(moves: list[dict[str, str]], folder: Path, console: Console) -> int:
-    if not moves:
-        raise InputError(f"{folder} holds nothing that quarantine moved: nothing to undo")
-    back = [move for move in moves if os.path.lexists(move["to"])]
-    _check_free([move["from"] for move in back])
-    for move in back:
-        Path(move["from"]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(move["to"], move["from"])
-    (folder / _MANIFEST).unlink()
-    with contextlib.suppress(OSError):  # not empty: somebody put a file there
-        folder.rmdir()
-    console.print(f"{len(back)} files moved back")
-    return 0
-
-
-def _check_free(paths: Sequence[str]) -> None:
-    for path in paths:
-        if os.path.lexists(path):
-            raise InputError(
-                f"there is another file at {_printable(path)}: move it away first (nothing was "
-                "moved)"
-            )
-
-
-def _read_scores(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"rank", "path", "score"} <= rows[0].keys():
-        raise InputError(f"{path} is no report of e3jax: run e3jax rank anew")
-    return rows
 
 
 if __name__ == "__main__":

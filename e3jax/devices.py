@@ -193,6 +193,12 @@ def mean_over_devices(tree: Any) -> Any:
     return unflatten(jax.lax.pmean(flat, AXIS))
 
 
+def sum_over_devices(tree: Any) -> Any:
+    """Inside a program: as :func:`mean_over_devices`, sums."""
+    flat, unflatten = jax.flatten_util.ravel_pytree(tree)
+    return unflatten(jax.lax.psum(flat, AXIS))
+
+
 def gather_over_devices(tree: Any) -> Any:
     """Inside a program: float32 arrays [n, ...] of each device joined to wholes.
 
@@ -216,17 +222,18 @@ def part_of_device(whole: jax.Array) -> jax.Array:
 
 
 class BatchMap:
-    """Maps a function of a few images over any number of them, in blocks split over a mesh.
+    """Maps a function of a few items over any number of them, in blocks split over a mesh.
 
-    Blocks have one shape, so that one program serves all numbers of images; of a block that is not
-    full, only the images in it are computed.
+    Items are pytrees of arrays with a leading axis, such as images and their numbers. Blocks have
+    one shape, so one program serves all numbers of items; of a block that is not full only the
+    items in it are computed.
 
     Args:
-      function: ``(shared, images [b, ...]) -> pytree`` of float32 arrays [b, ...], every image by
+      function: ``(shared, items [b, ...]) -> pytree`` of float32 arrays [b, ...], every item by
         itself.
-      mesh: devices to split a block's images over; they all have the whole of ``shared``.
-      block: images a block, at least; filled up to a multiple of ``together`` a device.
-      together: images a call of ``function``.
+      mesh: devices to split a block's items over; they all have the whole of ``shared``.
+      block: items per block, at least; filled up to a multiple of ``together`` per device.
+      together: items per call of ``function``.
       precision: of products, one of ``PRECISIONS``.
     """
 
@@ -235,35 +242,43 @@ class BatchMap:
         self._rows = -(-block // (mesh.size * together)) * together
         self._program = on_mesh(self._block, mesh, precision, (EVERYWHERE, SPLIT, EVERYWHERE))
 
-    def _block(self, shared: Any, images: jax.Array, count: jax.Array) -> Any:
-        """One device's images, of which all devices have ``count`` to compute, dealt in turn."""
+    def _block(self, shared: Any, items: Any, count: jax.Array) -> Any:
+        """One device's items, of which all devices have ``count`` to compute, dealt in turn."""
         together, devices = self._together, jax.lax.axis_size(AXIS)
         mine = (count + devices - 1 - jax.lax.axis_index(AXIS)) // devices
 
         def some(i: jax.Array, done: Any) -> Any:
-            part = jax.lax.dynamic_slice_in_dim(images, i * together, together)
+            part = jax.tree.map(
+                lambda a: jax.lax.dynamic_slice_in_dim(a, i * together, together), items
+            )
             return jax.tree.map(
                 lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, i * together, 0),
                 done,
                 self._function(shared, part),
             )
 
-        one = jax.eval_shape(self._function, shared, images[:together])
-        empty = jax.tree.map(lambda a: jnp.zeros((len(images), *a.shape[1:]), a.dtype), one)
+        one = jax.eval_shape(self._function, shared, jax.tree.map(lambda a: a[:together], items))
+        empty = jax.tree.map(lambda a: jnp.zeros((self._rows, *a.shape[1:]), a.dtype), one)
         done = jax.lax.fori_loop(0, (mine + together - 1) // together, some, empty)
         # Gathered here and not on the host, which may see a part of the mesh's devices only.
         return gather_over_devices(done)
 
     def __call__(
-        self, shared: Any, images: np.ndarray, on_block: Callable[[int], None] = lambda done: None
+        self, shared: Any, items: Any, on_block: Callable[[int], None] = lambda done: None
     ) -> Any:
-        """A pytree of NumPy arrays [n, ...]; ``on_block(images done)`` is called after each block.
+        """A pytree of NumPy arrays [n, ...]; ``on_block(items done)`` is called after each block.
 
         ``shared`` is put on the devices once.
         """
-        shared, n = place(self._mesh, shared), len(images)
+        shared, n = place(self._mesh, shared), len(jax.tree.leaves(items)[0])
         devices, rows = self._mesh.size, self._rows
         under_way, parts = collections.deque(), []
+
+        def dealt(start: int, a: np.ndarray) -> np.ndarray:
+            filled = np.zeros((rows * devices, *a.shape[1:]), a.dtype)
+            part = a[start : start + len(filled)]
+            filled[: len(part)] = part
+            return filled.reshape(rows, devices, *a.shape[1:]).swapaxes(0, 1).reshape(filled.shape)
 
         def undealt(a: np.ndarray) -> np.ndarray:
             return a.reshape(devices, rows, *a.shape[1:]).swapaxes(0, 1).reshape(a.shape)
@@ -273,21 +288,20 @@ class BatchMap:
             on_block(min(len(parts) * devices * rows, n))
 
         for start in range(0, n, devices * rows):
-            part = np.asarray(images[start : start + devices * rows])
-            filled = np.zeros((rows, devices, *part.shape[1:]), part.dtype)
-            filled.reshape(-1, *part.shape[1:])[: len(part)] = part
-            dealt = filled.swapaxes(0, 1).reshape(-1, *part.shape[1:])
-            count = place(self._mesh, np.int32(len(part)))
-            under_way.append(self._program(shared, place(self._mesh, dealt, SPLIT), count))
+            block = jax.tree.map(functools.partial(dealt, start), items)
+            count = place(self._mesh, np.int32(min(devices * rows, n - start)))
+            under_way.append(self._program(shared, place(self._mesh, block, SPLIT), count))
             if len(under_way) >= _BLOCKS_AHEAD:
                 fetch()
         while under_way:
             fetch()
         return jax.tree.map(lambda *a: np.concatenate(a)[:n], *parts)
 
-    def program(self, shared: Any, image: Any) -> Program:
-        """What a block runs, for the shapes of ``shared`` and of an image."""
-        block = jax.ShapeDtypeStruct((self._rows * self._mesh.size, *image.shape), image.dtype)
+    def program(self, shared: Any, item: Any) -> Program:
+        """What a block runs, for the shapes of ``shared`` and of an item."""
+        count = self._rows * self._mesh.size
+        block = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), item)
         whole = functools.partial(shapes, self._mesh)
-        blocks = shapes(self._mesh, block, SPLIT)
-        return Program(self._program, (whole(shared), blocks, whole(np.int32(0))))
+        return Program(
+            self._program, (whole(shared), shapes(self._mesh, block, SPLIT), whole(np.int32(0)))
+        )

@@ -1,67 +1,28 @@
-"""Detectors with the contracts of PyOD and of scikit-learn, on arrays, files and folders.
+"""A detector with PyOD's contract, on arrays, files and folders: larger = more outlying."""
 
-E3Outlier speaks as PyOD does: larger scores are more outlying, labels are 0 and 1. It is the one
-place where the paper's scores, which fall with outlyingness, change their sign.
-E3OutlierDetector adapts it to scikit-learn: rows are flattened images, labels are -1 and 1.
-"""
-
-import functools
 import math
 import numbers
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import scipy.special
 import scipy.stats
-from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, check_random_state
 
-from e3jax import devices, images, operations, scoring, training
+from e3jax import devices, fitting, images, operations, ranking, scoring, thresholds, training
+from e3jax.fitting import silent
 from e3jax.images import InputError
+from e3jax.methods import E3OUTLIER
+from e3jax.ranking import Health, HealthWarning
 
-_MAD_FACTOR, _MADS = 1.4826, 2.5
-# Of a time budget: the least training worth its name, a training view in scored ones, and what the
+# Of a time budget: the least training worth its name, a trained view in scored ones, and what the
 # compiler takes.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
 _SEEDS = np.iinfo(np.int32).max
-
-
-class HealthWarning(UserWarning):
-    """A detector's scores are likely to mean little."""
-
-
-class Health(NamedTuple):
-    """What there is to know of a fit before its scores are believed.
-
-    Attributes:
-      pretext_accuracy: share of views whose operation was recognised, in [0, 1].
-      chance: what guessing would reach, 1 / k.
-      spread: standard deviation of the scores, in nats.
-      steps: of training.
-      unreadable: files that were left out, :class:`e3jax.images.Unreadable`.
-      warning: what is wrong and what to do, in one sentence; "" if nothing is.
-    """
-
-    pretext_accuracy: float
-    chance: float
-    spread: float
-    steps: int
-    unreadable: list[images.Unreadable]
-    warning: str
-
-
-# (what is done: "reading", "training" or "scoring"; how much of it; of how much). It may raise.
-Progress = Callable[[str, int, int], None]
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Shows no progress."""
 
 
 class E3Outlier(BaseEstimator):
@@ -153,13 +114,22 @@ class E3Outlier(BaseEstimator):
         config = self._config(len(bank.images))
         if self.time_budget is not None:
             config = self._shorten(config, bank.images, began + self.time_budget)
+        key = jax.random.key(check_random_state(self.random_state).randint(_SEEDS))
+        fitted = fitting.fit(key, bank.images, E3OUTLIER, config, on_progress=self.on_progress)
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
-        self.variables_ = self._train(config, bank.images)
+        self.variables_ = jax.device_get(fitted.state.variables)
         scores = self._score(bank.images)
-        self.view_entropies_ = -scores.ne
+        self.view_entropies_ = ranking.view_entropies(scores)
         self.median_entropies_ = np.median(self.view_entropies_, axis=0)
-        self.decision_scores_ = mean_entropy(self.view_entropies_)
-        self.health_ = self._examine(scores, unreadable)
+        self.decision_scores_ = ranking.image_entropies(self.view_entropies_)
+        self.health_ = Health(
+            pretext_accuracy=float(scores.accuracy.mean()),
+            chance=1 / config.k,
+            spread=float(self.decision_scores_.std()),
+            steps=config.steps,
+            unreadable=unreadable,
+            warning=scoring.check_fit(scores),
+        )
         if self.health_.warning:
             warnings.warn(self.health_.warning, HealthWarning, stacklevel=2)
         return self._set_threshold()
@@ -171,11 +141,10 @@ class E3Outlier(BaseEstimator):
           InputError: bad images; also if a single file cannot be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
-        check_is_fitted(self, "decision_scores_")
-        return mean_entropy(-self.view_scores(X).ne)
+        return ranking.image_entropies(ranking.view_entropies(self.view_scores(X)))
 
-    def view_scores(self, X) -> scoring.Scores:
-        """PL, MP, NE and accuracy of every view: float [n, k] each, smaller = more outlying.
+    def view_scores(self, X) -> scoring.ViewScores:
+        """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
 
         They say why an image scores as it does: which operations are not recognised on it.
 
@@ -194,6 +163,34 @@ class E3Outlier(BaseEstimator):
                 "images of the same kind"
             )
         return self._score(bank.images)
+
+    @property
+    def ranking_(self) -> ranking.Ranking:
+        """The collection's :class:`Ranking`; not for a detector that was loaded."""
+        check_is_fitted(self, "view_entropies_")
+        return self._rank(self.paths_, self.view_entropies_, self.health_.unreadable)
+
+    def rank(self, X) -> ranking.Ranking:
+        """New images as a :class:`Ranking`; files that cannot be read are left out of it.
+
+        Raises:
+          InputError, NotFittedError: as ``decision_function``.
+        """
+        check_is_fitted(self, "decision_scores_")
+        bank, unreadable = self.read(X)
+        entropies = ranking.view_entropies(self.view_scores(bank.images))
+        return self._rank(bank.ids, entropies, unreadable)
+
+    def _rank(self, paths, entropies, unreadable) -> ranking.Ranking:
+        evidence = (entropies, self.median_entropies_, self.operation_set(), self.resize)
+        return ranking.Ranking(
+            paths=paths,
+            scores=ranking.image_entropies(entropies),
+            evidence=ranking.Evidence(*evidence),
+            threshold=self.threshold_,
+            unreadable=unreadable,
+            health=self.health_,
+        )
 
     def predict(self, X, return_confidence=False):
         """0 or 1 = outlier for images [n]; with their confidences if asked."""
@@ -236,7 +233,7 @@ class E3Outlier(BaseEstimator):
     def set_contamination(self, contamination) -> "E3Outlier":
         """Moves the threshold, and so ``labels_``, without training anew."""
         check_is_fitted(self, "decision_scores_")
-        _check_contamination(contamination)
+        thresholds.check_contamination(contamination)
         self.contamination = contamination
         return self._set_threshold()
 
@@ -268,12 +265,17 @@ class E3Outlier(BaseEstimator):
 
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``."""
-        return _operation_set(*self._pretext())
+        return fitting.operation_set(self._operations, self.image_size)
+
+    @property
+    def _operations(self) -> str | tuple:
+        """Hashable: programs are built by them."""
+        return self.operations if isinstance(self.operations, str) else tuple(self.operations)
 
     # --- Parameters and images ---------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        _check_contamination(self.contamination)
+        thresholds.check_contamination(self.contamination)
         for name, automatic in (("steps", True), ("batch_size", False), ("image_size", False)):
             value = getattr(self, name)
             if (value == "auto" and automatic) or (_is_integer(value) and value > 0):
@@ -292,11 +294,6 @@ class E3Outlier(BaseEstimator):
                 f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
             )
 
-    def _pretext(self) -> tuple[str | tuple, int]:
-        """The operations, hashable, and the side they are for: what programs are built by."""
-        named = isinstance(self.operations, str)
-        return self.operations if named else tuple(self.operations), self.image_size
-
     def _infer_range(self, X) -> tuple[float, float] | None:
         if self.value_range is not None:
             return tuple(map(float, self.value_range))
@@ -313,79 +310,42 @@ class E3Outlier(BaseEstimator):
 
     def _config(self, n: int) -> training.TrainConfig:
         on_cpu = devices.is_cpu(devices.device_mesh())
-        quick, k = training.quick_config(), len(self.operation_set())
+        config = training.quick_config()._replace(
+            operations=self._operations, batch_size=self.batch_size
+        )
         network, steps = self.network, self.steps
         if network == "auto":
-            network = quick.network if on_cpu else "wrn-10-4"
+            network = config.network if on_cpu else "wrn-10-4"
         if steps == "auto":
             epochs = 0.5 if on_cpu else 1.0
-            steps = max(quick.steps, math.ceil(epochs * n * k / self.batch_size))
-        return quick._replace(network=network, steps=int(steps), batch_size=self.batch_size)
+            steps = max(config.steps, math.ceil(epochs * n * config.k / self.batch_size))
+        return config._replace(network=network, steps=int(steps))
 
     def _shorten(
         self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
     ) -> training.TrainConfig:
         """As many steps as fit before the deadline, by the time that some images' scores take."""
-        k = len(self.operation_set())
-        trainer = _trainer(config, *self._pretext())
-        variables = trainer.init(jax.random.key(0), pictures.shape[-1]).variables
-        score = _scorer(config.network, *self._pretext())
+        untrained = fitting.fit(jax.random.key(0), pictures, E3OUTLIER, config, until=0)
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()
-            score(variables, few)
-        seconds_a_view = (time.monotonic() - began) / (64 * k)
-        left = deadline - time.monotonic() - seconds_a_view * len(pictures) * k
-        steps = int((left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_a_view * config.batch_size))
-        return config._replace(steps=min(config.steps, max(steps, _LEAST_STEPS)))
+            fitting.score(untrained, few)
+        seconds_per_view = (time.monotonic() - began) / (64 * config.k)
+        left = deadline - time.monotonic() - seconds_per_view * len(pictures) * config.k
+        steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
+        return config._replace(steps=min(config.steps, max(int(steps), _LEAST_STEPS)))
 
-    def _train(self, config: training.TrainConfig, pictures: np.ndarray) -> Any:
-        random = check_random_state(self.random_state)
-        key = jax.random.key(random.randint(_SEEDS))
-        trainer = _trainer(config, *self._pretext())
-        bank = training.place_bank(trainer.mesh, pictures)
-
-        def on_chunk(state: training.TrainState, log: training.StepLog) -> None:
-            jax.block_until_ready(log.loss)
-            self.on_progress("training", min(int(state.step), config.steps), config.steps)
-
-        state = trainer.init(key, pictures.shape[-1])
-        state = training.train(trainer, state, bank, len(pictures), config.steps, on_chunk)
-        return jax.device_get(state.variables)
-
-    def _score(self, pictures: np.ndarray) -> scoring.Scores:
-        score = _scorer(self.network_, *self._pretext())
-        total = len(pictures)
-        return score(
-            self.variables_, pictures, lambda done: self.on_progress("scoring", done, total)
+    def _score(self, pictures: np.ndarray) -> scoring.ViewScores:
+        config = training.quick_config()._replace(
+            network=self.network_, operations=self._operations, steps=self.steps_
         )
-
-    def _examine(self, scores: scoring.Scores, unreadable: list[images.Unreadable]) -> Health:
-        k = len(self.operation_set())
-        means = [views.mean(axis=1) for views in scores[:4]]
-        return Health(
-            pretext_accuracy=float(scores.accuracy.mean()),
-            chance=1 / k,
-            spread=float(self.decision_scores_.std()),
-            steps=self.steps_,
-            unreadable=unreadable,
-            warning=scoring.health(scoring.Scores(*means, scores.representation), k),
-        )
+        fitted = fitting.restored(E3OUTLIER, config, self.image_size, self.variables_)
+        return fitting.score(fitted, pictures, on_progress=self.on_progress)
 
     # --- Thresholds ----------------------------------------------------------------------------
 
     def _set_threshold(self) -> "E3Outlier":
-        scores = self.decision_scores_
-        if isinstance(self.contamination, numbers.Real):
-            self.threshold_ = float(np.percentile(scores, 100 * (1 - self.contamination)))
-        elif self.contamination == "auto":
-            middle = np.median(scores)
-            mad = _MAD_FACTOR * np.median(np.abs(scores - middle))
-            self.threshold_ = float(middle + _MADS * mad)
-        else:
-            labels = np.asarray(self.contamination.eval(scores)).astype(bool)
-            inliers = scores[~labels]
-            self.threshold_ = float(inliers.max() if len(inliers) else -np.inf)
+        self.threshold_ = thresholds.threshold(self.decision_scores_, self.contamination)
         return self
 
     @property
@@ -407,22 +367,6 @@ class E3Outlier(BaseEstimator):
         return np.where(self._label(scores) == 1, outlier, 1 - outlier)
 
 
-def mean_entropy(entropies: np.ndarray) -> np.ndarray:
-    """The scores of images [n] from the entropies of their views [n, k] (minus NE, eq. 6)."""
-    return np.mean(entropies, axis=1, dtype=np.float64)
-
-
-def _check_contamination(value) -> None:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if not 0 < value <= 0.5:
-            raise ValueError(f"contamination is {value}, expected a number in (0, 0.5]")
-    elif not (value == "auto" if isinstance(value, str) else hasattr(value, "eval")):
-        raise ValueError(
-            f"contamination is {value!r}, expected a number in (0, 0.5], 'auto' or an object of "
-            "PyThresh"
-        )
-
-
 def _is_integer(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -439,125 +383,3 @@ def _are_paths(X) -> bool:
     if isinstance(X, (str, os.PathLike)):
         return True
     return isinstance(X, (list, tuple)) and len(X) > 0 and isinstance(X[0], (str, os.PathLike))
-
-
-_building = threading.RLock()  # building one program may ask for another
-
-
-def _once(build: Callable) -> Callable:
-    """Builds a program once for all detectors of a kind, also in several threads."""
-    cached = functools.lru_cache(maxsize=8)(build)
-
-    @functools.wraps(build)
-    def locked(*args):
-        with _building:
-            return cached(*args)
-
-    return locked
-
-
-_operation_set = _once(operations.operation_set)
-
-
-def _trainer(config: training.TrainConfig, names: str | tuple, side: int) -> training.Trainer:
-    """One for trainings of all lengths."""
-    return _any_trainer(config._replace(steps=None, epochs=None), names, side)
-
-
-@_once
-def _any_trainer(config: training.TrainConfig, names: str | tuple, side: int) -> training.Trainer:
-    # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
-    chunk = 10 if devices.is_cpu(devices.device_mesh()) else 200
-    return training.make_trainer(config, _operation_set(names, side), chunk=chunk)
-
-
-@_once
-def _scorer(network: str | Callable, names: str | tuple, side: int) -> scoring.Scorer:
-    operation_set = _operation_set(names, side)
-    return scoring.Scorer(network, operation_set, per_operation=True)
-
-
-class E3OutlierDetector(OutlierMixin, BaseEstimator):
-    """E3Outlier for scikit-learn: rows are flattened images, larger scores are more normal.
-
-    For pipelines, ``GridSearchCV`` and all that calls ``OutlierMixin``. Everything else is that of
-    :class:`E3Outlier`, at ``detector_`` after ``fit``.
-
-    Args:
-      image_shape: (h, w) or (h, w, c) of a row; None: square and grey, or if the number of columns
-        is three squares, RGB; else rows are filled up with zeros to the next square.
-      contamination, network, operations, steps, batch_size, image_size, value_range, random_state:
-        see :class:`E3Outlier`.
-
-    Attributes:
-      detector_: the fitted :class:`E3Outlier`.
-      offset_: ``decision_function(X) = score_samples(X) - offset_``, below 0 for outliers.
-      n_features_in_: columns.
-
-    >>> E3OutlierDetector(image_shape=(28, 28)).fit_predict(rows)  # doctest: +SKIP
-    """
-
-    def __init__(
-        self,
-        image_shape=None,
-        contamination=0.1,
-        network="auto",
-        operations="RA+IA+PR",
-        steps="auto",
-        batch_size=64,
-        image_size=32,
-        value_range=None,
-        random_state=None,
-    ):
-        self.image_shape = image_shape
-        self.contamination = contamination
-        self.network = network
-        self.operations = operations
-        self.steps = steps
-        self.batch_size = batch_size
-        self.image_size = image_size
-        self.value_range = value_range
-        self.random_state = random_state
-
-    def fit(self, X, y=None) -> "E3OutlierDetector":
-        """Learns from rows [n, d]; ``y`` is ignored.
-
-        Raises:
-          ValueError: bad rows or parameters.
-        """
-        X = validate_data(self, X, ensure_min_samples=2)
-        parameters = self.get_params()
-        del parameters["image_shape"]
-        with warnings.catch_warnings():  # rows are float as soon as they are validated
-            warnings.filterwarnings("ignore", "float images")
-            self.detector_ = E3Outlier(**parameters).fit(self._to_images(X))
-        self.offset_ = -self.detector_.threshold_
-        return self
-
-    def score_samples(self, X) -> np.ndarray:
-        """Negative entropies [n] of rows (NE, eq. 6), larger = more normal."""
-        check_is_fitted(self, "detector_")
-        X = validate_data(self, X, reset=False)
-        return -self.detector_.decision_function(self._to_images(X))
-
-    def decision_function(self, X) -> np.ndarray:
-        """``score_samples(X) - offset_``: below 0 for outliers."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X) -> np.ndarray:
-        """1 for inliers, -1 for outliers, int [n]."""
-        return np.where(self.decision_function(X) < 0, -1, 1)
-
-    def _to_images(self, X: np.ndarray) -> np.ndarray:
-        X, shape = X.astype(np.float64), self.image_shape
-        if shape is None:
-            side, channels = math.isqrt(X.shape[1]), 1
-            if math.isqrt(X.shape[1] // 3) ** 2 * 3 == X.shape[1]:
-                side, channels = math.isqrt(X.shape[1] // 3), 3
-            elif side**2 < X.shape[1]:
-                side += 1
-                X = np.pad(X, ((0, 0), (0, side**2 - X.shape[1])))
-            shape = (side, side, channels)
-        if math.prod(shape) != X.shape[1]:
-            raise ValueError(f"image_shape is {shape}, expected the shape of {X.shape[1]} columns")
-        return X.reshape(-1, *shape)

@@ -28,3 +28,15 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes text whole or not at all; names of files in it may hold bytes that are no UTF-8."""
+    content = text.encode("utf-8", "surrogateescape")
+    write_atomically(path, lambda file: file.write(content))
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A file's name on one line, whatever it contains."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -4,13 +4,14 @@ import base64
 import importlib.resources
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from e3jax import files, images, operations
-from e3jax.estimator import E3Outlier, mean_entropy
+from e3jax.fitting import Progress, silent
+from e3jax.ranking import Ranking
 
 # A page of more takes a browser seconds to open.
 _MOST = 20_000
@@ -18,11 +19,10 @@ _MOST = 20_000
 
 def write_gallery(
     path: str | os.PathLike,
-    detector: E3Outlier,
-    pictures: Sequence[str | os.PathLike] | np.ndarray,
-    entropies: np.ndarray,
+    ranking: Ranking,
+    pictures: Sequence[str | os.PathLike] | np.ndarray | None = None,
     title: str = "e3jax",
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = silent,
 ) -> None:
     """Writes images in the order of their scores, with a threshold to move and reasons to read.
 
@@ -30,56 +30,50 @@ def write_gallery(
 
     Args:
       path: HTML file.
-      detector: fitted; gives the threshold, the operations and what is usual for them.
-      pictures: n files, which become small copies inside the page, or uint8 [n, h, w, c].
-      entropies: float [n, k] in nats, of the images' views: ``detector.view_entropies_`` for the
-        collection it was fitted to, ``-detector.view_scores(X).ne`` for others.
+      ranking: of the images, from :class:`e3jax.E3Outlier`.
+      pictures: n files, which become small copies inside the page, or uint8 [n, h, w, c]; default:
+        ``ranking.paths``.
       title: of the page.
-      on_picture: called as ``(done, total)``.
+      on_progress: called as ("gallery", images done, of how many).
 
     Raises:
-      ValueError: not one row of entropies for each picture, or they are not finite.
+      ValueError: not one picture for each score, or scores that are not finite.
       OSError: the file cannot be written.
 
-    >>> write_gallery(
-    ...     "gallery.html", detector, detector.paths_, detector.view_entropies_
-    ... )  # doctest: +SKIP
+    >>> write_gallery("gallery.html", detector.ranking_)  # doctest: +SKIP
     """
-    entropies = np.asarray(entropies)
-    if len(entropies) != len(pictures):
-        raise ValueError(f"{len(pictures)} pictures, expected {len(entropies)}: as many as scores")
-    if not np.isfinite(entropies).all():
-        raise ValueError(
-            "entropies are not finite: training diverged, so there is no order to show"
-        )
-    scores = mean_entropy(entropies)
-    order = np.argsort(-scores, kind="stable")
-    shown = order[:_MOST]
+    pictures = ranking.paths if pictures is None else pictures
+    if len(ranking.scores) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures, expected {len(ranking.scores)}, one per score")
+    if not np.isfinite(ranking.scores).all():
+        raise ValueError("scores are not finite: training diverged, so there is no order to show")
+    shown = ranking.order[:_MOST]
     chosen = [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
-    small = images.thumbnails(chosen, on_file=lambda done: on_picture(done, len(chosen)))
-    operation_set = detector.operation_set()
+    total = len(chosen)
+    small = images.thumbnails(chosen, on_file=lambda done: on_progress("gallery", done, total))
+    entropies, median, operation_set, resize = ranking.evidence
     data = {
         "title": title,
-        "warning": detector.health_.warning,
-        "threshold": detector.threshold_,
-        "scores": _packed(scores[order], "<f8"),
+        "warning": ranking.health.warning,
+        "threshold": ranking.threshold,
+        "scores": _packed(ranking.scores[ranking.order], "<f8"),
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],
         # 0 to 255 for 0 to log k.
         "entropies": _packed(np.rint(entropies[shown] * 255 / np.log(len(operation_set))), "u1"),
-        "median": detector.median_entropies_.tolist(),
+        "median": median.tolist(),
         "operations": operation_set.names,
         "families": operation_set.families,
         "side": operation_set.side,
         "tables": _packed(_sources(operation_set), "<u4"),
-        "resize": detector.resize,
+        "resize": resize,
     }
     page = importlib.resources.files("e3jax").joinpath("gallery.html").read_text("utf-8")
     # In a script element "<" alone could end it.
     text = page.replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
-    files.write_atomically(path, lambda file: file.write(text.encode()))
+    files.write_text(path, text)
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:

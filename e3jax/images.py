@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 # How an image that is not square becomes so, see read_files.
@@ -189,6 +191,11 @@ def read_files(
     elif colour is None and (images == images[..., :1]).all():
         images = images[..., :1]
     return Collection(as_bank(images, ids, least), unreadable)
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 [...] as float32 in [-1, 1]."""
+    return images.astype(jnp.float32) * (2 / 255) - 1
 
 
 def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarray:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e3jax import devices, networks, operations, training
+from e3jax import devices, losses, networks, operations, training
+from e3jax.images import to_unit
 
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
@@ -48,7 +49,7 @@ def gradient_magnitude(
       variables: its parameters and statistics.
       inputs: pytree of arrays [v, ...].
       labels: int [v], pseudo labels.
-      groups: bool or float [g, v], the weight of every view in every group.
+      groups: bool or float [g, v], the weight of each view in each group.
       wrt: names that lead to a subtree of ``variables``, e.g. ("params", "Conv_0"). Default: the
         last layer's kernel and bias, by their closed form, without a backward pass.
       per_operation: instead, for every operation c, the norm with respect to the last layer's
@@ -225,11 +226,11 @@ def _losses_of_subtree(apply, variables, wrt, inputs, labels) -> tuple[Callable,
     """The losses [v] as a function of a subtree, and the subtree."""
     subtree = functools.reduce(lambda tree, name: tree[name], wrt, variables)
 
-    def losses(subtree):
+    def losses_of(subtree):
         logits, _ = apply(_replaced(variables, wrt, subtree), inputs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-    return losses, subtree
+    return losses_of, subtree
 
 
 def _replaced(tree: Any, path: tuple[str, ...], subtree: Any) -> Any:
@@ -249,10 +250,10 @@ class ProbeSet(NamedTuple):
     """Fixed views on which gradient magnitudes are recorded, so that points are comparable.
 
     Attributes:
-      images: uint8 [v, h, w, c], the image of every view.
+      images: uint8 [v, h, w, c], the image of each view.
       labels: int32 [v], pseudo labels.
-      groups: float32 [g, v], weight of every view in every group. They say what is recorded; the
-        training that is watched does not depend on them.
+      groups: float32 [g, v], weight of each view in each group. They say what is recorded; the
+        training that is observed does not depend on them.
     """
 
     images: np.ndarray
@@ -261,15 +262,15 @@ class ProbeSet(NamedTuple):
 
 
 class PriorityLog(NamedTuple):
-    """What a probe records in a step, before its update; last layer, in nats a parameter.
+    """What a probe records in a step, before its update; last layer, in nats per parameter.
 
     Attributes:
       step: int32, or -1 where nothing was recorded.
-      image: int32 [b], the batch's images: who wants means over inliers and outliers takes them
-        afterwards, so that no label comes near the training.
-      loss: float32 [b], cross-entropy of every view of the batch.
+      image: int32 [b], the batch's images: means over inliers and outliers are taken afterwards,
+        so that no label comes near the training.
+      loss: float32 [b], cross-entropy of each view of the batch.
       de_facto_update: float32 [b], see :func:`de_facto_update`, for the gradient of this batch.
-      gradient_norm: float32 [b], norm of every view's own gradient.
+      gradient_norm: float32 [b], norm of each view's own gradient.
       gradient_magnitude: float32 [g], see :func:`gradient_magnitude`, of the probe set's groups
         under running statistics.
     """
@@ -282,36 +283,36 @@ class PriorityLog(NamedTuple):
     gradient_magnitude: jax.Array
 
 
+@functools.cache
 def make_probe(
-    network_name: str, operation_set: operations.OperationSet, precision: str = "float32"
+    network: str | Callable, num_outputs: int, precision: str = "float32"
 ) -> training.Probe:
-    """Builds a probe for :func:`e3jax.training.make_trainer` that records a :class:`PriorityLog`.
+    """Builds a probe that records a :class:`PriorityLog`, for :func:`e3jax.fitting.fit`.
 
-    The trainer's ``advance`` then takes a :class:`ProbeSet`, placed on its mesh, as ``probe_data``;
-    its views must be a multiple of the devices.
+    Its ``probe_data`` is a :class:`ProbeSet` whose views are a multiple of the devices. It serves
+    any network whose last layer gives the logits from the representation. The same arguments give
+    the same probe, so that programs are compiled once.
     """
-    k = len(operation_set)
-    network = networks.build(network_name, k, devices.dtype(precision))
+    network = networks.build(network, num_outputs, devices.dtype(precision))
 
-    def probe(state, batch: training.Batch, tables, data: ProbeSet) -> PriorityLog:
+    def probe(state, batch: losses.Batch, outputs, tables, data: ProbeSet) -> PriorityLog:
         def apply(variables, pairs):
-            views = operations.views_of(tables, training.to_unit(pairs[0]), pairs[1])
+            views = operations.views_of(tables, to_unit(pairs[0]), pairs[1])
             return network.apply(variables, views, train=False)
 
         # Every device has all of the probe set and computes its own part of it.
         data = data._replace(groups=data.groups.T)
         data = jax.tree.map(devices.part_of_device, data)
         pairs = (data.images, data.labels)
-        gradients = group_gradients(apply, state.variables, pairs, data.labels, data.groups.T)
-        head = batch.gradient["head"]
-        head = jnp.concatenate([head["kernel"], head["bias"][None]])
-        view = (batch.representation, batch.logits, batch.labels)
-        loss = optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
-        of_views = (loss, last_layer_projection(head, *view), last_layer_norm(*view))
-        # One collective after the other, see devices.mean_over_devices.
-        gradients = jax.lax.psum(gradients, devices.AXIS)
-        gradients, of_views = jax.lax.optimization_barrier((gradients, of_views))
+        of_groups = group_gradients(apply, state.variables, pairs, data.labels, data.groups.T)
+        logits, representation = outputs
+        view = (representation, logits, batch.operation_index)
+        mean = jnp.full((1, len(logits)), 1 / len(batch.all_image_index))
+        of_batch = last_layer_gradients(*view, mean)[0]
+        of_groups, of_batch = devices.sum_over_devices((of_groups, of_batch))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.operation_index)
+        of_views = (loss, last_layer_projection(of_batch, *view), last_layer_norm(*view))
         of_views = devices.gather_over_devices(of_views)
-        return PriorityLog(state.step, batch.image, *of_views, magnitude(gradients))
+        return PriorityLog(state.step, batch.all_image_index, *of_views, magnitude(of_groups))
 
     return probe

@@ -1,4 +1,7 @@
-"""Scores of images under a trained network; smaller = more outlying in all three."""
+"""Scores: what a trained network says of images, in blocks; smaller = more outlying.
+
+Legend: ``n`` images, ``k`` operations, ``b`` images that are computed together.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,45 +12,164 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from e3jax import devices, networks, operations, training
+from e3jax import devices, networks, operations
+from e3jax.images import to_unit
 
-SCORES = ("ne", "pl", "mp")
-# Images whose views go through the network in one call, on an accelerator.
-_TOGETHER = 16
+# A view's score from its log-probabilities [..., k] and the index [...] of its own operation. Where
+# a probability underflows to 0 its logarithm is still finite: 0 log 0 = 0 without a special case.
+Rule = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Scores(NamedTuple):
-    """Of n images, in their order.
+def pseudo_label_probability(log_p: jax.Array, operation: jax.Array) -> jax.Array:
+    """PL: the probability of the pseudo label, in [0, 1] (eq. 4)."""
+    return jnp.take_along_axis(jnp.exp(log_p), operation[..., None], axis=-1)[..., 0]
+
+
+def maximum_probability(log_p: jax.Array, operation: jax.Array) -> jax.Array:
+    """MP: the largest probability, in [1/k, 1] (eq. 5)."""
+    return jnp.exp(log_p).max(-1)
+
+
+def negative_entropy(log_p: jax.Array, operation: jax.Array) -> jax.Array:
+    """NE: the negative entropy in nats, in [-log k, 0] (eq. 6)."""
+    return (jnp.exp(log_p) * log_p).sum(-1)
+
+
+RULES: dict[str, Rule] = {
+    "ne": negative_entropy,
+    "pl": pseudo_label_probability,
+    "mp": maximum_probability,
+}
+
+
+class ViewScores(NamedTuple):
+    """Scores of n images, in input order.
 
     Attributes:
-      pl: float32 [n] in [0, 1], mean probability of the pseudo label (eq. 4).
-      mp: float32 [n] in [1/k, 1], mean largest probability (eq. 5).
-      ne: float32 [n] in [-log k, 0], mean negative entropy in nats (eq. 6).
-      accuracy: float32 [n] in [0, 1], share of the k views whose operation was recognised.
-      representation: float32 [n, d], the penultimate layer of the untransformed image.
-
-    With ``per_operation=True`` the first four are [n, k].
+      rules: float32 [n, k] by name of ``RULES``, the score of each view.
+      accuracy: float32 [n, k], 1 where the operation was recognised, else 0.
+      representation: float32 [n, d], the penultimate layer for the untransformed image.
     """
 
-    pl: jax.Array
-    mp: jax.Array
-    ne: jax.Array
-    accuracy: jax.Array
-    representation: jax.Array
+    rules: dict[str, np.ndarray]
+    accuracy: np.ndarray
+    representation: np.ndarray
+
+    def mean(self, rule: str = "ne") -> np.ndarray:
+        """Scores of the images by a rule: float64 [n], means over their views."""
+        return self.rules[rule].mean(axis=1, dtype=np.float64)
 
 
-def health(scores: Scores, k: int) -> str:
+def view_scores(x: jax.Array, outputs: tuple) -> ViewScores:
+    """An ``evaluate`` for :func:`make_evaluator`; outputs are logits and representation."""
+    logits, representation = outputs
+    log_p = jax.nn.log_softmax(logits[:, 1:])
+    operation = jnp.broadcast_to(jnp.arange(log_p.shape[-1]), log_p.shape[:2])
+    recognised = (log_p.argmax(-1) == operation).astype(jnp.float32)
+    rules = {name: rule(log_p, operation) for name, rule in RULES.items()}
+    return ViewScores(rules, recognised, representation[:, 0])
+
+
+class Evaluator(NamedTuple):
+    """A network in evaluation mode, in blocks of images.
+
+    Attributes:
+      run: ``(variables, extra, images uint8 [n, h, w, c], on_block) -> pytree`` of NumPy arrays
+        [n, ...], whole in every process; ``on_block(images done)`` is called after each block.
+      program: ``(variables, channels, extra) -> devices.Program``, what a block runs.
+    """
+
+    run: Callable[..., Any]
+    program: Callable[..., devices.Program]
+
+
+def make_evaluator(
+    network: str | Callable,
+    evaluate: Callable[[jax.Array, tuple], Any],
+    side: int,
+    operation_set: operations.OperationSet | None = None,
+    *,
+    mesh: Mesh | None = None,
+    precision: str = "float32",
+    inputs: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda x, index, extra: x,
+    views_per_call: int | None = None,
+) -> Evaluator:
+    """Builds one jitted pass over images: an image with all of its views goes through the network.
+
+    Running statistics are used, so an image's scores do not depend on its neighbours. One program
+    serves any number of images.
+
+    Args:
+      network: name or function for :func:`e3jax.networks.build`.
+      evaluate: ``(x [b, 1 + k, h, w, c], outputs) -> pytree`` of float32 arrays [b, ...]: what is
+        made of an image (first) and its views, and of the network's outputs [b, 1 + k, ...].
+      side: of the square images, in pixels.
+      operation_set: the K operations; None evaluates the images alone (k = 0).
+      mesh: devices to split the images over (default: all).
+      precision: of products, see :class:`e3jax.TrainConfig`.
+      inputs: ``(x, image index [b], extra) -> x``: what the network is applied to, if not x.
+      views_per_call: on one device (default: 128 on a CPU, to keep its caches; else 1,792, which is
+        16 images of the paper's operations).
+    """
+    mesh = mesh or devices.device_mesh()
+    tables = operation_set or ()
+    network = networks.build(network, len(tables) or 1, devices.dtype(precision))
+
+    def evaluate_some(shared: Any, some: tuple[jax.Array, jax.Array]) -> Any:
+        (tables, variables, extra), (images, index) = shared, some
+        x = to_unit(images)
+        views = [operations.all_views(tables, x)] if len(tables) else []
+        x = jnp.concatenate([x[:, None], *views], axis=1)
+        seen = inputs(x, index, extra)
+        outputs = network.apply(variables, seen.reshape(-1, *x.shape[2:]), train=False)
+        return evaluate(x, tuple(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs))
+
+    on_cpu = devices.is_cpu(mesh)
+    together = max((views_per_call or (128 if on_cpu else 1792)) // (1 + len(tables)), 1)
+    block = max(64 if on_cpu else 256 * mesh.size, mesh.size * together)
+    mapped = devices.BatchMap(evaluate_some, mesh, block, together, precision)
+    place_tables = functools.cache(lambda: devices.place(mesh, tables))
+
+    def run(variables, extra, images, on_block=lambda done: None):
+        index = np.arange(len(images), dtype=np.int32)
+        return mapped((place_tables(), variables, extra), (images, index), on_block)
+
+    def program(variables, channels, extra=()):
+        image = jax.ShapeDtypeStruct((side, side, channels), np.uint8)
+        return mapped.program((tables, variables, extra), (image, np.int32(0)))
+
+    return Evaluator(run, program)
+
+
+def isolation_forest(key: jax.Array, features: np.ndarray) -> np.ndarray:
+    """Scores features [n, d] by scikit-learn's forest of 100 trees (Liu et al. 2008).
+
+    On E3Outlier's representations it is the paper's SSD-IF, on an autoencoder's codes its CAE-IF.
+
+    Returns:
+      float [n] in [-1, 0), smaller = more outlying; all NaN if a feature is not finite.
+    """
+    from sklearn.ensemble import IsolationForest
+
+    if not np.isfinite(features).all():
+        return np.full(len(features), np.nan)
+    seed = int(jax.random.bits(key) >> 1)
+    return IsolationForest(random_state=seed).fit(features).score_samples(features)
+
+
+def check_fit(scores: ViewScores) -> str:
     """Why these scores mean nothing, in one sentence; "" if they look sound.
 
     They do if they are finite, differ between images, and the network has learnt to recognise
     operations: pretext accuracy a tenth of the way from chance 1/k to 1.
     """
-    values = np.stack([scores.ne, scores.pl, scores.mp])
-    return values_health(values) or pretext_health(float(np.mean(scores.accuracy)), k)
+    values = np.stack([scores.mean(rule) for rule in scores.rules])
+    k = scores.accuracy.shape[1]
+    return check_scores(values) or check_accuracy(float(np.mean(scores.accuracy)), k)
 
 
-def values_health(values: np.ndarray) -> str:
-    """The part of :func:`health` that holds for any method's scores [..., n]."""
+def check_scores(values: np.ndarray) -> str:
+    """The part of :func:`check_fit` that applies to any method's scores [..., n]."""
     if not np.isfinite(values).all():
         return "scores are not finite: training diverged, lower the learning rate"
     if np.ptp(values, axis=-1).min() == 0:
@@ -55,8 +177,8 @@ def values_health(values: np.ndarray) -> str:
     return ""
 
 
-def pretext_health(accuracy: float, k: int) -> str:
-    """The part of :func:`health` that needs only the pretext accuracy."""
+def check_accuracy(accuracy: float, k: int) -> str:
+    """The part of :func:`check_fit` that needs only the pretext accuracy."""
     chance = 1 / k
     if accuracy < chance + 0.1 * (1 - chance):
         return (
@@ -64,74 +186,3 @@ def pretext_health(accuracy: float, k: int) -> str:
             "little and may be inverted: train for more steps"
         )
     return ""
-
-
-class Scorer:
-    """``scorer(variables, images uint8 [n, h, w, c], on_block=...) -> Scores``.
-
-    The scores are NumPy arrays, whole in every process if the mesh spans several.
-
-    One jitted pass in evaluation mode (running statistics): an image's views go through the network
-    with no statistics of other images, so its scores do not depend on its neighbours. One program
-    scores any number of images; ``on_block(images done)`` is called after every block.
-
-    Args:
-      network_name: name or function for :func:`e3jax.networks.build`.
-      operation_set: the K operations the network was trained on.
-      mesh: devices to split the images over (default: all).
-      precision: of the network, see :class:`e3jax.TrainConfig`.
-      per_operation: keep the scores of every view instead of their mean.
-      images_per_call: images a block, at least (default: 64 on a CPU, else 256 a device).
-    """
-
-    def __init__(
-        self,
-        network_name: str | Callable,
-        operation_set: operations.OperationSet,
-        mesh: Mesh | None = None,
-        precision: str = "float32",
-        per_operation: bool = False,
-        images_per_call: int | None = None,
-    ):
-        mesh = mesh or devices.device_mesh()
-        self._network = networks.build(network_name, len(operation_set), devices.dtype(precision))
-        self._operations, self._per_operation = operation_set, per_operation
-        on_cpu = devices.is_cpu(mesh)
-        block = images_per_call or (64 if on_cpu else 256 * mesh.size)
-        # One image at a time keeps a CPU's caches; an accelerator needs more to be busy.
-        together = 1 if on_cpu else min(_TOGETHER, -(-block // mesh.size))
-        self._map = devices.BatchMap(self._score, mesh, block, together, precision)
-        self._tables = functools.cache(lambda: devices.place(mesh, operation_set))
-
-    def _score(self, shared: Any, images: jax.Array) -> Scores:
-        tables, variables = shared
-        labels = jnp.arange(len(tables))
-        images = training.to_unit(images)
-        views = operations.all_views(tables, images)
-        # The untransformed images ride along for their representation.
-        together = jnp.concatenate([images[:, None], views], axis=1)
-        logits, representation = self._network.apply(
-            variables, together.reshape(-1, *images.shape[1:]), train=False
-        )
-        log_p = jax.nn.log_softmax(logits.reshape(*together.shape[:2], -1)[:, 1:])
-        p = jnp.exp(log_p)
-        # Where p underflows to 0, log_p is still finite: 0 log 0 = 0 without a special case.
-        right = (log_p.argmax(-1) == labels).astype(jnp.float32)
-        scores = (p[:, labels, labels], p.max(-1), (p * log_p).sum(-1), right)
-        if not self._per_operation:
-            scores = (s.mean(-1) for s in scores)
-        return Scores(*scores, representation[:: len(labels) + 1])
-
-    def __call__(
-        self,
-        variables: Any,
-        images: np.ndarray,
-        on_block: Callable[[int], None] = lambda done: None,
-    ) -> Scores:
-        return self._map((self._tables(), variables), images, on_block)
-
-    def program(self, variables: Any, channels: int) -> devices.Program:
-        """What a block runs, for variables or their shapes, on devices that may be absent."""
-        side = self._operations.side
-        image = jax.ShapeDtypeStruct((side, side, channels), np.uint8)
-        return self._map.program((self._operations, variables), image)

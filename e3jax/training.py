@@ -1,13 +1,12 @@
-"""Training a network to tell operations apart: one whole run as a pure function.
+"""Training: one trainer for every method, and a whole run as a function of key and images.
 
-Views are born inside the step from the uint8 bank by (image, operation) pairs; no array of views
-and no permutation of all of them exists. Legend: ``n`` images, ``k`` operations, ``b`` batch.
+Views are generated inside the train step from the uint8 bank and (image, operation) pairs; no array
+of views exists. Legend: ``n`` images, ``k`` operations, ``b`` views per batch.
 """
 
-import collections
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,33 +15,34 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from e3jax import devices, networks, operations
+from e3jax import devices, networks, operations, sampling
+from e3jax.images import to_unit
+from e3jax.losses import Batch, Loss
 
-_ROUNDS = 8
-# Batches of a chunk are split over the devices, steps are not.
+# Batches of several steps are split over the devices, steps are not.
 _SPLIT_BATCHES = PartitionSpec(None, devices.AXIS)
-# Chunks, of two programs each, that a run is ahead of its devices. With more than 32 programs under
-# way XLA's CPU client deadlocks if they span several of its devices.
-_MOST_UNDER_WAY = 8
 
 
 class TrainConfig(NamedTuple):
-    """What a run depends on besides key and images; hashable.
+    """What a run depends on besides its method, key and images; hashable.
 
     Attributes:
       network: name or function for :func:`e3jax.networks.build`.
+      operations: families for :func:`e3jax.operation_set`, or a tuple of operations; "" trains on
+        the images themselves (k = 1).
       optimizer: "sgd" (momentum 0.9, not Nesterov) or "adam" (0.9, 0.999, eps 1e-7).
       learning_rate: constant, or the peak of ``schedule="onecycle"``.
       schedule: "constant" or "onecycle" (cosine up over 30 % of the run, cosine down).
       weight_decay: L2 added to the gradient of every parameter, before the optimizer sees it.
-      batch_size: views a step.
+      batch_size: views per step.
       steps: length of the run; None means ``epochs`` over all n * k views.
-      epochs: used where ``steps`` is None, may be broken; None means the paper's ceil(250 / k).
+      epochs: used where ``steps`` is None, may be fractional; None means the paper's ceil(250 / k).
       precision: "float32", on every device; "tensorfloat32": factors of products rounded to it on
         accelerators (three passes of bfloat16 on a TPU); "bfloat16": convolutions of bfloat16.
     """
 
     network: str | Callable = "wrn-10-4"
+    operations: str | tuple = "RA+IA+PR"
     optimizer: str = "sgd"
     learning_rate: float = 1e-3
     schedule: str = "constant"
@@ -52,10 +52,23 @@ class TrainConfig(NamedTuple):
     epochs: float | None = None
     precision: str = "float32"
 
-    def num_steps(self, n: int, k: int) -> int:
-        """Steps of a run over n images and k operations; the last batch is filled up."""
-        epochs = self.epochs or math.ceil(250 / k)
-        return self.steps or math.ceil(epochs * n * k / self.batch_size)
+    @property
+    def k(self) -> int:
+        """Number of operations, 1 where the images themselves are trained on."""
+        named = isinstance(self.operations, str) and self.operations
+        return len(operations.paper_operations(self.operations) if named else self.operations) or 1
+
+    def batch(self, n: int) -> int:
+        """Views per step of a run over n images: a batch larger than an epoch would repeat views.
+
+        It is a power of two then, so that collections of similar size share a program.
+        """
+        return min(self.batch_size, 1 << (n * self.k - 1).bit_length())
+
+    def num_steps(self, n: int) -> int:
+        """Steps of a run over n images; the last batch is filled up from a further epoch."""
+        epochs = self.epochs or math.ceil(250 / self.k)
+        return self.steps or math.ceil(epochs * n * self.k / self.batch(n))
 
 
 def paper_config(grey: bool) -> TrainConfig:
@@ -87,73 +100,60 @@ class TrainState(NamedTuple):
 
     Attributes:
       variables: ``{"params": ..., "batch_stats": ...}`` of the network.
-      opt_state: of the optax optimizer.
+      opt_state: state of the optax optimizer.
       step: int32, steps done.
-      cursor: int32 [3], (epoch, image, operation): the next place in the epoch's order.
-      order_key: uint32 [8], random; the epochs' orders follow from it.
+      epoch_position: int32 [3], where the next batch begins, see :func:`e3jax.sampling.draw_batch`.
+      shuffle_key: uint32 [8], random; the epochs' orders follow from it.
+      extra: pytree that the loss carries from step to step.
     """
 
     variables: Any
     opt_state: Any
     step: jax.Array
-    cursor: jax.Array
-    order_key: jax.Array
+    epoch_position: jax.Array
+    shuffle_key: jax.Array
+    extra: Any = ()
 
 
 class StepLog(NamedTuple):
-    """What a person wants to see: float32 [steps of a chunk], NaN where no step was left to do.
+    """What there is to see of a call's steps: arrays with a leading axis of steps.
 
-    ``probe`` is what the trainer's probe returned, every array with a leading axis of steps;
-    NaN or -1 where it was not asked; () without one.
+    Attributes:
+      loss: float32 [steps], mean loss of the batch; NaN where no step was left to do.
+      metrics: float32 [steps] by name, what the trainer's ``metrics`` returned.
+      probe: what the trainer's probe returned; NaN or -1 in steps without; () without a probe.
     """
 
     loss: jax.Array
-    accuracy: jax.Array
+    metrics: dict[str, jax.Array]
     probe: Any = ()
 
 
-class Batch(NamedTuple):
-    """What a probe sees of a step; one device's part of the batch, b views, where not said.
-
-    Attributes:
-      image: int32 [whole b], index in the bank of every view of the whole batch.
-      labels: int32 [b], pseudo labels.
-      logits, representation: float32 [b, k] and [b, d], in training mode, before the update.
-      gradient: of the mean loss of the whole batch, the tree of the parameters.
-    """
-
-    image: jax.Array
-    labels: jax.Array
-    logits: jax.Array
-    representation: jax.Array
-    gradient: Any
-
-
-# (state before the update, batch, operation tables, probe_data) -> pytree of arrays, whole on every
-# device: gather what is split over the devices. It watches and cannot change the run.
-Probe = Callable[[TrainState, Batch, operations.OperationSet, Any], Any]
+# (state before the update, batch, outputs of the network, operation tables, probe_data) -> pytree
+# of arrays, whole on every device: gather what is split. It observes and cannot change the run.
+Probe = Callable[[TrainState, Batch, tuple, operations.OperationSet | tuple, Any], Any]
 
 
 class Trainer(NamedTuple):
     """A run in two pure functions.
 
     Attributes:
-      init: ``(key, channels) -> TrainState``.
-      advance: ``(state, bank, n, total, probe_data=()) -> (TrainState, StepLog)``: a chunk of
-        steps of a run of ``total``, the schedule's length; none beyond its end. ``bank`` is of
-        :func:`place_bank`, of n images; ``probe_data`` is for the probe. Donates the state. The
-        program that trains depends on neither ``n`` nor ``total``: they are put on the devices
-        once, so further calls move nothing there.
-      programs: ``(n, channels, probe_data=()) -> {name: devices.Program}``, what a run over n
-        images consists of, on devices that may be absent.
-      chunk: steps a call of ``advance`` does.
-      mesh: devices the batch is split over.
+      init: ``(key, channels, extra=()) -> TrainState``.
+      run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState,
+        StepLog)``: ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none beyond step
+        ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n images;
+        ``probe_data`` is for the probe. Donates the state. The program that trains depends on none
+        of these numbers: they are put on the devices once, so further calls move nothing there.
+      programs: ``(n, channels, extra=(), probe_data=()) -> {name: devices.Program}``, what a run
+        over n images consists of, on devices that may be absent.
+      steps_per_call: steps that a call of ``run_steps`` takes.
+      mesh: devices that the batch is split over.
     """
 
     init: Callable[..., TrainState]
-    advance: Callable[..., tuple[TrainState, StepLog]]
+    run_steps: Callable[..., tuple[TrainState, StepLog]]
     programs: Callable[..., dict[str, devices.Program]]
-    chunk: int
+    steps_per_call: int
     mesh: Mesh
 
 
@@ -163,11 +163,6 @@ def place_bank(mesh: Mesh, images: np.ndarray) -> jax.Array:
     Rows are stored as they are; a TPU would store images of three channels in four times the space.
     """
     return devices.place(mesh, images.reshape(len(images), -1))
-
-
-def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
-    return images.astype(jnp.float32) * (2 / 255) - 1
 
 
 def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -180,15 +175,15 @@ def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.A
     """
     peak = config.learning_rate
     if config.schedule == "constant":
-        return lambda step, total: jnp.float32(peak)
+        return lambda step, num_steps: jnp.float32(peak)
     if config.schedule != "onecycle":
         raise ValueError(f"schedule must be 'constant' or 'onecycle', got {config.schedule!r}")
 
     rates = np.cumprod(np.float32([peak / 25, 25, 1 / (25 * 1e4)]))
 
-    def onecycle(step: jax.Array, total: jax.Array) -> jax.Array:
-        top = total // 10 * 3 + total % 10 * 3 // 10  # 30 %, without leaving int32
-        ends = jnp.stack([jnp.zeros_like(total), top, total])
+    def onecycle(step: jax.Array, num_steps: jax.Array) -> jax.Array:
+        top = num_steps // 10 * 3 + num_steps % 10 * 3 // 10  # 30 %, without leaving int32
+        ends = jnp.stack([jnp.zeros_like(num_steps), top, num_steps])
         # By its reciprocal, as XLA divides by a constant: to the same bits as optax.
         share = (step - ends[:-1]) * (1 / jnp.maximum(ends[1:] - ends[:-1], 1))
         of_parts = rates[1:] + (rates[:-1] - rates[1:]) / 2 * (jnp.cos(jnp.pi * share) + 1)
@@ -201,8 +196,8 @@ def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.A
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """The optimizers of the paper, with L2 coupled (not AdamW).
 
-    ``update(gradient, state, params, step=..., total=...)`` takes the step and the run's number of
-    steps, which the learning rate depends on.
+    ``update(gradient, state, params, step=..., num_steps=...)`` takes the step and the run's number
+    of steps, which the learning rate depends on.
 
     Raises:
       ValueError: for an unknown optimizer or schedule.
@@ -215,93 +210,76 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
     else:
         raise ValueError(f"optimizer must be 'sgd' or 'adam', got {config.optimizer!r}")
 
-    def scale(updates, state, params=None, *, step, total):
-        return jax.tree.map(lambda u: -rate(step, total) * u, updates), state
+    def scale(updates, state, params=None, *, step, num_steps):
+        return jax.tree.map(lambda u: -rate(step, num_steps) * u, updates), state
 
     by_rate = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), scale)
     # Flat: one array of all parameters is less to compile and to start than dozens of small ones.
     return optax.flatten(optax.chain(optax.add_decayed_weights(config.weight_decay), rule, by_rate))
 
 
-def next_views(
-    order_key: jax.Array, cursor: jax.Array, batch: int, n: jax.Array, k: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The next ``batch`` (image, operation) pairs of a random order, new in every epoch.
-
-    Every epoch visits each of the n * k pairs once. The order is a keyed bijection computed on the
-    fly: a Feistel network over Z_n x Z_k (image and operation in turn are shifted by a hash of the
-    other), so it needs no memory and n * k may exceed 2**31.
-
-    Returns:
-      int32 [batch] image indices, int32 [batch] pseudo labels, the cursor behind them.
-    """
-    epoch, image, operation = cursor
-    operation = operation + jnp.arange(batch + 1)
-    image = image + operation // k
-    epoch, image, operation = epoch + image // n, image % n, operation % k
-    keys = _hash(order_key ^ _hash(epoch.astype(jnp.uint32))[:, None])
-    cursor = jnp.stack([epoch[-1], image[-1], operation[-1]])
-    image, operation, n = (
-        image[:-1].astype(jnp.uint32),
-        operation[:-1].astype(jnp.uint32),
-        jnp.uint32(n),
-    )
-    for i in range(0, _ROUNDS, 2):
-        operation = (operation + _hash(image ^ keys[:-1, i]) % k) % k
-        image = (image + _hash(operation ^ keys[:-1, i + 1]) % n) % n
-    return image.astype(jnp.int32), operation.astype(jnp.int32), cursor
-
-
-def _hash(x: jax.Array) -> jax.Array:
-    """uint32 -> uint32, every bit of the input reaching every bit of the output (lowbias32)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
 class _Drawn(NamedTuple):
-    """Batches of views, with a leading axis of steps where they are a chunk's.
+    """The batches of a call's steps, with a leading axis of steps.
 
-    ``images`` uint8 [b, h * w * c] and ``labels`` int32 [b] are a device's part of the batch,
-    ``index`` int32 [whole b] and ``cursor``, the place behind the batch, are whole.
+    ``images`` uint8 [b, h * w * c], ``image_index`` and ``operation_index`` int32 [b] are a
+    device's part of the batch; ``all_image_index`` int32 [whole b] and ``epoch_position``, the
+    place after the batch, are whole.
     """
 
     images: jax.Array
-    index: jax.Array
-    labels: jax.Array
-    cursor: jax.Array
+    image_index: jax.Array
+    operation_index: jax.Array
+    all_image_index: jax.Array
+    epoch_position: jax.Array
 
 
 def make_trainer(
-    config: TrainConfig,
-    operation_set: operations.OperationSet,
+    network: str | Callable,
+    loss: Loss,
+    optimizer: optax.GradientTransformationExtraArgs,
+    side: int,
+    operation_set: operations.OperationSet | None = None,
+    *,
+    batch_size: int,
+    precision: str = "float32",
     mesh: Mesh | None = None,
-    chunk: int = 50,
+    steps_per_call: int = 50,
+    metrics: Callable[[tuple, Batch], dict[str, jax.Array]] = lambda outputs, batch: {},
+    inputs: Callable[..., jax.Array] = lambda views, image_index, extra: views,
     probe: Probe | None = None,
     probe_every: int = 50,
 ) -> Trainer:
-    """Builds the functions of a run; compile time is paid at the first ``advance``.
+    """Builds the functions of a run; compile time is paid at the first ``run_steps``.
 
     Args:
-      config: what to train and how; not its ``steps`` and ``epochs``, which ``advance`` is told.
-      operation_set: the K operations, for the images' side.
+      network: name or function for :func:`e3jax.networks.build`; its outputs are a tuple of arrays
+        [b, ...].
+      loss: what training minimises, see :mod:`e3jax.losses`.
+      optimizer: from :func:`make_optimizer`.
+      side: of the square images, in pixels.
+      operation_set: the K operations, compiled for ``side``; None trains on the images themselves.
+      batch_size: views per step.
+      precision: of products, see :class:`TrainConfig`.
       mesh: devices to split each batch over (default: all), as many of them as ``batch_size``
         divides over. It may span the processes of a job, which then make the same calls in the same
         order; what comes out of them is whole in each.
-      chunk: steps a call of ``advance``.
-      probe: watches the run, e.g. :func:`e3jax.priority.make_probe`; its results are in the log.
-      probe_every: it is asked in steps 0, ``probe_every``, 2 ``probe_every`` ...
+      steps_per_call: steps per call of ``run_steps``.
+      metrics: float32 scalars of one device's part of a batch, for the log.
+      inputs: ``(views, image_index, extra) -> views``: what the network is applied to.
+      probe: observes the run, e.g. :func:`e3jax.priority.make_probe`; its results are in the log.
+      probe_every: it is called in steps 0, ``probe_every``, 2 ``probe_every`` ...
 
     Raises:
-      ValueError: if the config is unknown, or the batch does not divide over a job's devices.
+      ValueError: if network or precision are unknown, or if the batch does not divide over a job's
+        devices.
     """
-    mesh = devices.part_for_batch(mesh or devices.device_mesh(), config.batch_size)
-    k, side = len(operation_set), operation_set.side
-    network = networks.build(config.network, k, devices.dtype(config.precision), devices.AXIS)
-    optimizer = make_optimizer(config)
+    mesh = devices.part_for_batch(mesh or devices.device_mesh(), batch_size)
+    tables = operation_set or ()
+    k = len(tables) or 1
+    network = networks.build(network, k, devices.dtype(precision), devices.AXIS)
 
     def init(key: jax.Array, channels: int) -> TrainState:
-        # A network of one's own may have no running statistics.
+        # A network without running statistics has no such collection.
         variables = {"batch_stats": {}} | network.init(
             jax.random.fold_in(key, 0), jnp.zeros((1, side, side, channels)), train=False
         )
@@ -309,147 +287,133 @@ def make_trainer(
             variables=variables,
             opt_state=optimizer.init(variables["params"]),
             step=jnp.int32(0),
-            cursor=jnp.zeros(3, jnp.int32),
-            order_key=jax.random.bits(jax.random.fold_in(key, 1), (_ROUNDS,)),
+            epoch_position=jnp.zeros(3, jnp.int32),
+            shuffle_key=jax.random.bits(jax.random.fold_in(key, 1), (sampling.ROUNDS,)),
         )
 
-    def draw(order_key: jax.Array, cursor: jax.Array, bank: jax.Array, n: jax.Array) -> _Drawn:
-        def next_batch(cursor, _):
-            index, labels, cursor = next_views(order_key, cursor, config.batch_size, n, k)
+    def draw(shuffle_key: jax.Array, position: jax.Array, bank: jax.Array, n: jax.Array) -> _Drawn:
+        def next_batch(position, _):
+            image, operation, position = sampling.draw_batch(
+                shuffle_key, position, batch_size, n, k
+            )
             # Every device draws the same batch and takes its own part of it.
-            mine = (bank[devices.part_of_device(index)], index, devices.part_of_device(labels))
-            return cursor, _Drawn(*mine, cursor)
+            mine, operation = map(devices.part_of_device, (image, operation))
+            return position, _Drawn(bank[mine], mine, operation, image, position)
 
-        return jax.lax.scan(next_batch, cursor, length=chunk)[1]
+        return jax.lax.scan(next_batch, position, length=steps_per_call)[1]
 
-    def loss_fn(params, batch_stats, views, labels):
-        (logits, representation), updates = network.apply(
-            {"params": params, "batch_stats": batch_stats},
-            views,
-            train=True,
-            mutable=["batch_stats"],
+    def batch_of(drawn: _Drawn, tables: Any, extra: Any) -> Batch:
+        images = to_unit(drawn.images.reshape(len(drawn.images), side, side, -1))
+        views = operations.views_of(tables, images, drawn.operation_index) if k > 1 else images
+        views = inputs(views, drawn.image_index, extra)
+        return Batch(views, drawn.image_index, drawn.operation_index, drawn.all_image_index)
+
+    def step(state: TrainState, drawn: _Drawn, num_steps, tables, probe_data):
+        batch, params = batch_of(drawn, tables, state.extra), state.variables["params"]
+        dropout = jax.random.fold_in(jax.random.key(state.shuffle_key[0]), state.step)
+        dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
+
+        def mean_loss(params):
+            outputs, updates = network.apply(
+                state.variables | {"params": params},
+                batch.views,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout},
+            )
+            losses, extra = loss(outputs, batch, state.extra)
+            return losses.mean(), (updates.get("batch_stats", {}), extra, outputs)
+
+        (value, (batch_stats, extra, outputs)), gradient = jax.value_and_grad(
+            mean_loss, has_aux=True
+        )(params)
+        gradient, value, seen = devices.mean_over_devices(
+            (gradient, value, metrics(outputs, batch))
         )
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (updates.get("batch_stats", {}), logits, representation)
-
-    def watch(state: TrainState, batch: Batch, *data) -> Any:
-        if probe is None:
-            return ()
-        return jax.lax.cond(
-            state.step % probe_every == 0,
-            lambda: probe(state, batch, *data),
-            lambda: _nothing(jax.eval_shape(probe, state, batch, *data)),
-        )
-
-    def step(state: TrainState, drawn: _Drawn, total, tables, probe_data):
-        labels = drawn.labels
-        images = drawn.images.reshape(len(labels), side, side, -1)
-        views = operations.views_of(tables, to_unit(images), labels)
-        params = state.variables["params"]
-        (loss, (batch_stats, logits, representation)), gradient = jax.value_and_grad(
-            loss_fn, has_aux=True
-        )(params, state.variables["batch_stats"], views, labels)
-        accuracy = jnp.mean(logits.argmax(-1) == labels)
-        gradient, loss, accuracy = devices.mean_over_devices((gradient, loss, accuracy))
-        batch = Batch(drawn.index, labels, logits, representation, gradient)
-        seen = watch(state, batch, tables, probe_data)
+        # The probe's collectives come after these, see devices.mean_over_devices.
+        gradient, outputs = jax.lax.optimization_barrier((gradient, outputs))
+        probed = _call_probe(probe, probe_every, state, batch, outputs, tables, probe_data)
         updates, opt_state = optimizer.update(
-            gradient, state.opt_state, params, step=state.step, total=total
+            gradient, state.opt_state, params, step=state.step, num_steps=num_steps
         )
-        variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-        state = TrainState(variables, opt_state, state.step + 1, drawn.cursor, state.order_key)
-        return state, StepLog(loss, accuracy, seen)
+        state = state._replace(
+            variables={"params": optax.apply_updates(params, updates), "batch_stats": batch_stats},
+            opt_state=opt_state,
+            step=state.step + 1,
+            epoch_position=drawn.epoch_position,
+            extra=extra,
+        )
+        return state, StepLog(value, seen, probed)
 
-    split = _Drawn(_SPLIT_BATCHES, devices.EVERYWHERE, _SPLIT_BATCHES, devices.EVERYWHERE)
-    on_devices = chunk_of_steps(step, mesh, config.precision, split)
-    draw = devices.on_mesh(draw, mesh, config.precision, out_specs=split)
+    whole = devices.EVERYWHERE
+    split = _Drawn(_SPLIT_BATCHES, _SPLIT_BATCHES, _SPLIT_BATCHES, whole, whole)
+    in_specs = (whole, split, whole, whole, whole)
+    on_devices = devices.on_mesh(_scan(step), mesh, precision, in_specs, donate_argnums=0)
+    draw = devices.on_mesh(draw, mesh, precision, out_specs=split)
     init = devices.run_once(init, mesh)
     # Placed at the first step: the mesh's devices may be absent.
-    place_tables = functools.cache(lambda: devices.place(mesh, operation_set))
+    place_tables = functools.cache(lambda: devices.place(mesh, tables))
     place_number = functools.lru_cache(64)(lambda number: devices.place(mesh, np.int32(number)))
 
-    def advance(state: TrainState, bank: jax.Array, n: int, total: int, probe_data: Any = ()):
-        drawn = draw(state.order_key, state.cursor, bank, place_number(n))
-        return on_devices(state, drawn, place_number(total), (place_tables(), probe_data))
+    def init_with(key: jax.Array, channels: int, extra: Any = ()) -> TrainState:
+        return init(key, channels)._replace(extra=devices.place(mesh, extra))
 
-    def programs(n: int, channels: int, probe_data: Any = ()) -> dict[str, devices.Program]:
+    def run_steps(state, bank, n, num_steps, until=None, probe_data=()):
+        drawn = draw(state.shuffle_key, state.epoch_position, bank, place_number(n))
+        numbers = (place_number(num_steps), place_number(num_steps if until is None else until))
+        return on_devices(state, drawn, numbers, place_tables(), probe_data)
+
+    def programs(n: int, channels: int, extra: Any = (), probe_data: Any = ()):
         shapes = functools.partial(devices.shapes, mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        state = shapes(init.trace(key, channels).out_info)
+        state = shapes(init.trace(key, channels).out_info._replace(extra=extra))
         bank, number = jax.ShapeDtypeStruct((n, side**2 * channels), np.uint8), np.int32(n)
-        to_draw = shapes((state.order_key, state.cursor, bank, number))
+        to_draw = shapes((state.shuffle_key, state.epoch_position, bank, number))
         drawn = _Drawn(*map(shapes, draw.trace(*to_draw).out_info, split))
-        data = shapes((operation_set, probe_data))
+        arguments = (state, drawn, *shapes(((number, number), tables, probe_data)))
         return {
             "init": devices.Program(init, (key, channels)),
             "draw": devices.Program(draw, to_draw),
-            "train": devices.Program(on_devices, (state, drawn, shapes(number), data)),
+            "train": devices.Program(on_devices, arguments),
         }
 
-    return Trainer(init=init, advance=advance, programs=programs, chunk=chunk, mesh=mesh)
+    return Trainer(init_with, run_steps, programs, steps_per_call, mesh)
 
 
-def chunk_of_steps(
-    step: Callable[..., tuple[Any, Any]], mesh: Mesh, precision: str, batch_specs: Any
-) -> Callable[..., tuple[Any, Any]]:
-    """Many steps as one program on a mesh, ``(state, batches, total, data) -> (state, log)``.
+def _scan(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:
+    """Scans a step over batches; from step ``until`` on nothing is done."""
 
-    Args:
-      step: ``(state, batch, total, *data) -> (state, log)`` of one device.
-      mesh: devices that run ``step`` together.
-      precision: of products, see :class:`TrainConfig`.
-      batch_specs: how ``batches``, a pytree of arrays [steps, ...], is split; all else is whole on
-        every device.
+    def scan(state: TrainState, batches: Any, numbers: Sequence[jax.Array], *data):
+        num_steps, until = numbers
 
-    Steps from ``state.step == total`` on are not done. The log's arrays get a leading axis of
-    steps. Donates the state.
-    """
-
-    def advance(state: Any, batches: Any, total: jax.Array, data: tuple) -> tuple[Any, Any]:
         def step_if_left(state, batch):
-            _, log = jax.eval_shape(step, state, batch, total, *data)
+            _, log = jax.eval_shape(step, state, batch, num_steps, *data)
             return jax.lax.cond(
-                state.step < total,
-                lambda s: step(s, batch, total, *data),
-                lambda s: (s, _nothing(log)),
+                state.step < until,
+                lambda state: step(state, batch, num_steps, *data),
+                lambda state: (state, _nothing(log)),
                 state,
             )
 
         return jax.lax.scan(step_if_left, state, batches)
 
-    in_specs = (devices.EVERYWHERE, batch_specs, devices.EVERYWHERE, devices.EVERYWHERE)
-    return devices.on_mesh(advance, mesh, precision, in_specs, donate_argnums=0)
+    return scan
+
+
+def _call_probe(probe: Probe | None, every: int, state: TrainState, *seen) -> Any:
+    if probe is None:
+        return ()
+    return jax.lax.cond(
+        state.step % every == 0,
+        lambda: probe(state, *seen),
+        lambda: _nothing(jax.eval_shape(probe, state, *seen)),
+    )
 
 
 def _nothing(shapes: Any) -> Any:
-    """A log of a step that was not done: NaN, and -1 for integers."""
+    """The log of a step that was not done: NaN, and -1 for integers."""
 
     def fill(a: jax.ShapeDtypeStruct) -> jax.Array:
         return jnp.full(a.shape, jnp.nan if jnp.issubdtype(a.dtype, jnp.floating) else -1, a.dtype)
 
     return jax.tree.map(fill, shapes)
-
-
-def train(
-    trainer: Trainer,
-    state: TrainState,
-    bank: jax.Array,
-    n: int,
-    total: int,
-    on_chunk: Callable[[TrainState, StepLog], None] = lambda state, log: None,
-    probe_data: Any = (),
-) -> TrainState:
-    """Advances a state to step ``total``, the run's last, calling ``on_chunk`` after every chunk.
-
-    ``bank`` is of :func:`place_bank`, on the trainer's mesh. The state passed in is donated.
-    ``on_chunk`` may save the state: a run continued from it is the same run, bit for bit on CPU.
-    """
-    # Counted here: asking the device after every chunk would wait for it.
-    under_way = collections.deque()
-    for _ in range(int(jax.device_get(state.step)), total, trainer.chunk):
-        state, log = trainer.advance(state, bank, n, total, probe_data)
-        on_chunk(state, log)
-        under_way.append(log.loss)
-        if len(under_way) > _MOST_UNDER_WAY:
-            jax.block_until_ready(under_way.popleft())
-    return state

@@ -1,72 +1,80 @@
 """Convolutional autoencoder (Masci et al. 2011): what it reconstructs badly is an outlier.
 
 Two scores from one training: ``cae`` is minus the summed squared error, ``cae-if`` an isolation
-forest on the codes. With ``operations`` both training and error are over all views of an image,
-the paper's control for the amount of data; ``latent=64`` is its control for the size of the code.
+forest on the codes. With operations, both training and error are over all views of an image.
 """
+
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax import devices, networks, scoring
-from e3jax.baselines import autoencoder, isolation_forest
-from e3jax.baselines.autoencoder import Config, Info, Progress
+from e3jax import scoring, training
+from e3jax.losses import Batch
+from e3jax.methods import Method
 
 
-def paper_config() -> Config:
-    """The paper's: 250 epochs."""
-    return Config()
+class Reconstructions(NamedTuple):
+    """What is known of n images: float32 error [n], mean over views, and code [n, latent]."""
+
+    error: np.ndarray
+    code: np.ndarray
 
 
-def quick_config() -> Config:
+def paper_config(grey: bool) -> training.TrainConfig:
+    """The paper's training: 250 epochs with Adam."""
+    return training.TrainConfig(network="cae-256", operations="", optimizer="adam")
+
+
+def quick_config() -> training.TrainConfig:
     """100 steps of 32 images: about 6 s for 500 grey images on one core, with a second start.
 
     Chosen by results on MNIST alone: trained longer on so few images, it reconstructs outliers too.
     """
-    return Config(steps=100, batch_size=32)
+    return paper_config(grey=True)._replace(steps=100, batch_size=32)
 
 
-def score(
-    key: jax.Array,
-    images: np.ndarray,
-    config: Config,
-    mesh: jax.sharding.Mesh | None = None,
-    on_progress: Progress = autoencoder.silent,
-) -> tuple[dict[str, np.ndarray], Info]:
-    """``cae`` and ``cae-if``; arguments and result as in :mod:`e3jax.baselines`."""
-    train_key, forest_key = jax.random.split(key)
-    model = make_model(config, images.shape, mesh)
-    errors, codes, loss = reconstruct(train_key, images, config, model, on_progress)
-    scores = {"cae": -errors, "cae-if": isolation_forest.score(forest_key, codes)}
-    info = Info(config.num_steps(len(images)), loss, scoring.values_health(-errors))
-    return scores, info
+def squared_error(x: jax.Array, reconstruction: jax.Array) -> jax.Array:
+    """Sums over the pixels of each image: [..., h, w, c] -> [...]."""
+    return jnp.square(x - reconstruction).sum((-3, -2, -1))
 
 
-def make_model(config, shape, mesh, loss=None) -> autoencoder.Model:
-    """For images of this shape; the loss is of a batch's (images, reconstructions, codes)."""
-    network = networks.ConvAutoencoder(config.latent, devices.AXIS)
-    loss = loss or mean_squared_error
-    return autoencoder.make_model(config, network, loss, _errors_and_codes, shape, mesh)
+def loss(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
+    """Mean squared error over pixels."""
+    reconstruction, _ = outputs
+    return jnp.square(batch.views - reconstruction).mean((1, 2, 3)), extra
 
 
-def reconstruct(key, images, config, model, on_progress):
-    """Trains a model of :func:`make_model`.
+def evaluate(x: jax.Array, outputs: tuple) -> Reconstructions:
+    """Errors are those of the views where there are any, codes those of the images themselves."""
+    reconstruction, code = outputs
+    error = squared_error(x, reconstruction)
+    return Reconstructions((error[:, 1:] if x.shape[1] > 1 else error).mean(1), code[:, 0])
 
-    Returns:
-      every image's squared error [n] (its views' mean) and code [n, latent], and the last loss.
-    """
-    total = config.num_steps(len(images))
-    variables, _, loss = autoencoder.fit(model, key, images, total, on_progress)
-    errors, codes = model.evaluate(
-        variables, images, lambda done: on_progress(total, total, "scoring")
+
+def minus_error(key: jax.Array, found: Reconstructions) -> np.ndarray:
+    return -found.error
+
+
+CAE = Method(
+    loss=loss,
+    evaluate=evaluate,
+    scores={
+        "cae": minus_error,
+        "cae-if": lambda key, found: scoring.isolation_forest(key, found.code),
+    },
+    paper_config=paper_config,
+    quick_config=quick_config,
+)
+
+
+def variant(name: str, **changed: Any) -> Method:
+    """CAE with other values in its configs, and with its error alone as the score ``name``."""
+    return dataclasses.replace(
+        CAE,
+        scores={name: minus_error},
+        paper_config=lambda grey: paper_config(grey)._replace(**changed),
+        quick_config=lambda: quick_config()._replace(**changed),
     )
-    return errors, codes, loss
-
-
-def mean_squared_error(x: jax.Array, reconstruction: jax.Array, code: jax.Array) -> jax.Array:
-    return jnp.square(x - reconstruction).mean()
-
-
-def _errors_and_codes(x, reconstruction, code):
-    return autoencoder.squared_error(x, reconstruction).mean(1), code[:, 0]

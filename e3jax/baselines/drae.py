@@ -4,53 +4,24 @@ In every batch the reconstruction errors are split in two by the threshold that 
 only those below it are reduced, and the two sides are driven apart.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from e3jax import devices, scoring
-from e3jax.baselines import autoencoder, cae
-from e3jax.baselines.autoencoder import Config, Info, Progress
+from e3jax import devices
+from e3jax.baselines import cae
+from e3jax.losses import Batch
 
 _RATIO_WEIGHT = 0.1
 
 
-def paper_config() -> Config:
-    """The paper's: 250 epochs."""
-    return Config()
-
-
-def quick_config() -> Config:
-    """100 steps of 32 images: about 6 s for 500 grey images on one core, with a second start.
-
-    As :func:`e3jax.baselines.cae.quick_config`, chosen on MNIST alone.
-    """
-    return Config(steps=100, batch_size=32)
-
-
-def score(
-    key: jax.Array,
-    images: np.ndarray,
-    config: Config,
-    mesh: jax.sharding.Mesh | None = None,
-    on_progress: Progress = autoencoder.silent,
-) -> tuple[dict[str, np.ndarray], Info]:
-    """``drae``, minus the squared error; arguments and result as in :mod:`e3jax.baselines`."""
-    model = make_model(config, images.shape, mesh)
-    errors, _, loss = cae.reconstruct(key, images, config, model, on_progress)
-    info = Info(config.num_steps(len(images)), loss, scoring.values_health(-errors))
-    return {"drae": -errors}, info
-
-
-def make_model(config, shape, mesh) -> autoencoder.Model:
-    """For images of this shape."""
-    return cae.make_model(config, shape, mesh, _loss)
-
-
-def _loss(x: jax.Array, reconstruction: jax.Array, code: jax.Array) -> jax.Array:
-    errors = devices.gather_over_devices(autoencoder.squared_error(x, reconstruction))
-    mean, ratio = split(errors)
-    return mean + _RATIO_WEIGHT * ratio
+def loss(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
+    """The mean error below the threshold and the scatter within both sides, of the whole batch."""
+    own = cae.squared_error(batch.views, outputs[0])
+    mean, ratio = split(devices.gather_over_devices(own))
+    return jnp.broadcast_to(mean + _RATIO_WEIGHT * ratio, own.shape), extra
 
 
 def split(errors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -69,3 +40,8 @@ def split(errors: jax.Array) -> tuple[jax.Array, jax.Array]:
     ratio = 1 - between / jnp.maximum(jnp.sum(centred**2), 1e-12)  # 1 if all errors are the same
     best = jnp.argmin(ratio)
     return jnp.mean(ordered, where=jnp.arange(b) <= best), ratio[best]
+
+
+DRAE = dataclasses.replace(
+    cae.CAE, loss=loss, scores={"drae": cae.minus_error}, constants={"ratio_weight": _RATIO_WEIGHT}
+)

@@ -5,12 +5,17 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from e3jax.baselines import isolation_forest
+from e3jax import scoring
 
-METHODS = ("pixel-if", "pixel-knn", "pixel-pca")
 # Chosen, as e3jax's own quick protocol, by their results on MNIST alone.
 _NEIGHBOURS = 20
 _VARIANCE = 0.7
+# By name, the constants that the scores depend on.
+METHODS = {
+    "pixel-if": {},
+    "pixel-knn": {"neighbours": _NEIGHBOURS},
+    "pixel-pca": {"variance": _VARIANCE},
+}
 
 
 def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarray]:
@@ -31,7 +36,7 @@ def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarr
     """
     x = images.reshape(len(images), -1).astype(np.float32) / 255
     if method == "pixel-if":
-        return {method: isolation_forest.score(key, x)}
+        return {method: scoring.isolation_forest(key, x)}
     if method == "pixel-knn":
         neighbours = min(_NEIGHBOURS, len(x) - 1)
         distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(x).kneighbors()

@@ -1,0 +1,53 @@
+"""Losses: ``(outputs, batch, extra) -> (losses [b], extra)``, for :func:`training.make_trainer`.
+
+``outputs`` is what the network returns for the views of ``batch``, a :class:`Batch`; training
+minimises the mean of ``losses`` over all devices. ``extra`` is whatever the method carries from
+step to step in ``TrainState.extra``; every device holds all of it and must return the same.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Batch(NamedTuple):
+    """The part of a step's batch that one device trains on, b views.
+
+    Attributes:
+      views: float32 [b, h, w, c], what the network is applied to, about -1 to 1.
+      image_index: int32 [b], the image of each view in the bank.
+      operation_index: int32 [b], the operation of each view, its pseudo label.
+      all_image_index: int32 [whole b], ``image_index`` of all devices.
+    """
+
+    views: jax.Array
+    image_index: jax.Array
+    operation_index: jax.Array
+    all_image_index: jax.Array
+
+
+Loss = Callable[[tuple, Batch, Any], tuple[jax.Array, Any]]
+
+
+def surrogate_supervision(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
+    """Cross-entropy of each view's pseudo label in nats (eq. 2); outputs are logits and more."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs[0], batch.operation_index)
+    return losses, extra
+
+
+def pretext_accuracy(outputs: tuple, batch: Batch) -> dict[str, jax.Array]:
+    """A metric for :func:`surrogate_supervision`: the share of operations recognised."""
+    return {"pretext_accuracy": jnp.mean(outputs[0].argmax(-1) == batch.operation_index)}
+
+
+def weighted(loss: Loss) -> Loss:
+    """The loss with a weight per image: ``extra`` is float32 [n], of mean 1 for the same scale."""
+
+    def of_batch(outputs: tuple, batch: Batch, weights: jax.Array) -> tuple[jax.Array, Any]:
+        losses, _ = loss(outputs, batch, ())
+        return weights[batch.image_index] * losses, weights
+
+    return of_batch

@@ -1,0 +1,145 @@
+"""Rankings: a collection in the order of how outlying its images are, and the tables of it.
+
+The paper's scores fall with outlyingness; here, and nowhere else, they change their sign.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from e3jax import files, images, operations, scoring
+
+SCORES = "scores.csv"
+COLUMNS = ("rank", "path", "score", "outlier")
+
+
+class HealthWarning(UserWarning):
+    """A detector's scores are likely to mean little."""
+
+
+class Health(NamedTuple):
+    """What there is to know of a fit before its scores are believed.
+
+    Attributes:
+      pretext_accuracy: share of views whose operation was recognised, in [0, 1].
+      chance: what guessing would reach, 1 / k.
+      spread: standard deviation of the scores, in nats.
+      steps: of training.
+      unreadable: files that were left out, :class:`e3jax.images.Unreadable`.
+      warning: what is wrong and what to do, in one sentence; "" if nothing is.
+    """
+
+    pretext_accuracy: float
+    chance: float
+    spread: float
+    steps: int
+    unreadable: list[images.Unreadable]
+    warning: str
+
+
+class Evidence(NamedTuple):
+    """Why images score as they do.
+
+    Attributes:
+      entropies: float [n, k] in nats, of each image under each operation.
+      median: float [k], the fitted collection's median of each operation.
+      operation_set: the operations.
+      resize: how images became square.
+    """
+
+    entropies: np.ndarray
+    median: np.ndarray
+    operation_set: operations.OperationSet
+    resize: str = "squash"
+
+
+class Ranking(NamedTuple):
+    """What tables, gallery and quarantine are made of.
+
+    Attributes:
+      paths: str [n], files; image numbers for arrays.
+      scores: float64 [n] in nats, larger = more outlying.
+      evidence: what the scores follow from.
+      threshold: images of larger scores are outliers.
+      unreadable: files that were left out.
+      health: of the fit.
+    """
+
+    paths: np.ndarray
+    scores: np.ndarray
+    evidence: Evidence
+    threshold: float
+    unreadable: list[images.Unreadable]
+    health: Health
+
+    @property
+    def is_outlier(self) -> np.ndarray:
+        """Bool [n]."""
+        return self.scores > self.threshold
+
+    @property
+    def order(self) -> np.ndarray:
+        """Int [n], the images' positions, the most outlying first; ties in input order."""
+        return np.argsort(-self.scores, kind="stable")
+
+
+def view_entropies(scores: scoring.ViewScores) -> np.ndarray:
+    """Entropies of views in nats, float32 [n, k] in [0, log k]: minus NE (eq. 6)."""
+    return -scores.rules["ne"]
+
+
+def image_entropies(entropies: np.ndarray) -> np.ndarray:
+    """Scores of images, float64 [n], from the entropies of their views [n, k]."""
+    return np.mean(entropies, axis=1, dtype=np.float64)
+
+
+def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:
+    """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv.
+
+    Returns:
+      the rows of the first.
+    """
+    rows = [
+        {
+            "rank": rank,
+            "path": str(ranking.paths[i]),
+            "score": float(ranking.scores[i]),
+            "outlier": int(ranking.is_outlier[i]),
+        }
+        for rank, i in enumerate(ranking.order, start=1)
+    ]
+    folder = Path(folder)
+    files.write_text(folder / SCORES, _csv(COLUMNS, (row.values() for row in rows)))
+    files.write_text(folder / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    files.write_text(folder / "unreadable.csv", _csv(("path", "reason"), ranking.unreadable))
+    return rows
+
+
+def read_scores(folder: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of :func:`write_tables`.
+
+    Raises:
+      InputError: the folder has no report.
+    """
+    path = Path(folder, SCORES)
+    if not path.exists():
+        raise images.InputError(f"{path} does not exist, expected a report: run e3jax rank first")
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"rank", "path", "score"} <= rows[0].keys():
+        raise images.InputError(f"{path} is no report of e3jax: run e3jax rank anew")
+    return rows
+
+
+def _csv(columns: Sequence[str], rows: Iterable) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
