@@ -2,16 +2,13 @@
 
 import argparse
 import contextlib
-import functools
 import importlib.metadata
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from speed.worker import CONSOLE, Worker, take_turns
 from sweep import provenance
 
-from e3jax import contamination, datasets, networks, runtime, training
+from e3jax import networks, runtime, training
+from speed.worker import CONSOLE, Worker, ask_all, in_turns
 
 # "tuned" and "straightforward" are the PyTorch programs; what has no prefix is e3jax. Bytes and
 # seconds, rates in views per second; *_utilisation is model FLOP/s over the faster backend's large
@@ -32,10 +29,10 @@ COLUMNS = (
     "views_bytes,straightforward_views_bytes,pipeline_peak_rss,straightforward_peak_rss,versions,"
     "commit"
 ).split(",")
-_MEASURED = ("train", "score", "views")
+_MEASURED = ["train", "score", "views"]
 # The other backends' processes are on the accelerator, too.
-OURS = ("speed.ours:Ours", {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"})
-_TORCH = {
+ENVIRONMENT = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
+_TORCH_ENVIRONMENT = {
     # Fast on a CPU, and no default of PyTorch: freed memory is kept, not given back to the system.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
@@ -49,10 +46,6 @@ _TORCH = {
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
-_TUNED, _STRAIGHTFORWARD = (
-    ("speed.tuned:Tuned", _TORCH),
-    ("speed.straightforward:Straightforward", _TORCH),
-)
 
 
 class Comparison:
@@ -60,186 +53,136 @@ class Comparison:
 
     Args:
       args: the command's flags.
-      folder: for temporary files.
+      folder: for compiled programs, so that none is older than the command.
 
     Raises:
-      ValueError: if the batch does not divide over the devices.
+      ValueError: if a batch does not divide over the devices.
     """
 
-    def __init__(self, args: argparse.Namespace, folder: Path):
-        self.args, self.folder, self.data = args, folder, folder / "images.npy"
-        np.save(self.data, _images(args.images, args.channels))
+    def __init__(self, args: argparse.Namespace, folder: str):
+        self.args, self.folder, self.platform = args, folder, None
         # A worker is asked for the platform: here JAX would take an accelerator's memory.
-        with self._worker(OURS, training.quick_config()) as worker:
-            self.hello = worker.ask("hello")
-        on_cpu = self.hello["platform"] == "cpu"
-        self.protocol = args.protocol
-        if self.protocol == "auto":
-            self.protocol = "quick" if on_cpu else "paper"
-        is_quick = self.protocol == "quick"
-        self.config = (
-            training.quick_config() if is_quick else training.paper_config(args.channels == 1)
-        )
-        self.networks = args.network or [self.config.network]
-        CONSOLE.print(f"Device: {self.hello['device']}, protocol {self.protocol}")
-        for config in map(self.config_of, self.networks):
-            CONSOLE.print(
-                f"Plan: {config.network}: batches of {config.batch_size} views, {config.precision}"
+        with contextlib.ExitStack() as self.stack:
+            hello = self._start("ours:Ours", training.quick_config()).ask("hello")
+        self.platform, self.devices = hello["platform"], hello["devices"]
+        protocol = args.protocol
+        if protocol == "auto":
+            protocol = "quick" if self.platform == "cpu" else "paper"
+        config = training.paper_config(args.channels == 1)
+        self.config = training.quick_config() if protocol == "quick" else config
+        self.constants = {"device": hello["device"], "e3jax_devices": self.devices}
+        self.constants |= {"protocol": protocol, "cores": runtime.cores()}
+        self.configs = list(map(self._config, args.network or [self.config.network]))
+        for config in self.configs:
+            CONSOLE.print(f"Plan: {config.network}, batches of {config.batch_size} views")
+            if config.batch_size % self.devices:
+                raise ValueError(f"--batch-size must be a multiple of the {self.devices} devices")
+
+    def _config(self, network: str) -> training.TrainConfig:
+        args, config = self.args, self.config
+        size = 64 if network.endswith("-1") else 128
+        size = args.batch_size or (config.batch_size if network == config.network else size)
+        config = config._replace(steps=args.steps or config.steps, precision=args.precision)
+        return config._replace(network=network, batch_size=size)
+
+    def _start(self, name: str, config: training.TrainConfig, cache="pair", **options) -> Worker:
+        environment = ENVIRONMENT if name == "ours:Ours" else _TORCH_ENVIRONMENT
+        environment = environment | {"E3JAX_CACHE_DIR": f"{self.folder}/{cache}-{config.network}"}
+        options |= {
+            "config": config._asdict(),
+            "shape": [self.args.images, 32, 32, self.args.channels],
+        }
+        worker = self.stack.enter_context(Worker(f"speed.{name}", environment, **options))
+        platform = worker.ask("hello")["platform"]
+        if platform != (self.platform or platform):
+            raise ValueError(
+                f"JAX runs on a {self.platform} and PyTorch on a {platform}: install both for the "
+                "same device, or use --without-torch"
             )
-            if config.batch_size % self.hello["devices"]:
-                raise ValueError(
-                    f"--batch-size must be a multiple of the {self.hello['devices']} devices"
-                )
+        return worker
 
-    def config_of(self, network: str) -> training.TrainConfig:
-        args, config = self.args, self.config._replace(network=network)
-        if network != self.config.network:
-            config = config._replace(batch_size=64 if network.endswith("-1") else 128)
-        return config._replace(
-            precision=args.precision,
-            batch_size=args.batch_size or config.batch_size,
-            steps=args.steps or config.steps,
-        )
-
-    @contextlib.contextmanager
-    def _worker(self, backend: tuple, config: training.TrainConfig, cache: str = "pair"):
-        """A backend in a process; its compiled programs are kept for this command alone."""
-        name, environment = backend
-        cache = {"E3JAX_CACHE_DIR": str(self.folder / f"{cache}-{config.network}")}
-        with Worker(
-            name, environment | cache, config=config._asdict(), data=str(self.data)
-        ) as worker:
-            if backend is not OURS:
-                ours, theirs = self.hello["platform"], worker.ask("hello")["platform"]
-                if theirs != {"gpu": "cuda"}.get(ours, ours):
-                    raise ValueError(
-                        f"JAX runs on {ours} and PyTorch on {theirs}: install both for the same device, or use --without-torch"
-                    )
-            yield worker
-
-    def measure(self, network: str) -> dict:
+    def measure(self, config: training.TrainConfig) -> dict:
         """The row of a network."""
-        args, config = self.args, self.config_of(network)
-        row = (
-            vars(args)
-            | config._asdict()
-            | provenance()
-            | {
-                "protocol": self.protocol,
-                "device": self.hello["device"],
-                "cores": runtime.cores(),
-                "e3jax_devices": self.hello["devices"],
-            }
-        )
+        args = self.args
+        row = vars(args) | config._asdict() | provenance() | self.constants
         if not args.without_torch:
             row["versions"] += f" torch={importlib.metadata.version('torch')}"
-        if not args.only_pipeline:
-            row |= self._pair(config)
+        with contextlib.ExitStack() as self.stack:
+            row |= {} if args.only_pipeline else self._pair(config)
         if args.pipeline or args.only_pipeline:
             row |= self._pipeline(config)
         return {name: row[name] for name in COLUMNS if name in row}
 
     def _pair(self, config: training.TrainConfig) -> dict:
-        args, row, workers = self.args, {}, {}
-        with contextlib.ExitStack() as stack:
-            for prefix, backend in [("", OURS), ("tuned_", _TUNED)][: 2 - args.without_torch]:
-                workers[prefix] = stack.enter_context(self._worker(backend, config))
-                CONSOLE.print(f"{backend[0]}: compiling")
-                options = {"mode": args.torch_compile, "seconds": min(args.seconds, 5)}
-                prepared = workers[prefix].ask("prepare", **(options if prefix else {}))
-                row |= {prefix + name: value for name, value in prepared.items()}
-            calls = {
-                prefix + name: functools.partial(
-                    worker.ask, "measure", name=name, seconds=args.seconds
-                )
-                for name in _MEASURED
-                for prefix, worker in workers.items()
-            }
-            rates = pd.DataFrame(take_turns(calls, args.rounds))
-            for prefix, worker in workers.items():
-                row |= {prefix + name: value for name, value in worker.ask("memory").items()}
-            row["gemm_flops"] = max(worker.ask("gemm", seconds=1.0) for worker in workers.values())
-            row |= self._in_flight(workers[""])
+        args, workers = self.args, {"": self._start("ours:Ours", config)}
+        CONSOLE.print("Compiling")
+        row = workers[""].ask("prepare", names=_MEASURED)
+        if not args.without_torch:
+            workers["tuned_"], tuned = self._tuned(config)
+            row |= {f"tuned_{name}": value for name, value in tuned.items()}
+        calls = [("measure", {"name": name, "seconds": args.seconds}) for name in _MEASURED]
+        rates = in_turns(workers, args.rounds, *calls)
+        row |= rates.median().to_dict() | ask_all(workers, "memory")
+        row["gemm_flops"] = max(ask_all(workers, "gemm").values())
+        if self.devices > 1:
+            ours, call = {"": workers[""]}, ("in_flight", {"seconds": args.seconds})
+            row |= in_turns(ours, args.rounds, call).median()
         network = networks.build(config.network, config.k)
         forward = networks.forward_flops(network, (32, 32, args.channels))
-        for name, speed in rates.median().items():
-            flops = speed * forward * (3 if name.endswith("train") else 1)
-            row |= {
-                f"{name}_views_per_second": speed,
-                f"{name}_utilisation": flops / row["gemm_flops"],
-            }
+        for name in rates:
+            share = row[name] * forward / row["gemm_flops"]
+            share *= 3 if "train" in name else 1
+            row[name.replace("views_per_second", "utilisation")] = share
         for name in _MEASURED if len(workers) > 1 else ():
-            row |= _ratios(name, rates[name], rates[f"tuned_{name}"])
+            column = f"{name}_views_per_second"
+            row |= _ratios(name, rates[column], rates[f"tuned_{column}"])
         return row
 
-    def _in_flight(self, worker: Worker) -> dict:
-        """Trainings side by side, one per device, as sweeps run them."""
-        if self.hello["devices"] == 1:
-            return {}
-        count = worker.ask("prepare_in_flight")
-        call = functools.partial(worker.ask, "in_flight", seconds=self.args.seconds)
-        speeds = take_turns({"in flight": call}, self.args.rounds)["in flight"]
-        return {"in_flight": count, "in_flight_train_views_per_second": float(np.median(speeds))}
+    def _tuned(self, config: training.TrainConfig) -> tuple[Worker, dict]:
+        """The tuned program, compiled or eager, whichever trains faster; the other one sleeps."""
+        asked, found = self.args.torch_compile, {}
+        for mode in ("compile", "eager") if asked == "auto" else (asked,):
+            try:
+                worker = self._start("pytorch:Tuned", config, mode=mode)
+                prepared = worker.ask("prepare", names=_MEASURED) | {"mode": mode}
+                speed = worker.ask("measure", name="train", seconds=min(self.args.seconds, 5))
+                found[speed["train_views_per_second"]] = worker, prepared
+            except RuntimeError:
+                # Without a compiler or Python's headers, for example, eager remains.
+                if mode in ("eager", asked):
+                    raise
+        CONSOLE.print(
+            f"Tuned PyTorch, training views/s: {[(found[s][1]['mode'], s) for s in found]}"
+        )
+        return found[max(found)]
 
     def _pipeline(self, config: training.TrainConfig) -> dict:
         images = self.args.images
-        with self._worker(OURS, config, "pipeline") as worker:
-            cold = worker.ask("pipeline")
-        with contextlib.ExitStack() as stack:
-            workers = {"e3jax": stack.enter_context(self._worker(OURS, config, "pipeline"))}
-            cached = workers["e3jax"].ask("pipeline")
+        CONSOLE.print("Pipelines: the first compiles, the second finds its programs on disk")
+        with contextlib.ExitStack() as self.stack:
+            cold = self._start("ours:Ours", config, "pipeline").ask("pipeline")["seconds"]
+        with contextlib.ExitStack() as self.stack:
+            workers = {"pipeline_": self._start("ours:Ours", config, "pipeline")}
+            cached = workers["pipeline_"].ask("pipeline")
             if not self.args.without_torch:
-                workers["straightforward"] = stack.enter_context(
-                    self._worker(_STRAIGHTFORWARD, config)
-                )
-            calls = {
-                name: functools.partial(worker.ask, "pipeline") for name, worker in workers.items()
-            }
-            times = {
-                name: pd.DataFrame(a) for name, a in take_turns(calls, self.args.rounds).items()
-            }
-            peaks = {name: worker.ask("memory")["peak_rss"] for name, worker in workers.items()}
-        ours, theirs = times["e3jax"], times.get("straightforward")
-        row = {
-            "pipeline_images": images,
-            "pipeline_steps": config.num_steps(images),
-            "pipeline_cold_seconds": cold["seconds"],
-            "pipeline_cached_seconds": cached["seconds"],
-            "pipeline_warm_seconds": ours["seconds"].median(),
-            "pipeline_train_seconds": ours["train_seconds"].median(),
-            "pipeline_score_seconds": ours["score_seconds"].median(),
+                workers["straightforward_"] = self._start("pytorch:Straightforward", config)
+            times = in_turns(workers, self.args.rounds, ("pipeline", {}))
+            row = times.median().to_dict() | ask_all(workers, "memory")
+        row |= {"pipeline_images": images, "pipeline_steps": config.num_steps(images)}
+        row |= {"pipeline_cold_seconds": cold, "pipeline_cached_seconds": cached["seconds"]}
+        row |= {
+            "pipeline_warm_seconds": row["pipeline_seconds"],
             "views_bytes": cached["views_bytes"],
-            "pipeline_peak_rss": peaks["e3jax"],
         }
-        if theirs is not None:
-            row |= theirs.median().add_prefix("straightforward_") | _ratios(
-                "pipeline", theirs["seconds"], ours["seconds"]
-            )
-            row |= {
-                "straightforward_views_bytes": int(theirs["views_bytes"].median()),
-                "straightforward_peak_rss": peaks["straightforward"],
-                "pipeline_cold_ratio": theirs["seconds"].median() / cold["seconds"],
-            }
+        if len(workers) > 1:
+            theirs, name = times["straightforward_seconds"], "straightforward_views_bytes"
+            row |= _ratios("pipeline", theirs, times["pipeline_seconds"])
+            row |= {"pipeline_cold_ratio": theirs.median() / cold, name: int(row[name])}
         return row
-
-
-def _images(n: int, channels: int) -> np.ndarray:
-    """A contaminated set of real digits; colour ones are the digits three times."""
-    data = datasets.load("mnist", source="embedded", announce=CONSOLE.print)
-    counts = np.bincount(data.labels)
-    if n <= counts.max():
-        images = contamination.contaminate(
-            data.images, data.labels, int(counts.argmax()), 0.1, 0, max_images=n
-        ).images
-    else:  # more than a class has: speed does not depend on what is in an image
-        images = np.resize(data.images, (n, *data.images.shape[1:]))
-    return np.repeat(images, channels, axis=-1)
 
 
 def _ratios(name: str, above: pd.Series, below: pd.Series) -> dict:
     """Median of the rounds' ratios, and all of them: their spread is the measurement's."""
     ratios = above / below
-    return {
-        f"{name}_ratio": ratios.median(),
-        f"{name}_ratios": " ".join(ratios.map("{:.3f}".format)),
-    }
+    text = " ".join(ratios.map("{:.3f}".format))
+    return {f"{name}_ratio": ratios.median(), f"{name}_ratios": text}

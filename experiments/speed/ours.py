@@ -1,85 +1,56 @@
-"""e3jax as a backend."""
+"""e3jax as a backend, through its public functions."""
 
 import concurrent.futures
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from speed.backend import GEMM_SIDE, STEPS_PER_CALL, VIEWS_PER_CALL, Backend, rate
 
 from e3jax import devices, fitting, images, operations, runtime, training
 from e3jax.methods import E3OUTLIER
+from speed.worker import VIEWS_PER_CALL, Backend, rate
 
 
 class Ours(Backend):
-    """e3jax through its public functions.
+    """e3jax on all devices.
 
     Args:
       config: fields of a TrainConfig.
-      data: a .npy file of images uint8 [n, h, w, c], or that shape, for random ones.
+      shape: of the images.
       gpu_options: changes of what XLA is told on GPUs.
     """
 
-    def __init__(self, config: dict, data: str | list[int], gpu_options: dict | None = None):
+    def __init__(self, config: dict, shape: list[int], gpu_options: dict | None = None):
         devices.GPU_OPTIONS.update(gpu_options or {})
         runtime.prepare()
-        self.mesh = devices.device_mesh()
-        super().__init__("cpu" if devices.is_cpu(self.mesh) else "accelerator")
-        self.config = training.TrainConfig(**config)
-        if isinstance(data, str):
-            self.images = np.load(data)
-        else:
-            self.images = np.random.default_rng(0).integers(0, 256, data, np.uint8)
-        self.n, self.side, _, self.channels = self.images.shape
+        self.mesh, self.config = devices.device_mesh(), training.TrainConfig(**config)
+        super().__init__(devices.is_cpu(self.mesh), shape)
         self.operation_set = operations.operation_set(self.config.operations, self.side)
 
     def hello(self) -> dict:
-        device = self.mesh.devices.flat[0]
-        return {
-            "platform": device.platform,
-            "device": f"{self.mesh.size} x {device.device_kind}",
-            "devices": self.mesh.size,
-        }
+        first, size = self.mesh.devices.flat[0], self.mesh.size
+        device = f"{size} x {first.device_kind}"
+        return {"platform": first.platform, "device": device, "devices": size}
 
-    def prepare(self, with_views: bool = True) -> dict:
-        """Builds and compiles what is measured; returns the seconds of compiling."""
-        train, start = self._training(self.mesh)
-        # On a CPU each device takes one image at a time, so a small call measures the same.
-        per_device = 8 if self.kind == "cpu" else 256
-        size = max(min(per_device, self.n // self.mesh.size) * self.mesh.size, 1)
-        # From the middle: in a small bank as in a large one, the start would stay in the cache.
-        first = max(self.n - size, 0) // 2
-        some = self.images[first : first + size]
-        self.calls = {
-            "train": (train, STEPS_PER_CALL[self.kind] * self.config.batch_size),
-            "score": (lambda: fitting.score(start, some, mesh=self.mesh), size * self.config.k),
-        }
-        if with_views:
-            self.calls["views"] = (self._views(), VIEWS_PER_CALL)
-        return self.compile()
-
-    def _training(self, mesh: Any) -> tuple[Callable[[], None], fitting.Fitted]:
-        """A call that trains for a few steps, from where the last one stopped; and the start."""
-        config = self.config
+    def make_train(self, mesh: Any = None) -> tuple[Callable, int]:
+        """A few steps, from where the last call stopped."""
+        config, loss, metrics = self.config, E3OUTLIER.loss, E3OUTLIER.metrics
         trainer = training.make_trainer(
             config.network,
-            E3OUTLIER.loss,
+            loss,
             training.make_optimizer(config),
             self.side,
             self.operation_set,
             batch_size=config.batch_size,
             precision=config.precision,
-            mesh=mesh,
-            steps_per_call=STEPS_PER_CALL[self.kind],
-            metrics=E3OUTLIER.metrics,
+            mesh=mesh or self.mesh,
+            steps_per_call=self.steps,
+            metrics=metrics,
         )
         state = trainer.init(jax.random.key(0), self.channels)
-        # Training donates its state, and scoring needs one that stays.
-        start = fitting.Fitted(
-            E3OUTLIER, config, self.side, jax.tree.map(lambda a: a.copy(), state), 0
-        )
         bank = training.place_bank(trainer.mesh, self.images)
 
         def call() -> None:
@@ -88,48 +59,59 @@ class Ours(Backend):
             state, _ = trainer.run_steps(state, bank, self.n, 2**31 - 1)
             jax.block_until_ready(state)
 
-        return call, start
+        return call, self.steps * config.batch_size
 
-    def _views(self) -> Callable[[], None]:
+    def make_score(self) -> tuple[Callable, int]:
+        key, config, mesh = jax.random.key(0), self.config, self.mesh
+        start = fitting.fit(key, self.images, config=config, mesh=mesh, until=0)
+        # On a CPU each device takes one image at a time, so few of them tell the same.
+        size = max(min(8 if self.on_cpu else 256, self.n // mesh.size) * mesh.size, 1)
+        # From the middle: in a small bank as in a large one, the first would stay in the cache.
+        some = self.images[max(self.n - size, 0) // 2 :][:size]
+        return lambda: fitting.score(start, some, mesh=mesh), size * config.k
+
+    def make_views(self) -> tuple[Callable, int]:
         def views(tables, bank, image, operation):
             x = images.to_unit(bank[image].reshape(-1, *self.images.shape[1:]))
             return operations.views_of(tables, x, operation)
 
-        split = (devices.EVERYWHERE, devices.EVERYWHERE, devices.SPLIT, devices.SPLIT)
-        views = devices.on_mesh(views, self.mesh, self.config.precision, split, devices.SPLIT)
-        k, random_of = self.config.k, np.random.default_rng(0).integers
-        pairs = [random_of(0, high, VIEWS_PER_CALL, np.int32) for high in (self.n, k)]
-        pairs = devices.place(self.mesh, pairs, devices.SPLIT)
-        tables = devices.place(self.mesh, self.operation_set)
-        bank = training.place_bank(self.mesh, self.images)
-        return lambda: jax.block_until_ready(views(tables, bank, *pairs))
+        whole, split = devices.EVERYWHERE, devices.SPLIT
+        specs = (whole, whole, split, split)
+        views = devices.on_mesh(views, self.mesh, self.config.precision, specs, split)
+        draw = functools.partial(np.random.default_rng(0).integers, size=VIEWS_PER_CALL)
+        pairs = [draw(high, dtype=np.int32) for high in (self.n, self.config.k)]
+        shared = (self.operation_set, self.images.reshape(self.n, -1))
+        arrays = (*devices.place(self.mesh, shared), *devices.place(self.mesh, pairs, split))
+        return lambda: jax.block_until_ready(views(*arrays)), VIEWS_PER_CALL
 
-    def prepare_in_flight(self) -> int:
-        """One training per device; each compiles for its own."""
-        meshes = [devices.device_mesh([device]) for device in self.mesh.devices.flat]
-        self.flights = [self._training(mesh)[0] for mesh in meshes]
-        for call in self.flights:
-            call()
-        return len(self.flights)
-
-    def in_flight(self, seconds: float) -> float:
-        """Views per second of all trainings together."""
-        _, views = self.calls["train"]
-        with concurrent.futures.ThreadPoolExecutor(len(self.flights)) as pool:
-            return sum(pool.map(lambda call: rate(call, views, seconds), self.flights))
-
-    def make_gemm(self) -> tuple[Callable[[], None], int]:
+    def make_gemm(self) -> tuple[Callable, int]:
         """All devices together."""
-        size, precision = GEMM_SIDE[self.kind], self.config.precision
+        size, precision = self.gemm_side, self.config.precision
         product = devices.on_mesh(lambda a: a @ a, self.mesh, precision, out_specs=devices.SPLIT)
-        dtype = np.float32 if self.kind == "cpu" else devices.dtype(precision)
+        dtype = np.float32 if self.on_cpu else devices.dtype(precision)
         a = devices.place(self.mesh, np.ones((size, size), dtype))
         return lambda: jax.block_until_ready(product(a)), 2 * size**3 * self.mesh.size
+
+    @functools.cached_property
+    def _flights(self) -> list[tuple[Callable, int]]:
+        """One training per device; each compiles for its own."""
+        meshes = [devices.device_mesh([device]) for device in self.mesh.devices.flat]
+        flights = [self.make_train(mesh) for mesh in meshes]
+        for call, _ in flights:
+            call()
+        return flights
+
+    def in_flight(self, seconds: float) -> dict:
+        """Trainings side by side, one per device, as sweeps run them."""
+        flights = self._flights
+        with concurrent.futures.ThreadPoolExecutor(len(flights)) as pool:
+            speed = sum(pool.map(lambda flight: rate(*flight, seconds), flights))
+        return {"in_flight": len(flights), "in_flight_train_views_per_second": speed}
 
     def pipeline(self) -> dict:
         """One class from images to scores, as a user runs it. The first call also compiles."""
         start = time.perf_counter()
-        fitted = fitting.fit(jax.random.key(0), self.images, E3OUTLIER, self.config, mesh=self.mesh)
+        fitted = fitting.fit(jax.random.key(0), self.images, config=self.config, mesh=self.mesh)
         trained = time.perf_counter()
         fitting.score(fitted, self.images, mesh=self.mesh)
         end = time.perf_counter()
