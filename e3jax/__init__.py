@@ -1,7 +1,7 @@
 """e3jax finds the images that do not belong in an unlabelled collection (E3Outlier in JAX)."""
 
 from e3jax.checkpoint import load, save
-from e3jax.datasets import contaminate
+from e3jax.contamination import contaminate
 from e3jax.estimator import E3Outlier
 from e3jax.fitting import fit, score
 from e3jax.gallery import write_gallery

@@ -19,7 +19,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import devices, files, images, operations, training
+from e3jax import devices, files, images, operations, reading, training
 from e3jax.estimator import E3Outlier
 from e3jax.ranking import Health
 
@@ -119,7 +119,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
         setattr(detector, name, arrays.pop(name))
     detector.paths_ = np.array(about["paths"])
     health = about["health"]
-    unreadable = [images.Unreadable(*pair) for pair in health["unreadable"]]
+    unreadable = [reading.Unreadable(*pair) for pair in health["unreadable"]]
     detector.health_ = Health(**health | {"unreadable": unreadable})
     detector.variables_ = {}
     for name, array in arrays.items():

@@ -20,10 +20,10 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, gallery, images, operations, quarantine, ranking, runtime
+from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime
 from e3jax.estimator import E3Outlier
 from e3jax.files import printable
-from e3jax.images import InputError
+from e3jax.images import FITS, InputError
 from e3jax.ranking import HealthWarning
 
 _GALLERY = "gallery.html"
@@ -60,7 +60,7 @@ def _add_rank(commands) -> None:
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--image-size", type=int, default=32, help="side to which images are resized, even")
-    add("--resize", default="squash", choices=images.FITS, help="how images become square")
+    add("--resize", default="squash", choices=FITS, help="how images become square")
 
 
 def _add_score(commands) -> None:
@@ -190,9 +190,9 @@ def _judge(console: Console, detector: E3Outlier) -> int:
     return 1 if warning else 0
 
 
-def _find(args: argparse.Namespace) -> tuple[list[Path], list[images.Unreadable]]:
+def _find(args: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable]]:
     """The images below PHOTOS, by absolute paths, without those that are in quarantine."""
-    paths, closed = images.find_files(args.photos.absolute())
+    paths, closed = reading.find_files(args.photos.absolute())
     aside = args.out.absolute() / quarantine.FOLDER
     return [path for path in paths if aside not in path.parents], closed
 
@@ -260,7 +260,7 @@ def views(args: argparse.Namespace, console: Console) -> int:
         from e3jax import report
     except ImportError as error:
         raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
-    bank, unreadable = images.read_files([args.image], least=0)
+    bank = reading.read_files([args.image], least=0).bank
     operation_set = operations.operation_set(args.operations)
     report.plot_views(args.out, bank.images[0], operation_set)
     console.print(f"{len(operation_set)} views in {args.out}")

@@ -13,7 +13,17 @@ import scipy.stats
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
-from e3jax import devices, fitting, images, operations, ranking, scoring, thresholds, training
+from e3jax import (
+    devices,
+    fitting,
+    images,
+    operations,
+    ranking,
+    reading,
+    scoring,
+    thresholds,
+    training,
+)
 from e3jax.fitting import silent
 from e3jax.images import InputError
 from e3jax.methods import E3OUTLIER
@@ -49,7 +59,7 @@ class E3Outlier(BaseEstimator):
       batch_size: views a step.
       image_size: even side in pixels to which all images are resized (Pillow, bilinear with
         antialiasing).
-      resize: how images that are not square become so, see :func:`e3jax.images.read_files`.
+      resize: how images that are not square become so, see :func:`e3jax.reading.read_files`.
       value_range: (smallest, largest) value of float arrays; None infers it from those given to
         ``fit`` and says so in a warning.
       random_state: int, ``numpy.random.RandomState`` or None, of all randomness.
@@ -109,7 +119,7 @@ class E3Outlier(BaseEstimator):
         self._check_parameters()
         self.value_range_ = self._infer_range(X)
         self.colour_ = None  # as the collection is
-        bank, unreadable = self.read(X, least=2)
+        bank, unreadable, _ = self.read(X, least=2)
         self.colour_ = bank.images.shape[-1] == 3
         config = self._config(len(bank.images))
         if self.time_budget is not None:
@@ -152,7 +162,7 @@ class E3Outlier(BaseEstimator):
           InputError, NotFittedError: as ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
-        bank, unreadable = self.read(X)
+        bank, unreadable, _ = self.read(X)
         if unreadable:
             path, reason = unreadable[0]
             raise InputError(f"{path} cannot be read ({reason}): leave it out")
@@ -177,7 +187,7 @@ class E3Outlier(BaseEstimator):
           InputError, NotFittedError: as ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
-        bank, unreadable = self.read(X)
+        bank, unreadable, _ = self.read(X)
         entropies = ranking.view_entropies(self.view_scores(bank.images))
         return self._rank(bank.ids, entropies, unreadable)
 
@@ -237,7 +247,7 @@ class E3Outlier(BaseEstimator):
         self.contamination = contamination
         return self._set_threshold()
 
-    def read(self, X, least=1) -> images.Collection:
+    def read(self, X, least=1) -> reading.Collection:
         """A collection as the detector sees it: a bank of ``image_size``, and what is left out.
 
         Raises:
@@ -248,12 +258,12 @@ class E3Outlier(BaseEstimator):
         if not _are_paths(X):
             array = images.to_uint8(X, self.value_range_)
             array = images.resize(array, self.image_size, self.resize)
-            return images.Collection(images.as_bank(array, least=least), [])
+            return reading.Collection(images.as_bank(array, least=least), [])
         closed = []
         if isinstance(X, (str, os.PathLike)):
-            X, closed = images.find_files(X)
+            X, closed = reading.find_files(X)
         total = len(X)
-        bank, unreadable = images.read_files(
+        bank, unreadable, _ = reading.read_files(
             X,
             self.image_size,
             self.resize,
@@ -261,7 +271,7 @@ class E3Outlier(BaseEstimator):
             least,
             lambda done: self.on_progress("reading", done, total),
         )
-        return images.Collection(bank, closed + unreadable)
+        return reading.Collection(bank, closed + unreadable)
 
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``."""

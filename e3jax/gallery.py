@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e3jax import files, images, operations
+from e3jax import files, operations, reading
 from e3jax.fitting import Progress, silent
 from e3jax.ranking import Ranking
 
@@ -51,7 +51,7 @@ def write_gallery(
     chosen = [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
     total = len(chosen)
-    small = images.thumbnails(chosen, on_file=lambda done: on_progress("gallery", done, total))
+    small = reading.thumbnails(chosen, on_file=lambda done: on_progress("gallery", done, total))
     entropies, median, operation_set, resize = ranking.evidence
     data = {
         "title": title,
@@ -66,6 +66,7 @@ def write_gallery(
         "median": median.tolist(),
         "operations": operation_set.names,
         "families": operation_set.families,
+        "descriptions": {name: family.description for name, family in operations.FAMILIES.items()},
         "side": operation_set.side,
         "tables": _packed(_sources(operation_set), "<u4"),
         "resize": resize,

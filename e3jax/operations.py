@@ -1,20 +1,24 @@
 """The K operations of surrogate supervision, as data.
 
 An operation turns one image into one *view*; its position in the set is the view's pseudo label.
-Operations differ by tables, not by code: every one is a pixel gather (flip, shift, quarter turns,
-patch permutation) followed by a rotation whose identity is one of its cases. So a batch that mixes
-operations costs the same under ``vmap`` as a batch of one, and nothing branches. On a TPU, which
-pads gathers of three channels to 128, the same views are products of matrices.
+Operations differ by their tables, not by their code: each one is a gather of pixels (flip, shift,
+quarter turns, patch permutation) followed by a rotation, and "no rotation" is one row of the
+rotation tables. So nothing branches, and under ``vmap`` a batch that mixes operations costs as much
+as a batch of a single one. TPUs pad gathers of three channels to 128, so there the same views are
+computed as matrix products.
 
-Shapes: ``n`` images, ``k`` operations, ``p = side * side`` pixels, ``h = w = side``, ``c``
-channels.
-Values are in [-1, 1]; rotated views leave that range by spline overshoot (about -1.4 ... 1.4).
+To add a family, register one :class:`Family` in ``FAMILIES``; its operations may combine whatever
+:class:`Operation` can express.
+
+Shapes: ``n`` images, ``k`` operations, ``a`` rotations, ``p = side * side`` pixels,
+``h = w = side``, ``c`` channels.
+Images are in [-1, 1]; rotated views exceed that range by spline overshoot (about -1.4 to 1.4).
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,10 +27,10 @@ import numpy as np
 import scipy.ndimage
 import scipy.special
 
-FAMILIES = ("RA", "IA", "PR")
 FILLS = ("grey", "border", "mirror")
 _ANGLES = (30, 60, 120, 150, 210, 240, 300, 330)
-# A cubic spline reads 4 x 4 coefficients around a point; that many mirrored ones lie outside.
+# A cubic spline reads a window of 4 x 4 coefficients around a point; at the border up to two of
+# them in each direction lie outside the image and are mirrored.
 _TAPS = 4
 _PAD = 2
 
@@ -35,14 +39,14 @@ class Operation(NamedTuple):
     """One operation in words, applied in the order of the fields.
 
     Attributes:
-      flip: mirror left-right.
-      shift: pixels (row, column); ``out[r, c] = in[m(r + shift[0]), m(c + shift[1])]`` where ``m``
-        mirrors at the border with the edge pixel repeated.
-      quarter_turns: counter-clockwise, as :func:`numpy.rot90`.
+      flip: whether to mirror left-right.
+      shift: pixels (row, column); ``out[r, c] = in[m(r + shift[0]), m(c + shift[1])]``, where ``m``
+        mirrors at the border and repeats the edge pixel.
+      quarter_turns: counter-clockwise, as in :func:`numpy.rot90`.
       patches: the image is cut into 2 x 2 patches, numbered row by row; output patch j is input
         patch ``patches[j]``.
-      angle: degrees, counter-clockwise, as :func:`scipy.ndimage.rotate` with a cubic spline, cut to
-        the image's own size.
+      angle: degrees, counter-clockwise, as in :func:`scipy.ndimage.rotate` with a cubic spline,
+        cropped to the size of the image.
     """
 
     flip: bool = False
@@ -53,7 +57,7 @@ class Operation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people, e.g. ``flip·shift(-8,0)·turn90``."""
+        """A readable name, for example ``flip·shift(-8,0)·turn90``."""
         parts = [
             "flip" if self.flip else "",
             "shift({},{})".format(*self.shift) if any(self.shift) else "",
@@ -65,46 +69,78 @@ class Operation(NamedTuple):
 
     @property
     def family(self) -> str:
-        """ "PR" if patches move, else "IA" if rotated by an angle, else "RA"."""
+        """The paper's family: "PR" if patches move, else "IA" if rotated by an angle, else "RA"."""
         if self.patches != (0, 1, 2, 3):
             return "PR"
         return "IA" if self.angle % 360 else "RA"
 
 
-_TABLES = (
-    *("gather", "rotation", "tap", "row_weight", "column_weight", "prefilter"),
-    *("transposed", "source", "row_factor", "column_factor"),
-)
+class Family(NamedTuple):
+    """A family of operations.
+
+    Attributes:
+      description: what its operations do, as a phrase for people.
+      build: ``(side) -> operations``, for images of ``side`` x ``side`` pixels, in the order of
+        their pseudo labels.
+    """
+
+    description: str
+    build: Callable[[int], list[Operation]]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=_TABLES,
-    meta_fields=("names", "families", "side", "rotation_rows"),
-)
+def _regular_affine(side: int) -> list[Operation]:
+    step = side // 4
+    shifts = (0, -step, step)
+    return [
+        Operation(flip=flip, shift=(row, column), quarter_turns=turns)
+        for flip, row, column, turns in itertools.product((False, True), shifts, shifts, range(4))
+    ]
+
+
+def _irregular_affine(side: int) -> list[Operation]:
+    return [Operation(flip=flip, angle=angle) for flip in (False, True) for angle in _ANGLES]
+
+
+def _patch_rearrangement(side: int) -> list[Operation]:
+    return [Operation(patches=p) for p in list(itertools.permutations(range(4)))[1:]]
+
+
+# The paper's families, of 72, 16 and 23 operations.
+FAMILIES = {
+    "RA": Family("flips, shifts and quarter turns", _regular_affine),
+    "IA": Family("rotations by oblique angles, with and without a flip", _irregular_affine),
+    "PR": Family("rearranged patches", _patch_rearrangement),
+}
+
+
+_static = functools.partial(dataclasses.field, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OperationSet:
     """K operations compiled for one image side; a pytree, so it passes through jit as an argument.
 
     Attributes:
       names, families: K strings each.
-      side: the image side the tables are for.
-      rotation_rows: K numbers, ``rotation`` as a constant of programs.
-      gather: int32 [k, p], the input pixel each pixel is taken from.
-      rotation: int32 [k], the operation's row in the tables below; row 0 rotates nothing.
-      tap: int32 [a, p], top-left of the 4 x 4 window in the padded coefficient image.
+      side: the image side in pixels that the tables are for.
+      rotation_rows: K numbers, the same as ``rotation`` but known when a program is traced.
+      gather: int32 [k, p], for every pixel of the view, the input pixel that it is taken from.
+      rotation: int32 [k], the operation's row in the rotation tables below; row 0 does not rotate.
+      tap: int32 [a, p], top left of the 4 x 4 window in the padded coefficient image.
       row_weight, column_weight: float32 [a, p, 4], spline weights; all 0 where the fill is grey.
-      prefilter: float32 [h, h], image column -> spline coefficients.
-      transposed, source: the gathers again, as selections: bool [k], whether rows are columns
-        first; int32 [k, 2, 4, h / 2], the input rows and columns of each output patch.
-      row_factor, column_factor: float32 [a, p, h], the rotations again, with the prefilter: output
-        pixel p is ``row_factor[a, p] @ image @ column_factor[a, p]``.
+      prefilter: float32 [h, h], turns a column of pixels into spline coefficients.
+      transposed, source: the gathers again, as selections of whole rows and columns: bool [k],
+        whether the image is transposed first; int32 [k, 2, 4, h / 2], the input rows and the input
+        columns of each of the four output patches.
+      row_factor, column_factor: float32 [a, p, h], the rotations again, including the prefilter:
+        output pixel p is ``row_factor[a, p] @ image @ column_factor[a, p]``.
     """
 
-    names: tuple[str, ...]
-    families: tuple[str, ...]
-    side: int
-    rotation_rows: tuple[int, ...]
+    names: tuple[str, ...] = _static()
+    families: tuple[str, ...] = _static()
+    side: int = _static()
+    rotation_rows: tuple[int, ...] = _static()
     gather: jax.Array
     rotation: jax.Array
     tap: jax.Array
@@ -121,33 +157,28 @@ class OperationSet:
 
 
 def paper_operations(name: str = "RA+IA+PR", side: int = 32) -> list[Operation]:
-    """The operations of the paper in the authors' order of pseudo labels.
+    """The operations of some families, in the order of pseudo labels.
+
+    With the default name they are the paper's 111 operations in the authors' order.
 
     Args:
-      name: families joined by "+", each once, from "RA" (72), "IA" (16) and "PR" (23).
-      side: image side; shifts are a quarter of it (8 at the paper's 32).
+      name: names of ``FAMILIES`` joined by "+", each once: "RA" (72 operations), "IA" (16) and
+        "PR" (23).
+      side: image side in pixels; shifts are a quarter of it (8 at the paper's 32).
+
+    Returns:
+      The operations of the families, one family after the other.
 
     Raises:
-      ValueError: if ``name`` has an unknown or repeated family.
+      ValueError: if ``name`` contains an unknown or repeated family.
     """
     families = name.split("+")
     if not set(families) <= set(FAMILIES) or len(set(families)) < len(families):
         raise ValueError(
-            f"operation set {name!r}: expected families from RA, IA, PR joined by '+', each once"
+            f"operation set {name!r}: expected families from {', '.join(FAMILIES)} joined by '+', "
+            "each once"
         )
-    step = side // 4
-    shifts = (0, -step, step)
-    members = {
-        "RA": [
-            Operation(flip=flip, shift=(row, column), quarter_turns=turns)
-            for flip, row, column, turns in itertools.product(
-                (False, True), shifts, shifts, range(4)
-            )
-        ],
-        "IA": [Operation(flip=flip, angle=angle) for flip in (False, True) for angle in _ANGLES],
-        "PR": [Operation(patches=p) for p in list(itertools.permutations(range(4)))[1:]],
-    }
-    return [operation for family in families for operation in members[family]]
+    return [operation for family in families for operation in FAMILIES[family].build(side)]
 
 
 def operation_set(
@@ -157,52 +188,57 @@ def operation_set(
 
     Args:
       name: "RA", "RA+IA" or "RA+IA+PR" (the paper's 72, 88 and 111 operations), any other union of
-        the families, or a sequence of :class:`Operation`.
+        ``FAMILIES``, or a sequence of :class:`Operation`.
       side: image side in pixels, even and at least 4.
-      fill: what a rotation shows outside the image: "grey" (0, as the paper), "border" (the nearest
-        border value) or "mirror".
+      fill: what a rotation shows outside the image: "grey" (0, as in the paper), "border" (the
+        nearest border value) or "mirror".
+
+    Returns:
+      The operations' tables, on the default device.
 
     Raises:
-      ValueError: for an odd or too small side, an unknown fill or family, a permutation that is
-        none, an angle that is a quarter turn, fewer than two operations or two that are the same.
+      ValueError: if the side is odd or too small, the fill or a family is unknown, ``patches`` is
+        not a permutation, an angle is a quarter turn, there are fewer than two operations or two
+        of them do the same.
     """
     if side < 4 or side % 2:
         raise ValueError(f"side must be even and at least 4, got {side}: resize or pad the images")
     if fill not in FILLS:
         raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
-    operations = paper_operations(name, side) if isinstance(name, str) else list(name)
+    if isinstance(name, str):
+        operations = paper_operations(name, side)
+        families = [family for family in name.split("+") for _ in FAMILIES[family].build(side)]
+    else:
+        operations, families = list(name), [op.family for op in name]
     for operation in operations:
         _check(operation)
-    gather = np.stack([_gather_table(operation, side) for operation in operations])
+    gather = np.array([_gather_table(operation, side) for operation in operations])
     angles = [0.0, *sorted({op.angle % 360 for op in operations} - {0.0})]
-    tables = [_rotation_table(angle, side, fill) for angle in angles]
-    tap, row_weight, column_weight = map(np.stack, zip(*tables, strict=True))
-    prefilter = scipy.ndimage.spline_filter1d(np.eye(side), 3, axis=0, mode="mirror")
-    top_left = np.divmod(tap, side + 2 * _PAD)
-    factors = (
-        _rotation_factor(*table, prefilter)
-        for table in zip(top_left, (row_weight, column_weight), strict=True)
-    )
     rotation = np.array([angles.index(op.angle % 360) for op in operations], np.int32)
     if len(np.unique(np.column_stack([gather, rotation]), axis=0)) < max(len(operations), 2):
         raise ValueError("an operation set needs at least two operations, all different")
-    return OperationSet(
+    tables = zip(*(_rotation_table(angle, side, fill) for angle in angles), strict=True)
+    tap, row_weight, column_weight = map(np.stack, tables)
+    prefilter = scipy.ndimage.spline_filter1d(np.eye(side), 3, axis=0, mode="mirror")
+    row, column = np.divmod(tap, side + 2 * _PAD)
+    transposed, source = _selections(gather, side)
+    arrays = OperationSet(
         names=tuple(op.name for op in operations),
-        families=tuple(op.family for op in operations),
+        families=tuple(families),
         side=side,
         rotation_rows=tuple(rotation.tolist()),
-        **{
-            name: jnp.asarray(table)
-            for name, table in zip(
-                _TABLES,
-                (
-                    *(gather, rotation, tap, row_weight, column_weight),
-                    *(np.float32(prefilter), *_selections(gather, side), *factors),
-                ),
-                strict=True,
-            )
-        },
+        gather=gather,
+        rotation=rotation,
+        tap=tap,
+        row_weight=row_weight,
+        column_weight=column_weight,
+        prefilter=np.float32(prefilter),
+        transposed=transposed,
+        source=source,
+        row_factor=_rotation_factor(row, row_weight, prefilter),
+        column_factor=_rotation_factor(column, column_weight, prefilter),
     )
+    return jax.tree.map(jnp.asarray, arrays)
 
 
 def _check(operation: Operation) -> None:
@@ -215,7 +251,11 @@ def _check(operation: Operation) -> None:
 
 
 def _gather_table(operation: Operation, side: int) -> np.ndarray:
-    """int32 [p]: what flip, shift, quarter turns and patches do to the pixels' own numbers."""
+    """int32 [p]: the gather of an operation.
+
+    It is found by applying flip, shift, quarter turns and patches to an image whose pixels are
+    their own numbers.
+    """
     pixels = np.arange(side * side, dtype=np.int32).reshape(side, side)
     if operation.flip:
         pixels = pixels[:, ::-1]
@@ -228,7 +268,7 @@ def _gather_table(operation: Operation, side: int) -> np.ndarray:
 
 
 def _mirror_repeating_edge(index: np.ndarray, side: int) -> np.ndarray:
-    """... 1 0 | 0 1 2 ..."""
+    """Folds indices into [0, side): ... 1 0 | 0 1 2 ... side - 1 | side - 1 ..."""
     index = index % (2 * side)
     return np.where(index < side, index, 2 * side - 1 - index)
 
@@ -236,18 +276,18 @@ def _mirror_repeating_edge(index: np.ndarray, side: int) -> np.ndarray:
 def _rotation_table(
     angle: float, side: int, fill: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tap and weights of one rotation, at the points that scipy.ndimage.rotate would sample.
+    """Tap [p] and weights [p, 4] of one rotation, at the points scipy.ndimage.rotate samples.
 
-    The canvas grows as SciPy's does and the window at floor((canvas - side) / 2) is kept.
+    SciPy's canvas grows until the whole rotated image fits; its window of the image's own size at
+    floor((canvas - side) / 2) is kept.
     """
     cos, sin = scipy.special.cosdg(angle), scipy.special.sindg(angle)
     matrix = np.array([[cos, sin], [-sin, cos]])
     corners = matrix @ [[0, 0, side, side], [0, side, 0, side]]
     canvas = (np.ptp(corners, axis=1) + 0.5).astype(int)
-    # np.indices is [2, h, w]: the pixel's place on the grown canvas, relative to its centre.
-    place = (
-        np.indices((side, side)).reshape(2, -1) + ((canvas - side) // 2 - (canvas - 1) / 2)[:, None]
-    )
+    # Where the view's pixels lie on the grown canvas, relative to its centre: [2, p].
+    place = np.indices((side, side)).reshape(2, -1)
+    place = place + ((canvas - side) // 2 - (canvas - 1) / 2)[:, None]
     point = matrix @ place + (side - 1) / 2
     outside = ((point < 0) | (point > side - 1)).any(axis=0)
     if fill == "mirror":
@@ -255,7 +295,7 @@ def _rotation_table(
     point = np.clip(point, 0, side - 1)
     corner = np.floor(point).astype(np.int32)
     weights = _cubic_spline_weights(point - corner)
-    if angle == 0:  # reads the pixels themselves, which are not spline coefficients
+    if angle == 0:  # This row reads the pixels themselves, which are not spline coefficients.
         weights = np.broadcast_to(np.float64([0, 1, 0, 0]), weights.shape)
     if fill == "grey":
         weights = np.where(outside[:, None], 0.0, weights)
@@ -265,10 +305,11 @@ def _rotation_table(
 
 
 def _selections(gather: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The gathers [k, p] as ``OperationSet.transposed`` and ``source``."""
+    """The gathers [k, p] as ``OperationSet.transposed`` and ``OperationSet.source``."""
     half = side // 2
     patches = gather.reshape(-1, 2, half, 2, half).swapaxes(2, 3).reshape(-1, 4, half, half)
-    # A pixel's row depends on the output's row alone, or, transposed, on its column.
+    # The input row of a pixel depends on its output row alone, or on its output column alone if
+    # the operation transposes.
     rows = patches // side
     transposed = (rows != rows[..., :1]).any((1, 2, 3))
     turned = transposed[:, None, None, None]
@@ -278,12 +319,15 @@ def _selections(gather: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rotation_factor(first: np.ndarray, weight: np.ndarray, prefilter: np.ndarray) -> np.ndarray:
-    """What one dimension of the rotations reads of an image, float32 [a, p, h].
+    """The rotations in one dimension, as weights of the image's rows or columns.
 
     Args:
-      first: int [a, p], the first padded coefficient that is read.
-      weight: float [a, p, 4], of the four from there.
-      prefilter: float [h, h]; row 0 of the rotations reads pixels instead.
+      first: int [a, p], the first padded coefficient that a view's pixel reads.
+      weight: float [a, p, 4], weights of the four coefficients from there on.
+      prefilter: float [h, h], pixels -> coefficients; row 0 of the rotations reads pixels instead.
+
+    Returns:
+      float32 [a, p, h].
     """
     side = len(prefilter)
     padded = np.pad(np.eye(side), ((_PAD, _PAD), (0, 0)), mode="reflect")
@@ -293,19 +337,22 @@ def _rotation_factor(first: np.ndarray, weight: np.ndarray, prefilter: np.ndarra
 
 
 def _cubic_spline_weights(fraction: np.ndarray) -> np.ndarray:
-    """Weights [..., 4] of the cubic B-spline at offsets -1, 0, 1, 2 from the pixel below."""
+    """Weights [..., 4] of the cubic B-spline at offsets -1, 0, 1, 2 from the pixel below a point.
+
+    ``fraction`` [...] in [0, 1) is the point's distance from that pixel.
+    """
     t = fraction[..., None] - np.arange(-1, 3)
     near, far = 2 / 3 - t**2 + np.abs(t) ** 3 / 2, np.maximum(2 - np.abs(t), 0) ** 3 / 6
     return np.where(np.abs(t) < 1, near, far)
 
 
 def apply_operation(operations: OperationSet, image: jax.Array, label: jax.Array) -> jax.Array:
-    """One view: operation ``label`` applied to one image.
+    """Makes one view: operation ``label`` applied to one image.
 
     Args:
       operations: compiled for the image's side.
-      image: float [h, w, c].
-      label: int scalar in [0, k); may be traced.
+      image: float [h, w, c] in [-1, 1].
+      label: int scalar in [0, k), the pseudo label; may be traced.
 
     Returns:
       float [h, w, c], of the image's dtype.
@@ -325,10 +372,8 @@ def apply_operation(operations: OperationSet, image: jax.Array, label: jax.Array
     source = jnp.pad(source, ((_PAD, _PAD), (_PAD, _PAD), (0, 0)), mode="reflect")
     width = side + 2 * _PAD
     source = source.reshape(width * width, channels)
-    tap, row_weight, column_weight = (
-        table[rotation]
-        for table in (operations.tap, operations.row_weight, operations.column_weight)
-    )
+    tap, row_weight = operations.tap[rotation], operations.row_weight[rotation]
+    column_weight = operations.column_weight[rotation]
     view = jnp.zeros((side * side, channels), image.dtype)
     for i, j in itertools.product(range(_TAPS), range(_TAPS)):
         weight = row_weight[:, i] * column_weight[:, j]
@@ -340,7 +385,8 @@ def _check_images(operations: OperationSet, images: jax.Array) -> None:
     side = operations.side
     if images.ndim != 4 or images.shape[1:3] != (side, side):
         raise ValueError(
-            f"expected an image [{side}, {side}, c] for these operations, got {images.shape[1:]}"
+            f"expected an image [{side}, {side}, c] for these operations, got {images.shape[1:]}: "
+            "resize the image or compile the operations for its side"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
@@ -351,7 +397,18 @@ def _check_images(operations: OperationSet, images: jax.Array) -> None:
 @jax.jit
 @jax.named_scope("all_views")
 def all_views(operations: OperationSet, images: jax.Array) -> jax.Array:
-    """All views of all images, made on device: float [n, h, w, c] -> [n, k, h, w, c]."""
+    """Makes all views of all images on the device.
+
+    Args:
+      operations: compiled for the images' side.
+      images: float [n, h, w, c] in [-1, 1].
+
+    Returns:
+      float [n, k, h, w, c], of the images' dtype.
+
+    Raises:
+      ValueError: if the images are not [n, side, side, c] or not floating.
+    """
     _check_images(operations, images)
 
     def by_gathers(operations, images):
@@ -366,9 +423,20 @@ def all_views(operations: OperationSet, images: jax.Array) -> jax.Array:
 
 @jax.named_scope("views_of")
 def views_of(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """One view an image: float [b, h, w, c] and int [b] -> [b, h, w, c].
+    """Makes one view of each image.
 
-    On a TPU as exact as JAX's ambient matmul precision, float32 where there is none.
+    On a TPU, views are as exact as JAX's default matmul precision; float32 if none is set.
+
+    Args:
+      operations: compiled for the images' side.
+      images: float [b, h, w, c] in [-1, 1].
+      labels: int [b] in [0, k), the pseudo label of each view.
+
+    Returns:
+      float [b, h, w, c], of the images' dtype.
+
+    Raises:
+      ValueError: if the images are not [b, side, side, c] or not floating.
     """
     _check_images(operations, images)
     return jax.lax.platform_dependent(
@@ -381,10 +449,10 @@ def views_of(operations: OperationSet, images: jax.Array, labels: jax.Array) -> 
 
 
 def _views_by_products(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """As :func:`views_of`, by products of matrices alone: about 50 MFLOP a view of three channels.
+    """:func:`views_of` by matrix products alone, about 50 MFLOP per view of three channels.
 
-    Every patch is selected by two matrices of zeros and ones; then every image is rotated by all
-    angles, and the right one is kept.
+    Each patch is selected by two matrices of zeros and ones. Then each image is rotated by all
+    angles and only its own angle is kept, because labels are not known until the program runs.
     """
     x = _select(operations, images, labels)
     if len(operations.tap) == 1:
@@ -398,7 +466,11 @@ def _views_by_products(operations: OperationSet, images: jax.Array, labels: jax.
 
 
 def _all_views_by_products(operations: OperationSet, images: jax.Array) -> jax.Array:
-    """As :func:`all_views`; each view is turned by its own angle alone, which is known here."""
+    """:func:`all_views` by matrix products.
+
+    Here the labels are known when the program is traced, so each view is rotated by its own angle
+    alone.
+    """
     n, k = len(images), len(operations)
     x = _select(operations, jnp.repeat(images, k, axis=0), jnp.tile(jnp.arange(k), n))
     x = x.reshape(n, k, -1, images.shape[-1])
@@ -412,7 +484,7 @@ def _all_views_by_products(operations: OperationSet, images: jax.Array) -> jax.A
 
 
 def _select(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """What the gathers of :func:`apply_operation` do, [b, h, w, c] -> [b, h, w, c]."""
+    """What the gather of :func:`apply_operation` does, for images [b, h, w, c]."""
     b, side, _, channels = images.shape
     turned = operations.transposed[labels][:, None, None, None]
     x = jnp.where(turned, images.swapaxes(1, 2), images)
@@ -424,7 +496,7 @@ def _select(operations: OperationSet, images: jax.Array, labels: jax.Array) -> j
 
 
 def _rotations(operations: OperationSet) -> jax.Array:
-    """The rotations but for that by 0, each a matrix of pixels: float32 [a - 1, p, p]."""
+    """All rotations except row 0, each as a matrix from pixels to pixels: float32 [a - 1, p, p]."""
     rows, columns = operations.row_factor[1:], operations.column_factor[1:]
     return (rows[..., None] * columns[..., None, :]).reshape(*rows.shape[:2], rows.shape[1])
 

@@ -4,16 +4,15 @@ The paper's scores fall with outlyingness; here, and nowhere else, they change t
 """
 
 import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import files, images, operations, scoring
+from e3jax import files, operations, reading, scoring
+from e3jax.images import InputError
 
 SCORES = "scores.csv"
 COLUMNS = ("rank", "path", "score", "outlier")
@@ -31,7 +30,7 @@ class Health(NamedTuple):
       chance: what guessing would reach, 1 / k.
       spread: standard deviation of the scores, in nats.
       steps: of training.
-      unreadable: files that were left out, :class:`e3jax.images.Unreadable`.
+      unreadable: files that were left out, :class:`e3jax.reading.Unreadable`.
       warning: what is wrong and what to do, in one sentence; "" if nothing is.
     """
 
@@ -39,7 +38,7 @@ class Health(NamedTuple):
     chance: float
     spread: float
     steps: int
-    unreadable: list[images.Unreadable]
+    unreadable: list[reading.Unreadable]
     warning: str
 
 
@@ -75,7 +74,7 @@ class Ranking(NamedTuple):
     scores: np.ndarray
     evidence: Evidence
     threshold: float
-    unreadable: list[images.Unreadable]
+    unreadable: list[reading.Unreadable]
     health: Health
 
     @property
@@ -115,9 +114,9 @@ def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:
         for rank, i in enumerate(ranking.order, start=1)
     ]
     folder = Path(folder)
-    files.write_text(folder / SCORES, _csv(COLUMNS, (row.values() for row in rows)))
+    files.write_csv(folder / SCORES, COLUMNS, (row.values() for row in rows))
     files.write_text(folder / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    files.write_text(folder / "unreadable.csv", _csv(("path", "reason"), ranking.unreadable))
+    files.write_csv(folder / "unreadable.csv", ("path", "reason"), ranking.unreadable)
     return rows
 
 
@@ -129,17 +128,9 @@ def read_scores(folder: str | os.PathLike) -> list[dict[str, str]]:
     """
     path = Path(folder, SCORES)
     if not path.exists():
-        raise images.InputError(f"{path} does not exist, expected a report: run e3jax rank first")
+        raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"rank", "path", "score"} <= rows[0].keys():
-        raise images.InputError(f"{path} is no report of e3jax: run e3jax rank anew")
+        raise InputError(f"{path} is no report of e3jax: run e3jax rank anew")
     return rows
-
-
-def _csv(columns: Sequence[str], rows: Iterable) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -140,10 +140,10 @@ class Trainer(NamedTuple):
     Attributes:
       init: ``(key, channels, extra=()) -> TrainState``.
       run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState,
-        StepLog)``: ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none beyond step
-        ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n images;
-        ``probe_data`` is for the probe. Donates the state. The program that trains depends on none
-        of these numbers: they are put on the devices once, so further calls move nothing there.
+        StepLog)``: ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none
+        beyond step ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n
+        images; ``probe_data`` is for the probe. Donates the state. The program that trains depends
+        on none of these numbers: they are put on the devices once, so further calls move nothing.
       programs: ``(n, channels, extra=(), probe_data=()) -> {name: devices.Program}``, what a run
         over n images consists of, on devices that may be absent.
       steps_per_call: steps that a call of ``run_steps`` takes.
@@ -330,9 +330,11 @@ def make_trainer(
         gradient, value, seen = devices.mean_over_devices(
             (gradient, value, metrics(outputs, batch))
         )
-        # The probe's collectives come after these, see devices.mean_over_devices.
-        gradient, outputs = jax.lax.optimization_barrier((gradient, outputs))
-        probed = _call_probe(probe, probe_every, state, batch, outputs, tables, probe_data)
+        probed = ()
+        if probe:
+            # Its collectives come after those above, see devices.mean_over_devices.
+            gradient, outputs = jax.lax.optimization_barrier((gradient, outputs))
+            probed = _call_probe(probe, probe_every, state, batch, outputs, tables, probe_data)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, params, step=state.step, num_steps=num_steps
         )
@@ -400,9 +402,7 @@ def _scan(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:
     return scan
 
 
-def _call_probe(probe: Probe | None, every: int, state: TrainState, *seen) -> Any:
-    if probe is None:
-        return ()
+def _call_probe(probe: Probe, every: int, state: TrainState, *seen) -> Any:
     return jax.lax.cond(
         state.step % every == 0,
         lambda: probe(state, *seen),

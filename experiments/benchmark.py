@@ -26,7 +26,7 @@ import sweep
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import datasets, images, networks, operations
+from e3jax import contamination, images, networks, operations
 
 
 class Variant(NamedTuple):
@@ -370,7 +370,7 @@ class Benchmark:
     def _finish(
         self,
         run: sweep.Run,
-        data: datasets.Contaminated,
+        data: contamination.Contaminated,
         outcome: runs.Outcome | Exception | None,
         bar: progress.Bar,
     ) -> None:

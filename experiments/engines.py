@@ -34,10 +34,10 @@ import runtime
 import sweep
 from rich.console import Console
 
-from e3jax import datasets, devices, training
+from e3jax import contamination, datasets, devices, training
 
 Finish = Callable[
-    [sweep.Run, datasets.Contaminated, runs.Outcome | Exception | None, progress.Bar], None
+    [sweep.Run, contamination.Contaminated, runs.Outcome | Exception | None, progress.Bar], None
 ]
 # Losses of its worker or node that a run survives. A run that kills its worker ends, too.
 _RETRIES = 3
@@ -123,7 +123,7 @@ class InProcess:
     def _do(
         self,
         run: sweep.Run,
-        data: datasets.Contaminated,
+        data: contamination.Contaminated,
         mesh: jax.sharding.Mesh,
         bar: progress.Bar,
     ) -> runs.Outcome | Exception | None:
@@ -148,7 +148,7 @@ class InProcess:
             return error
 
     def _events(
-        self, run: sweep.Run, data: datasets.Contaminated
+        self, run: sweep.Run, data: contamination.Contaminated
     ) -> Callable[[training.TrainConfig, int, int], live.EventFiles]:
         folder = Path(self.arguments.tensorboard, run.name) if self.folder else None
         return lambda config, k, count: live.EventFiles(folder, config, data, k, count)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import recording
 
-from e3jax import datasets, training
+from e3jax import contamination, training
 
 # With a point every 50 steps of 64 views this costs about a twentieth of the training.
 _PROBE_VIEWS = 512
@@ -41,7 +41,7 @@ class EventFiles:
         self,
         folder: Path | None,
         config: training.TrainConfig,
-        data: datasets.Contaminated,
+        data: contamination.Contaminated,
         k: int,
         devices: int,
     ):

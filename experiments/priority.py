@@ -30,7 +30,17 @@ import scipy.stats
 import sweep
 from rich.console import Console
 
-from e3jax import datasets, devices, files, metrics, operations, priority, report, scoring, training
+from e3jax import (
+    contamination,
+    devices,
+    files,
+    metrics,
+    operations,
+    priority,
+    report,
+    scoring,
+    training,
+)
 
 _TRAIN_COST = 3  # a training view in scored ones
 _EVERY, _ROUNDS = 50, 9  # of --overhead
@@ -139,8 +149,8 @@ class Study:
                 if not self.path(inlier_class, seed).exists():
                     self.todo.append((inlier_class, seed))
 
-    def contaminated(self, inlier_class: int, seed: int) -> datasets.Contaminated:
-        return datasets.contaminate(
+    def contaminated(self, inlier_class: int, seed: int) -> contamination.Contaminated:
+        return contamination.contaminate(
             self.data.images,
             self.data.labels,
             inlier_class,

@@ -23,6 +23,7 @@ import sweep
 from e3jax import (
     baselines,
     checkpoint,
+    contamination,
     datasets,
     devices,
     networks,
@@ -106,10 +107,12 @@ def do(task: Task) -> Outcome:
     return Outcome(scores, unknown | known | measured)
 
 
-def draw(dataset: datasets.Dataset, run: sweep.Run) -> datasets.Contaminated:
+def draw(dataset: datasets.Dataset, run: sweep.Run) -> contamination.Contaminated:
     """The contaminated set of a run."""
     what = (run.inlier_class, run.ratio, run.seed)
-    return datasets.contaminate(dataset.images, dataset.labels, *what, max_images=run.max_images)
+    return contamination.contaminate(
+        dataset.images, dataset.labels, *what, max_images=run.max_images
+    )
 
 
 def size(dataset: datasets.Dataset, run: sweep.Run) -> int:

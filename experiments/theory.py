@@ -36,7 +36,7 @@ import sweep
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from e3jax import datasets, files, operations, priority, training
+from e3jax import contamination, datasets, files, operations, priority, training
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
 OPERATIONS = ("identity", "shift(0,-8)", "turn90", "rotate30", "patches3210")
@@ -211,7 +211,7 @@ def few_outliers(case: Case) -> Iterator[Case]:
 def measure(case: Case, ratio: float, operation_set, initialisations: int) -> list[dict]:
     """The rows of a contaminated set, one for each of OPERATIONS."""
     where = (case.images, case.labels, case.inlier_class, ratio, 0)
-    data = datasets.contaminate(*where, max_images=case.max_images)
+    data = contamination.contaminate(*where, max_images=case.max_images)
     counted = np.cumsum(data.is_outlier) <= (case.most_outliers or len(data.images))
     groups = np.stack([~data.is_outlier, data.is_outlier & counted])
     n_inliers, n_outliers = groups.sum(axis=1).tolist()

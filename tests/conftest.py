@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from e3jax import datasets
+from e3jax import contamination, datasets
 
 jax.config.update("jax_num_cpu_devices", 2)
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def mnist(cache) -> datasets.Dataset:
 @pytest.fixture(scope="session")
 def digits(mnist) -> np.ndarray:
     """60 images uint8 [60, 32, 32, 1], 54 fours and 6 others."""
-    return datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
+    return contamination.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
 
 
 # Of a plug-in's devices, as GPUs and TPUs are, JAX knows less than of a CPU's.

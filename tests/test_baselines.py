@@ -9,11 +9,11 @@ import pytest
 import scipy.special
 import scipy.stats
 from jax.sharding import PartitionSpec
-from sklearn.ensemble import IsolationForest
 
-from e3jax import datasets, devices, metrics, networks, operations, training
-from e3jax.baselines import METHODS, autoencoder, cae, dagmm, drae, isolation_forest, rdae
-from e3jax.baselines.autoencoder import Config
+from e3jax import contamination, devices, fitting, metrics, networks, operations
+from e3jax.baselines import METHODS, dagmm, drae, rdae
+from e3jax.images import to_unit
+from e3jax.losses import Batch
 
 # --- DRAE --------------------------------------------------------------------------------------
 
@@ -98,43 +98,33 @@ def test_dagmms_energy_is_minus_the_log_density(z_and_membership):
     assert expected[50:].min() > 100, "the case has no outlier"
 
 
-# --- Isolation forest --------------------------------------------------------------------------
-
-
-def test_the_forest_is_scikit_learns_and_far_points_score_lowest():
-    features = np.random.default_rng(0).normal(size=(100, 5))
-    features[:2] += 10
-    key = jax.random.key(3)
-    scores = isolation_forest.score(key, features)
-    assert set(np.argsort(scores)[:2]) == {0, 1}
-    seed = int(jax.random.bits(key) >> 1)
-    theirs = IsolationForest(n_estimators=100, random_state=seed).fit(features)
-    np.testing.assert_array_equal(scores, theirs.score_samples(features))
-    assert np.isnan(isolation_forest.score(key, np.full((3, 2), np.inf))).all()
-
-
-# --- The loop they share -------------------------------------------------------------------------
+# --- What they share -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def ones(mnist):
     """72 ones and 8 other digits, uint8 [80, 16, 16, 1]."""
-    data = datasets.contaminate(mnist.images, mnist.labels, 1, 0.1, 0, max_images=80)
+    data = contamination.contaminate(mnist.images, mnist.labels, 1, 0.1, 0, max_images=80)
     return data._replace(images=np.ascontiguousarray(data.images[:, ::2, ::2]))
 
 
-def run(name, images, seed=0, on_progress=autoencoder.silent, **changes):
-    method = METHODS[name]
+def run(name, images, seed=0, count=1, **changes):
+    """Scores by name, and the losses of all steps."""
+    method, key, logs = METHODS[name], jax.random.key(seed), []
     config = method.quick_config()._replace(**{"steps": 40, "batch_size": 16} | changes)
-    mesh = devices.device_mesh(jax.devices()[:1])
-    return method.score(jax.random.key(seed), images, config, mesh, on_progress)
+    mesh = devices.device_mesh(jax.devices()[:count])
+    fitted = fitting.fit(
+        key, images, method, config, mesh=mesh, on_log=lambda step, log: logs.append(log.loss)
+    )
+    found = fitting.score(fitted, images, mesh=mesh)
+    return {name: rule(key, found) for name, rule in method.scores.items()}, np.concatenate(logs)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "cae-if"])
+@pytest.mark.parametrize("name", METHODS)
 def test_methods_beat_chance_and_repeat_themselves(name, ones):
-    scores, info = run(name, ones.images)
-    assert name in scores and set(scores) <= set(METHODS)
-    assert info.warning == "" and info.steps == 40 and np.isfinite(info.loss)
+    scores, losses = run(name, ones.images)
+    assert next(iter(scores)) == METHODS[name].name == name
+    assert losses.shape == (40,) and np.isfinite(losses).all()
     for values in scores.values():
         assert values.shape == (80,)
         assert metrics.auroc(values, ones.is_outlier) > 0.7
@@ -143,88 +133,46 @@ def test_methods_beat_chance_and_repeat_themselves(name, ones):
     assert not np.array_equal(scores[name], other[name])
 
 
-def test_progress_is_told_and_may_end_the_run(ones):
-    seen = []
-
-    def stop_at_20(done, total, note):
-        seen.append((done, total, note[:4]))
-        if done == 20:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run("cae", ones.images, on_progress=stop_at_20)
-    assert seen == [(10, 40, "loss"), (20, 40, "loss")]
-
-
-def test_a_run_that_diverged_says_so(ones):
-    scores, info = run("cae", ones.images, learning_rate=1e30)
-    assert "not finite" in info.warning
-    assert np.isnan(scores["cae-if"]).all()
-
-
-@pytest.mark.parametrize("views, batch", [(10, 4), (10, 10), (3, 16)])
-def test_every_epoch_has_each_view_once_in_a_new_order(views, batch):
-    order = autoencoder._order(jax.random.key(0), views, batch)
-    epochs = np.concatenate([next(order) for _ in range(views)]).reshape(-1, views)
-    assert (np.sort(epochs) == np.arange(views)).all()
-    assert not (epochs[0] == epochs[1]).all()
-
-
-def make_model(config, images, loss=cae.mean_squared_error, count=1):
-    return cae.make_model(config, images.shape, devices.device_mesh(jax.devices()[:count]), loss)
-
-
-def test_sets_of_like_size_share_their_programs(ones):
-    config = Config(batch_size=128)
-    model = make_model(config, ones.images)
-    assert model.batch == 128 and model is make_model(config, ones.images[:70])
-    assert make_model(config, ones.images[:40]).batch == 64
-
-
 def test_over_all_views_the_error_is_the_views_mean_and_the_code_the_images_own(ones):
-    config, images = Config(operations="RA", latent=64, batch_size=32), ones.images[:3]
-    model = make_model(config, images)
-    variables, *_ = autoencoder.fit(model, jax.random.key(0), images, 2, autoencoder.silent)
-    errors, codes = model.evaluate(variables, images)
-    unit = np.asarray(training.to_unit(images))
+    method, images = METHODS["cae"], ones.images[:3]
+    config = method.quick_config()._replace(operations="RA", network="cae-64", steps=2)
+    fitted = fitting.fit(jax.random.key(0), images, method, config)
+    found = fitting.score(fitted, images)
+    unit = np.asarray(to_unit(images))
     views = operations.all_views(operations.operation_set("RA", 16), unit)
     apply = jax.jit(functools.partial(networks.ConvAutoencoder(64).apply, train=False))
     for i in range(3):
-        again, code = apply(variables, views[i])
+        again, code = apply(fitted.state.variables, views[i])
         expected = np.square(views[i] - again).sum((1, 2, 3)).mean()
-        assert errors[i] == pytest.approx(float(expected), rel=1e-4)
-        np.testing.assert_allclose(codes[i], code[0], atol=1e-5)
+        assert found.error[i] == pytest.approx(float(expected), rel=1e-4)
+        np.testing.assert_allclose(found.code[i], code[0], atol=1e-5)
 
 
-def test_two_devices_train_as_one(ones):
+@pytest.mark.parametrize("name", ["cae", "drae"])
+def test_two_devices_train_as_one(name, ones):
     """Batch statistics, loss and gradient are the whole batch's; only rounding differs."""
-
-    def losses(count):
-        model = make_model(Config(batch_size=32), ones.images, count=count)
-        seen = []
-        for total in (1, 3):
-            _, _, loss = autoencoder.fit(
-                model, jax.random.key(0), ones.images, total, autoencoder.silent
-            )
-            seen.append(loss)
-        return seen
-
-    np.testing.assert_allclose(losses(2), losses(1), rtol=1e-4)
+    one, two = (run(name, ones.images, count=c, steps=3, batch_size=32)[1] for c in (1, 2))
+    np.testing.assert_allclose(two, one, rtol=1e-3)
 
 
-@pytest.mark.parametrize("loss", [drae._loss, dagmm._loss])
+@pytest.mark.parametrize("loss", [drae.loss, dagmm.loss])
 def test_losses_of_a_whole_batch_have_its_gradient_on_every_number_of_devices(loss):
     random = np.random.default_rng(0)
     x, again, z = (np.float32(random.normal(size=(16, *s))) for s in ((4, 4, 1), (4, 4, 1), (3,)))
     membership = np.float32(random.dirichlet(np.ones(3), 16))
-    outputs = (again, z, membership) if loss is dagmm._loss else (again, z)
+    outputs = (again, z, membership) if loss is dagmm.loss else (again, z)
 
     def gradient(count):
         """Of factors on the outputs, as the trainer computes that of parameters."""
 
         def mean(factors, x, *outputs):
-            grad = jax.grad(lambda f: loss(x, *(a * b for a, b in zip(f, outputs, strict=True))))
-            return jax.lax.pmean(grad(factors), devices.AXIS)
+            batch = Batch(x, None, None, None)
+
+            def value(factors):
+                scaled = [a * b for a, b in zip(factors, outputs, strict=True)]
+                return loss(tuple(scaled), batch, ())[0].mean()
+
+            return jax.lax.pmean(jax.grad(value)(factors), devices.AXIS)
 
         everywhere, split = PartitionSpec(), PartitionSpec(devices.AXIS)
         return jax.jit(
@@ -245,18 +193,9 @@ def test_losses_of_a_whole_batch_have_its_gradient_on_every_number_of_devices(lo
     [("cae", 13_672), ("drae", 13_672), ("rdae", 1_094), ("dagmm", 1_368)],
 )
 def test_the_papers_epochs_over_7000_images(name, steps):
-    assert METHODS[name].paper_config().num_steps(7000) == steps
+    assert METHODS[name].paper_config(True).num_steps(7000) == steps
 
 
 def test_views_and_small_sets_are_counted_too():
-    assert Config(operations="RA+IA+PR").num_steps(7000) == -(-3 * 111 * 7000 // 128)
-    assert dagmm.paper_config().num_steps(500) == -(-200 * 500 // 512)
-
-
-def test_codes_need_the_identity_first(ones):
-    with pytest.raises(ValueError, match="must begin with RA, got 'PR'"):
-        make_model(Config(operations="PR"), ones.images)
-
-
-def test_a_batch_takes_the_devices_it_divides_over(ones):
-    assert make_model(Config(batch_size=33), ones.images, count=2).mesh.size == 1
+    assert METHODS["cae-views"].paper_config(True).num_steps(7000) == -(-3 * 111 * 7000 // 128)
+    assert dagmm.paper_config(True).num_steps(500) == -(-200 * 500 // 512)

@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from e3jax import cli, gallery, images, operations, training
+from e3jax import cli, gallery, operations, reading, training
 from e3jax.estimator import E3Outlier, Health
 
 pytestmark = pytest.mark.browser
@@ -80,7 +80,7 @@ def collection(digits, tmp_path_factory):
     paths, entropies = [folder / name for name in NAMES], entropies_of(N)
     for path, digit in zip(paths, digits, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = images.thumbnails(digit[None])[0]  # lossless
+        content = reading.thumbnails(digit[None])[0]  # lossless
         path.write_bytes(content)
     paths = np.array([str(path) for path in paths])
     gallery.write_gallery(folder / "gallery.html", detector_of(entropies), paths, entropies, "Mine")

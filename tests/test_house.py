@@ -15,7 +15,9 @@ PACKAGE = ROOT / "e3jax"
 ROOMS = (
     "files",
     "images",
+    "reading",
     "datasets",
+    "contamination",
     "runtime",
     "devices",
     "operations",

@@ -26,7 +26,7 @@ CONFIG = training.TrainConfig(
 PROGRAM = """
 import sys
 import jax, numpy as np
-from e3jax import checkpoint, datasets, devices, operations, scoring, training
+from e3jax import checkpoint, contamination, datasets, devices, operations, scoring, training
 
 process, processes, port, folder, *counts = sys.argv[1:]
 if int(processes) > 1:
@@ -34,7 +34,7 @@ if int(processes) > 1:
 assert jax.process_count() == int(processes)
 config, operations = training.TrainConfig(**CONFIG), operations.operation_set("PR")
 mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
-images = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
+images = contamination.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
 results = {}
 for count in map(int, counts):
     mesh = devices.device_mesh(jax.devices()[:count])
@@ -256,11 +256,11 @@ def test_what_does_not_fit_the_machine_is_refused(run_script, tmp_path, argument
 IN_FLIGHT = """
 import concurrent.futures, hashlib
 import jax, numpy as np
-from e3jax import datasets, devices, operations, scoring, training
+from e3jax import contamination, datasets, devices, operations, scoring, training
 
 config, operations = training.TrainConfig(**CONFIG), operations.operation_set("PR")
 mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
-images = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
+images = contamination.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=20).images
 stations = []
 for device in jax.devices():
     mesh = devices.device_mesh([device])

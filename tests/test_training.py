@@ -1,3 +1,5 @@
+"""The trainer itself; whole runs are in test_fitting.py."""
+
 import math
 
 import chex
@@ -7,78 +9,56 @@ import numpy as np
 import optax
 import pytest
 
-from e3jax import checkpoint, devices, operations, training
+from e3jax import devices, losses, operations, training
 
 CONFIG = training.TrainConfig(
-    network="wrn-10-1", optimizer="sgd", learning_rate=0.01, batch_size=32, steps=8
+    network="wrn-10-1", operations="PR", optimizer="sgd", learning_rate=0.01, batch_size=32
 )
 OPERATIONS = operations.operation_set("PR")
 
 
+def make_trainer(loss=losses.surrogate_supervision, steps_per_call=4, config=CONFIG, **options):
+    options = {"metrics": losses.pretext_accuracy, "batch_size": config.batch_size} | options
+    return training.make_trainer(
+        config.network,
+        loss,
+        training.make_optimizer(config),
+        32,
+        OPERATIONS,
+        steps_per_call=steps_per_call,
+        precision=config.precision,
+        **options,
+    )
+
+
+def run(trainer, images, seed=0, num_steps=8, extra=()):
+    """The state and the logs of a run."""
+    state = trainer.init(jax.random.key(seed), images.shape[-1], extra)
+    bank, logs = training.place_bank(trainer.mesh, images), []
+    for _ in range(0, num_steps, trainer.steps_per_call):
+        state, log = trainer.run_steps(state, bank, len(images), num_steps)
+        logs.append(jax.device_get(log))
+    return state, jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
+
+
 @pytest.fixture(scope="module")
 def trainer():
-    return training.make_trainer(CONFIG, OPERATIONS, chunk=4)
-
-
-def run(trainer, images, seed=0, total=8, **options):
-    state = trainer.init(jax.random.key(seed), images.shape[-1])
-    bank = training.place_bank(trainer.mesh, images)
-    return training.train(trainer, state, bank, len(images), total, **options)
-
-
-def order_key(seed):
-    return jax.random.bits(jax.random.key(seed), (8,))
-
-
-def orders(seed, n, k, batch, batches):
-    """The pairs of so many batches, [batches * batch] each."""
-    draw = jax.jit(training.next_views, static_argnums=(2, 4))
-    cursor, pairs = jnp.zeros(3, jnp.int32), []
-    for _ in range(batches):
-        image, label, cursor = draw(order_key(seed), cursor, batch, n, k)
-        pairs.append((np.asarray(image), np.asarray(label)))
-    return [np.concatenate(p) for p in zip(*pairs, strict=True)]
-
-
-@pytest.mark.parametrize("n, k, batch", [(60, 111, 128), (7, 23, 64), (10, 4, 128), (101, 72, 32)])
-def test_an_epoch_visits_every_view_once_and_batches_run_on_into_the_next(n, k, batch):
-    batches = math.ceil(3 * n * k / batch)
-    image, label = orders(0, n, k, batch, batches)
-    epochs = [(image * k + label)[e * n * k : (e + 1) * n * k] for e in range(3)]
-    for epoch in epochs:
-        np.testing.assert_array_equal(np.sort(epoch), np.arange(n * k))
-    assert np.mean(epochs[0] == epochs[1]) < 0.2
-    other = orders(1, n, k, batch, batches)
-    assert np.mean((other[0] == image) & (other[1] == label)) < 0.2
-
-
-def test_views_are_shuffled_one_by_one():
-    n, k, batch = 600, 111, 128
-    image, label = (p.reshape(-1, batch) for p in orders(3, n, k, batch, n * k // batch))
-    # Draws of 128 of n = 600 images hit 115.2 different ones on average, of 111 labels 76.2.
-    distinct = [np.mean([len(set(row)) for row in p]) for p in (image, label)]
-    assert abs(distinct[0] - 600 * (1 - (1 - 1 / 600) ** 128)) < 1
-    assert abs(distinct[1] - 111 * (1 - (1 - 1 / 111) ** 128)) < 1
-    # Neither neighbours in a batch nor image and label go together.
-    for a, b in ((image[:, 1:], image[:, :-1]), (label[:, 1:], label[:, :-1]), (image, label)):
-        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.02
-
-
-def test_an_order_may_be_longer_than_int32():
-    n, k = 30_000_000, 111
-    start = jnp.asarray([0, n - 2, 50], jnp.int32)
-    image, label, cursor = training.next_views(order_key(0), start, 512, n, k)
-    assert 0 <= image.min() and image.max() < n and 0 <= label.min() and label.max() < k
-    assert image.max() > n * 0.9 and image.min() < n * 0.1
-    np.testing.assert_array_equal(cursor, [1, (50 + 512) // k - 2, (50 + 512) % k])
+    return make_trainer()
 
 
 def test_paper_lengths():
     paper = training.paper_config(grey=True)
-    assert paper.num_steps(7777, 111) == math.ceil(3 * 7777 * 111 / 128)
-    assert paper.num_steps(7777, 88) == math.ceil(3 * 7777 * 88 / 128)
-    assert paper.num_steps(7777, 72) == math.ceil(4 * 7777 * 72 / 128)
-    assert training.quick_config().num_steps(10**6, 111) == training.quick_config().steps
+    assert paper.num_steps(7777) == math.ceil(3 * 7777 * 111 / 128)
+    assert paper._replace(operations="RA+IA").num_steps(7777) == math.ceil(3 * 7777 * 88 / 128)
+    assert paper._replace(operations="RA").num_steps(7777) == math.ceil(4 * 7777 * 72 / 128)
+    assert paper._replace(operations="").num_steps(7777) == math.ceil(250 * 7777 / 128)
+    assert training.quick_config().num_steps(10**6) == training.quick_config().steps
+
+
+def test_a_batch_is_no_larger_than_an_epoch_and_a_power_of_two_then():
+    config = training.TrainConfig(operations="", batch_size=128)
+    assert [config.batch(n) for n in (500, 128, 80, 70, 40, 2)] == [128, 128, 128, 128, 64, 2]
+    assert config._replace(operations="RA").batch(40) == 128
 
 
 def test_optimizers_follow_the_formulas_of_the_original_program():
@@ -90,7 +70,7 @@ def test_optimizers_follow_the_formulas_of_the_original_program():
         params, state = jnp.asarray(p0), rule.init(jnp.asarray(p0))
         p, m, v = p0.astype(np.float64), np.zeros(2), np.zeros(2)
         for t, g in enumerate(gradients, start=1):
-            updates, state = rule.update(jnp.asarray(g), state, params, step=t - 1, total=3)
+            updates, state = rule.update(jnp.asarray(g), state, params, step=t - 1, num_steps=3)
             params = optax.apply_updates(params, updates)
             g = g + 5e-4 * p
             if name == "sgd":
@@ -108,10 +88,21 @@ def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="'constant' or 'onecycle', got 'cosine'"):
         training.make_optimizer(CONFIG._replace(schedule="cosine"))
     with pytest.raises(ValueError, match="precision is 'float16', expected one of float32"):
-        training.make_trainer(CONFIG._replace(precision="float16"), OPERATIONS)
+        make_trainer(config=CONFIG._replace(precision="float16"))
 
 
-def test_one_compilation_serves_all_classes_and_seeds(trainer, digits):
+@pytest.mark.parametrize("num_steps", [1, 7, 433, 2**31 - 1])
+def test_the_schedule_is_optaxs_one_cycle(num_steps):
+    config = training.quick_config()
+    ours = jax.jit(training.learning_rate(config))
+    theirs = optax.cosine_onecycle_schedule(num_steps, config.learning_rate)
+    for step in {0, 1, 2, num_steps // 3, num_steps // 2, num_steps - 1}:
+        assert ours(jnp.int32(step), jnp.int32(num_steps)) == pytest.approx(
+            float(theirs(step)), rel=1e-3 if num_steps > 10**6 else 1e-5
+        )
+
+
+def test_one_compilation_serves_all_sizes_lengths_and_seeds(trainer, digits):
     compiled = []
     run(trainer, digits)
     jax.monitoring.register_event_duration_secs_listener(
@@ -120,53 +111,59 @@ def test_one_compilation_serves_all_classes_and_seeds(trainer, digits):
     jax.jit(lambda x: x + 1)(jnp.arange(5))
     assert compiled, "the listener does not see compilations"
     compiled.clear()
-    run(trainer, digits, seed=1, total=6)
+    run(trainer, digits, seed=1, num_steps=6)
     assert not compiled
     run(trainer, digits[:50], seed=1)
     assert len(compiled) <= 1, "more than what draws from a bank of another size"
     jax.monitoring.clear_event_listeners()
 
 
-def test_same_seed_same_numbers_and_resumed_is_undisturbed(trainer, digits, tmp_path):
-    whole, again = run(trainer, digits), run(trainer, digits)
-    chex.assert_trees_all_equal(whole.variables, again.variables)
-    saved = checkpoint.TrainCheckpoint(tmp_path / "state")
-    fresh = trainer.init(jax.random.key(0), 1)
-    notes = {"seconds": np.float32(12.5), "scores": np.float32([[1, np.nan]])}
-    assert saved.restore(fresh, notes) is None
-    run(trainer, digits, total=4, on_chunk=lambda state, log: saved.save(state, notes))
-    saved = checkpoint.TrainCheckpoint(tmp_path / "state")
-    state, kept = saved.restore(fresh, jax.tree.map(np.zeros_like, notes))
-    chex.assert_trees_all_equal(kept, notes)
-    assert int(state.step) == 4
-    bank = training.place_bank(trainer.mesh, digits)
-    resumed = training.train(trainer, state, bank, len(digits), 8)
-    chex.assert_trees_all_equal(whole.variables, resumed.variables)
-    chex.assert_trees_all_equal(whole.opt_state, resumed.opt_state)
-    saved.close()
-
-
-def test_a_run_stops_within_a_chunk(trainer, digits):
-    logs = []
-    state = run(trainer, digits, total=6, on_chunk=lambda state, log: logs.append(log))
+def test_steps_end_where_they_are_told_to(trainer, digits):
+    state, log = run(trainer, digits, num_steps=6)
     assert int(state.step) == 6
-    losses = np.concatenate([log.loss for log in logs])
-    assert np.isfinite(losses[:6]).all() and np.isnan(losses[6:]).all()
-    chex.assert_trees_all_equal(state.variables, run(trainer, digits, total=6).variables)
+    assert np.isfinite(log.loss[:6]).all() and np.isnan(log.loss[6:]).all()
+    assert np.isnan(log.metrics["pretext_accuracy"][6:]).all()
+    # The same steps, with a stop on the way.
+    bank, again = training.place_bank(trainer.mesh, digits), trainer.init(jax.random.key(0), 1)
+    for until in (3, 6, 6):
+        again, _ = trainer.run_steps(again, bank, len(digits), 6, until)
+    chex.assert_trees_all_equal(again, state)
 
 
 def test_one_and_two_devices_take_the_same_steps(trainer, digits):
-    alone = training.make_trainer(CONFIG, OPERATIONS, devices.device_mesh(jax.devices()[:1]), 4)
+    alone = make_trainer(mesh=devices.device_mesh(jax.devices()[:1]))
     assert trainer.mesh.size == 2 and alone.mesh.size == 1
-    two, one = run(trainer, digits), run(alone, digits)
+    (two, _), (one, _) = run(trainer, digits), run(alone, digits)
     for a, b in zip(jax.tree.leaves(two.variables), jax.tree.leaves(one.variables), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-4)
 
 
 def test_loss_falls_on_real_digits(digits):
-    config = CONFIG._replace(optimizer="adam", learning_rate=0.005, steps=60)
-    trainer = training.make_trainer(config, OPERATIONS, chunk=20)
-    logs = []
-    run(trainer, digits, total=60, on_chunk=lambda state, log: logs.append(log))
-    assert np.mean(logs[0].loss) > np.mean(logs[-1].loss) + 0.5
-    assert np.mean(logs[-1].accuracy) > 3 / len(OPERATIONS)
+    config = CONFIG._replace(optimizer="adam", learning_rate=0.005)
+    _, log = run(make_trainer(config=config, steps_per_call=20), digits, num_steps=60)
+    assert np.mean(log.loss[:20]) > np.mean(log.loss[40:]) + 0.5
+    assert np.mean(log.metrics["pretext_accuracy"][40:]) > 3 / len(OPERATIONS)
+
+
+def test_images_teach_by_their_weights(digits):
+    """The weights are carried in the state; equal ones change nothing but rounding."""
+    trainer, n = make_trainer(losses.weighted(losses.surrogate_supervision), 2), len(digits)
+    weights = np.where(np.arange(n) < n // 2, 0, 2).astype(np.float32)
+    none, log = run(trainer, digits, num_steps=2, extra=np.zeros(n, np.float32))
+    np.testing.assert_array_equal(log.loss, 0)
+    np.testing.assert_array_equal(none.extra, 0)
+    plain, _ = run(make_trainer(steps_per_call=2), digits, num_steps=2)
+    ones, _ = run(trainer, digits, num_steps=2, extra=np.ones(n, np.float32))
+    halves, _ = run(trainer, digits, num_steps=2, extra=weights)
+    head = [s.variables["params"]["head"]["kernel"] for s in (plain, ones, halves)]
+    np.testing.assert_allclose(head[0], head[1], atol=1e-6)
+    assert np.abs(head[0] - head[2]).max() > 1e-5
+
+
+def test_a_loss_may_carry_what_it_likes_from_step_to_step(digits):
+    def counting(outputs, batch, seen):
+        values, _ = losses.surrogate_supervision(outputs, batch, ())
+        return values, seen.at[batch.all_image_index].add(1)
+
+    state, _ = run(make_trainer(counting), digits, extra=np.zeros(len(digits), np.int32))
+    assert state.extra.sum() == 8 * 32 and state.extra.max() < 40

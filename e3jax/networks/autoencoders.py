@@ -1,4 +1,4 @@
-"""Networks that reconstruct images, for the methods E3Outlier is compared with.
+"""Networks that reconstruct images, for the methods that E3Outlier is compared with.
 
 ``axis_name`` is the mesh axis over which training batches are split, as for classifiers.
 """
@@ -17,10 +17,14 @@ _WIDTHS = (64, 128, 256)
 
 
 class _Layer(nn.Module):
-    """With bias: "dense", or "down" or "up", a 3 x 3 convolution of stride 2 or a transposed one.
+    """A layer with bias.
 
-    Kernels and biases start as PyTorch's, U(+-1/sqrt(fan_in)), where a transposed convolution's
-    fan_in counts its outputs; with ``keras`` as Keras', Glorot uniform and 0.
+    Kernels and biases start as in PyTorch, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), where the fan_in of
+    a transposed convolution counts its outputs.
+
+    Attributes:
+      kind: "dense", "down" (3 x 3 convolution of stride 2) or "up" (its transpose).
+      keras: start as in Keras instead: kernels Glorot uniform, biases 0.
     """
 
     features: int
@@ -45,17 +49,18 @@ class _Layer(nn.Module):
         bias = self.param("bias", init_bias, (self.features,))
         if self.kind == "dense":
             return x @ kernel + bias
-        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2, 1) + bias
+        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2) + bias
 
 
 class ConvAutoencoder(nn.Module):
-    """The autoencoder of the paper's compared methods, as the authors' PyTorch program.
+    """The autoencoder of the paper's compared methods, as in the authors' PyTorch program.
 
-    Applied as ``network.apply(variables, x, train=...)`` to float [b, h, w, c] in [-1, 1], h and w
-    multiples of 8; returns ``(reconstruction [b, h, w, c] in (-1, 1), code [b, latent])``.
+    It is applied as ``network.apply(variables, x, train=...)`` to float [b, h, w, c] in [-1, 1],
+    with h and w multiples of 8, and returns
+    ``(reconstruction [b, h, w, c] in (-1, 1), code [b, latent] in (-1, 1))``.
 
     Attributes:
-      latent: size of the code, in (-1, 1) through tanh.
+      latent: number of entries of the code.
     """
 
     latent: int = 256
@@ -68,7 +73,7 @@ class ConvAutoencoder(nn.Module):
 
 
 def _autoencode(x, latent, activation, layer, norm) -> tuple[jax.Array, jax.Array]:
-    """Inside a network: reconstruction and code."""
+    """Reconstruction and code of images; called inside a network."""
     if x.shape[1] % 8 or x.shape[2] % 8:
         raise ValueError(f"image sides must be multiples of 8, got {x.shape[1:3]}: pad the images")
     channels = x.shape[-1]
@@ -83,12 +88,16 @@ def _autoencode(x, latent, activation, layer, norm) -> tuple[jax.Array, jax.Arra
 
 
 class MixtureAutoencoder(nn.Module):
-    """DAGMM's network (Zong et al. 2018, Sec. 3) with the authors' sizes, as their Keras program.
+    """DAGMM's network (Zong et al. 2018, Sec. 3) with the sizes of the authors' Keras program.
 
-    Applied to images as :class:`ConvAutoencoder`, in training with ``rngs={"dropout": key}``;
+    It is applied as :class:`ConvAutoencoder`, in training with ``rngs={"dropout": key}``, and
     returns ``(reconstruction [b, h, w, c], z [b, latent + 2], membership [b, components])``. ``z``
-    is the linear code, then the reconstruction's relative Euclidean error (>= 0) and cosine
-    similarity (in [-1, 1]) with the image; memberships are positive and sum to 1.
+    is the linear code, then the reconstruction's relative Euclidean error (>= 0) and its cosine
+    similarity with the image (in [-1, 1]); memberships are positive and sum to 1.
+
+    Attributes:
+      latent: number of entries of the code.
+      components: number of Gaussians in the mixture.
     """
 
     latent: int = 5
@@ -99,7 +108,8 @@ class MixtureAutoencoder(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         layer = functools.partial(_Layer, keras=True)
         norm = functools.partial(batch_norm(train, self.axis_name), momentum=0.99, epsilon=1e-3)
-        # Keras' "same" padding is (0, 1) where ours is (1, 0): the image is seen upside down.
+        # Keras' "same" padding is (0, 1) where ours is (1, 0), so the network sees the image turned
+        # by 180 degrees.
         turned, code = _autoencode(x[:, ::-1, ::-1], self.latent, lambda x: x, layer, norm)
         reconstruction = turned[:, ::-1, ::-1]
         z = jnp.column_stack([code, *_compare(x, reconstruction)])
@@ -111,8 +121,8 @@ class MixtureAutoencoder(nn.Module):
 
 
 def _compare(x: jax.Array, reconstruction: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Relative Euclidean error and cosine similarity of every image, [b] each."""
+    """Relative Euclidean error and cosine similarity of each image, [b] each."""
     a, b = x.reshape(len(x), -1), reconstruction.reshape(len(x), -1)
-    tiny = 1e-12  # so that the root's derivative is finite at 0 too
+    tiny = 1e-12  # keeps the derivative of the root finite at 0
     norm_a, norm_b, error = (jnp.sqrt((v * v).sum(1) + tiny) for v in (a, b, a - b))
     return error / norm_a, (a * b).sum(1) / (norm_a * norm_b)

@@ -1,19 +1,17 @@
-"""Classifiers of operations.
+"""Classifiers that predict the operation that made a view.
 
-Applied as ``network.apply(variables, x, train=...)`` to float [b, h, w, c] in [-1, 1]; they return
-``(logits float32 [b, num_outputs], representation float32 [b, d])``, the representation being the
-last feature maps' means. They have these attributes:
+They are applied as ``network.apply(variables, x, train=...)`` to float [b, h, w, c] in [-1, 1] and
+return ``(logits float32 [b, num_outputs], representation float32 [b, d])``, where the
+representation is the mean of the last feature maps. All have these attributes:
 
   num_outputs: number of operations K.
-  depth: layers, as the name of the network counts them.
-  dtype: of the convolutions; parameters, batch statistics and logits are float32 always.
+  depth: number of layers, as counted in the name of the network.
+  dtype: dtype of the convolutions; parameters, batch statistics and logits are always float32.
   axis_name: mesh axis over which training batches are split, so that batch statistics are those of
-    the whole batch; None where a batch is in one piece.
+    the whole batch; None if each batch is in one piece.
 """
 
 import functools
-import re
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -29,8 +27,8 @@ class WideResNet(nn.Module):
     Its representation has 64 * width entries.
 
     Attributes:
-      depth: 6 * (blocks a group) + 4.
-      width: the widening factor; groups have 16, 32 and 64 times so many channels.
+      depth: 6 * (blocks per group) + 4.
+      width: the widening factor; groups have 16, 32 and 64 times as many channels.
     """
 
     num_outputs: int
@@ -60,10 +58,11 @@ class ResNet(nn.Module):
     """Residual network for small images (He et al. 2016, Sec. 4.2) with basic blocks.
 
     Groups have 16, 32 and 64 channels; where these change, the shortcut is a 1 x 1 convolution with
-    BatchNorm. He normal by fan out, as the authors' program. Its representation has 64 entries.
+    BatchNorm. As in the authors' program, kernels start He normal by fan out. Its representation
+    has 64 entries.
 
     Attributes:
-      depth: 6 * (blocks a group) + 2.
+      depth: 6 * (blocks per group) + 2.
     """
 
     num_outputs: int
@@ -83,7 +82,8 @@ class ResNet(nn.Module):
                 y = nn.relu(norm()(conv(channels, stride=stride)(x)))
                 y = norm()(conv(channels)(y))
                 if changes:
-                    # Devices join one batch norm after the other, see devices.mean_over_devices.
+                    # The two branches must not average over the devices at the same time, see
+                    # devices.mean_over_devices: the barrier puts one after the other.
                     x, y = jax.lax.optimization_barrier((x, y))
                     x = norm()(conv(channels, size=1, stride=stride)(x))
                 x = nn.relu(x + y)
@@ -93,11 +93,12 @@ class ResNet(nn.Module):
 class DenseNet(nn.Module):
     """Densely connected network (Huang et al. 2017, DenseNet-BC) with growth rate k = 12.
 
-    Three blocks of bottleneck layers, channels and side halved between them; 24 channels at the
-    start. He normal by fan out, as the authors' program. Depth 40 represents by 132 entries.
+    It has 24 channels at the start and three blocks of bottleneck layers; channels and sides are
+    halved between blocks. As in the authors' program, kernels start He normal by fan out. At depth
+    40 its representation has 132 entries.
 
     Attributes:
-      depth: 6 * (layers a block) + 4.
+      depth: 6 * (layers per block) + 4.
     """
 
     num_outputs: int
@@ -123,45 +124,7 @@ class DenseNet(nn.Module):
 
 
 def _classify(x: jax.Array, num_outputs: int) -> tuple[jax.Array, jax.Array]:
-    """Logits and representation of feature maps, inside a network."""
+    """Logits and representation of feature maps; called inside a network."""
     representation = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     head = nn.Dense(num_outputs, kernel_init=uniform_fan_in, name="head")
     return head(representation), representation
-
-
-def build(
-    name: str | Callable[..., nn.Module],
-    num_outputs: int,
-    dtype: Any = jnp.float32,
-    axis_name: str | None = None,
-) -> nn.Module:
-    """A classifier by name, or one of your own.
-
-    Args:
-      name: "wrn-DEPTH-WIDTH", e.g. the paper's "wrn-10-4"; DEPTH is 6n + 4. "resnet-DEPTH", e.g.
-        its "resnet-20" and "resnet-50"; DEPTH is 6n + 2. "densenet-DEPTH", e.g. its "densenet-40";
-        DEPTH is 6n + 4. Or a function that is called with the other three arguments, e.g. a Linen
-        class, and gives a module ``(x [b, h, w, c], train) -> (logits [b, k], representation
-        [b, d])``. It has its running statistics, if any, in the collection "batch_stats", and
-        averages them over ``axis_name``.
-      num_outputs: number of operations K.
-      dtype: compute dtype of the convolutions, float32 or bfloat16.
-      axis_name: mesh axis that splits training batches.
-
-    Raises:
-      ValueError: for an unknown name.
-    """
-    if callable(name):
-        return name(num_outputs, dtype, axis_name)
-    family, *numbers = name.split("-") if re.fullmatch(r"[a-z]+(-\d+)+", name) else [name]
-    match family, [int(number) for number in numbers]:
-        case "wrn", [depth, width] if depth >= 10 and depth % 6 == 4 and width > 0:
-            return WideResNet(num_outputs, depth, width, dtype, axis_name)
-        case "resnet", [depth] if depth >= 8 and depth % 6 == 2:
-            return ResNet(num_outputs, depth, dtype, axis_name)
-        case "densenet", [depth] if depth >= 10 and depth % 6 == 4:
-            return DenseNet(num_outputs, depth, dtype, axis_name)
-    raise ValueError(
-        f"unknown network {name!r}: expected wrn-DEPTH-WIDTH or densenet-DEPTH with DEPTH 10, 16, "
-        "22 ..., or resnet-DEPTH with DEPTH 8, 14, 20 ..., for example wrn-10-4"
-    )

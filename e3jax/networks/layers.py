@@ -1,4 +1,4 @@
-"""What the networks are made of."""
+"""The layers and initialisers that networks are made of."""
 
 import functools
 import math
@@ -12,25 +12,32 @@ import jax.numpy as jnp
 
 from e3jax.convolutions import conv
 
-# He normal, not truncated (jax.nn.initializers.he_normal is), as PyTorch's kaiming_normal_.
+# He normal as PyTorch's kaiming_normal_: not truncated, as jax.nn.initializers.he_normal is.
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels [..., fan_out]."""
+    """Draws U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, for kernels [..., fan_out]."""
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
-    """FLOPs of a classifier's forward pass of one view [h, w, c].
+    """Counts the FLOPs of a classifier's forward pass.
 
-    Two a multiplication by the kernels of convolutions and dense layers; all else is left out.
-    Counted from shapes alone, since compilers do not tell on every device.
+    They are two per multiplication by the kernels of convolutions and dense layers; everything else
+    is left out. They are counted from shapes alone, because not every compiler tells.
+
+    Args:
+      network: a classifier, see :func:`e3jax.networks.build`.
+      shape: [h, w, c] of one view.
+
+    Returns:
+      FLOPs per view.
     """
     view = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    # The key inside: this takes no device.
+    # The key is made inside, so that no device is needed.
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), view)
     apply = functools.partial(network.apply, train=False, capture_intermediates=True)
     _, seen = jax.eval_shape(functools.partial(apply, mutable=["intermediates"]), variables, view)
@@ -43,10 +50,7 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by ``size // 2`` on every side.
-
-    That is PyTorch's padding; "SAME" would pad a strided one by (0, 1).
-    """
+    """Convolution without bias, padded by ``size // 2`` on every side as in PyTorch."""
 
     channels: int
     size: int = 3
@@ -58,13 +62,17 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", self.init, shape).astype(self.dtype)
-        return conv(x.astype(self.dtype), kernel, self.stride, self.size // 2)
+        return conv(x.astype(self.dtype), kernel, self.stride)
 
 
 def batch_norm(
     train: bool, axis_name: str | None, dtype: Any = jnp.float32
 ) -> Callable[[], nn.Module]:
-    """Makes BatchNorm layers as PyTorch's: running statistics move a tenth of the way a step."""
+    """A constructor of BatchNorm layers as PyTorch's.
+
+    In each training step the running statistics move a tenth of the way to the batch's, which are
+    those of the whole batch over the devices of ``axis_name``.
+    """
     return functools.partial(
         nn.BatchNorm,
         use_running_average=not train,

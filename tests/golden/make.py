@@ -1,0 +1,98 @@
+"""Writes numbers.npz, the numbers that tests/test_golden.py holds every later version to.
+
+Run it only where a number is meant to change, with a line in CHANGELOG.md that says why:
+
+    PYTHONPATH=. python tests/golden/make.py
+
+Every function takes the images of the tests' ``digits`` fixture, uint8 [60, 32, 32, 1].
+"""
+
+import platform
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from e3jax import E3Outlier, networks, operations
+
+NUMBERS = Path(__file__).with_name("numbers.npz")
+DEVICES = 2  # simulated, as in tests/conftest.py: batch statistics are summed device by device
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    """Exact in float32, so that views which only move pixels have no rounding at all."""
+    return np.float32(images) / 128 - 1
+
+
+def views(images: np.ndarray) -> np.ndarray:
+    """float64 [111]: the mean of every view of the first image, weighted pixel by pixel."""
+    all_views = operations.all_views(operations.operation_set(), _unit(images[:1]))
+    pixels = np.float64(all_views).reshape(111, -1)
+    return pixels @ np.cos(np.arange(pixels.shape[1])) / pixels.shape[1]
+
+
+def logits_and_scores(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of wrn-10-1 as a fixed key starts it: logits [4, 111] of images, NE [8] over their views."""
+    network = networks.build("wrn-10-1", 111)
+    # Unoptimised: compiling the random numbers takes much longer than computing them.
+    unoptimised = {"xla_backend_optimization_level": 0}
+    init = jax.jit(lambda key, x: network.init(key, x, train=False), compiler_options=unoptimised)
+    variables = init(jax.random.key(0), _unit(images[:1]))
+
+    @jax.jit
+    def apply(x):
+        logits, _ = network.apply(variables, x.reshape(-1, 32, 32, 1), train=False)
+        return jax.nn.log_softmax(logits).reshape(*x.shape[:-3], -1), logits
+
+    log_p, _ = apply(operations.all_views(operations.operation_set(), _unit(images[:8])))
+    negative_entropy = (jnp.exp(log_p) * log_p).sum(-1).mean(-1)
+    return np.asarray(apply(_unit(images[:4]))[1]), np.asarray(negative_entropy, np.float64)
+
+
+def detector(images: np.ndarray, steps: int) -> np.ndarray:
+    """float64 [60]: decision_scores_ of a detector trained on all images, from end to end."""
+    return E3Outlier(contamination=0.1, random_state=0, steps=steps).fit(images).decision_scores_
+
+
+def machine() -> str:
+    """What decides how sums are rounded: the compiler, and the instructions that it may use."""
+    try:
+        text = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        text = platform.processor()
+    found = re.findall(
+        r"\b(?:vendor_id\s*: \w+|sse4\w*|avx\w*|fma\w*|amx\w*|asimd\w*|sve\w*)", text
+    )
+    return " ".join([f"jaxlib {jaxlib.__version__}", platform.machine(), *sorted(set(found))])
+
+
+def record(images: np.ndarray) -> dict[str, np.ndarray]:
+    """All numbers by name, a checksum of the images they are for, and the machine they are from."""
+    logits, scores = logits_and_scores(images)
+    return {
+        "machine": np.array(machine()),
+        "images": np.float64(images).mean((1, 2, 3)),
+        "views": views(images),
+        "logits": logits,
+        "scores": scores,
+        "detector_1": detector(images, 1),
+        "detector_100": detector(images, 100),
+    }
+
+
+def main() -> None:
+    from e3jax import datasets
+
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
+    digits = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else NUMBERS
+    np.savez_compressed(path, **record(digits))
+
+
+if __name__ == "__main__":
+    main()

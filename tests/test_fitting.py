@@ -1,0 +1,140 @@
+"""Whole runs through fit and score: resumed, watched, stopped, on any number of devices."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from e3jax import baselines, checkpoint, devices, fitting, methods, scoring, training
+from e3jax.baselines import rdae
+
+CONFIG = training.quick_config()._replace(operations="PR", batch_size=16, steps=24)
+KEY = jax.random.key(0)
+
+
+def fit(images, method=methods.E3OUTLIER, config=CONFIG, **options):
+    return fitting.fit(KEY, images, method, config, **options)
+
+
+def small(name):
+    """A compared method's config for some steps."""
+    return baselines.METHODS[name].quick_config()._replace(steps=40, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def whole(digits):
+    return fit(digits)
+
+
+def test_a_fit_learns_and_scores(whole, digits):
+    assert whole.steps == whole.num_steps == 24 and whole.seconds > 0
+    scores = fitting.score(whole, digits)
+    assert scores.mean().shape == (60,) and scores.rules["ne"].shape == (60, 23)
+    assert np.ptp(scores.mean()) > 0.01
+    assert list(methods.E3OUTLIER.scores)[0] == methods.E3OUTLIER.name == "e3outlier"
+    for rule in methods.E3OUTLIER.scores.values():
+        assert np.isfinite(rule(KEY, scores)).all()
+
+
+def test_the_same_key_gives_the_same_numbers(whole, digits):
+    chex.assert_trees_all_equal(fit(digits).state, whole.state)
+    other = fitting.fit(jax.random.key(1), digits, config=CONFIG)
+    head = [f.state.variables["params"]["head"]["kernel"] for f in (whole, other)]
+    assert not np.array_equal(*head)
+
+
+def test_it_continues_from_where_it_stopped(whole, digits):
+    part = fit(digits, until=13)
+    assert part.steps == 13 and part.num_steps == 24
+    scores = fitting.score(part, digits)
+    again = fit(digits, start=part)
+    chex.assert_trees_all_equal(again.state, whole.state)
+    assert again.seconds > part.seconds
+    # The earlier one is as it was.
+    chex.assert_trees_all_equal(fitting.score(part, digits), scores)
+
+
+@pytest.mark.parametrize("name", ["e3outlier", "rdae", "dagmm"])
+def test_it_continues_after_a_stop_bit_for_bit(name, digits, tmp_path):
+    """Also what a method carries along, and its dropout."""
+    method = methods.E3OUTLIER if name == "e3outlier" else baselines.METHODS[name]
+    config = CONFIG if name == "e3outlier" else small(name)
+    stop_at = config.steps // 2
+
+    def stop(stage, done, total):
+        if done >= stop_at:
+            raise KeyboardInterrupt
+
+    whole = fit(digits, method, config)
+    saved = checkpoint.TrainCheckpoint(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(digits, method, config, checkpoint=saved, save_seconds=0, on_progress=stop)
+    saved.close()
+    saved, steps = checkpoint.TrainCheckpoint(tmp_path), []
+    again = fit(
+        digits, method, config, checkpoint=saved, on_progress=lambda *done: steps.append(done[1])
+    )
+    saved.close()
+    assert 1 < steps[0] and steps[-1] == config.steps, "it started over"
+    chex.assert_trees_all_equal(again.state, whole.state)
+    scores = [fitting.score(fitted, digits) for fitted in (again, whole)]
+    chex.assert_trees_all_equal(*scores)
+
+
+def test_what_watches_sees_every_step_once(digits):
+    seen, done = [], []
+    fit(
+        digits,
+        on_log=lambda step, log: seen.append((step, log)),
+        on_progress=lambda *args: done.append(args),
+    )
+    assert done == [("training", d, 24) for d in (10, 20, 24)]
+    assert [step for step, _ in seen] == [10, 20, 24]
+    log = jax.tree.map(lambda *parts: np.concatenate(parts), *(log for _, log in seen))
+    assert log.loss.shape == log.metrics["pretext_accuracy"].shape == (24,)
+    assert np.isfinite(log.loss).all()
+
+
+def test_batches_take_as_many_devices_as_they_divide_over(digits):
+    """Scores of a run on the devices that its batch leaves idle are the same."""
+    config = CONFIG._replace(batch_size=17, steps=3)
+    alone = devices.device_mesh(jax.devices()[:1])
+    found = [fitting.score(fit(digits, config=config, mesh=m), digits) for m in (None, alone)]
+    np.testing.assert_allclose(found[0].mean(), found[1].mean(), atol=1e-5)
+
+
+def test_runs_of_like_kind_share_their_programs(digits):
+    mesh, images = devices.device_mesh(), (60, 32, 32, 1)
+    found = [
+        fitting.programs(methods.E3OUTLIER, config, (n, *images[1:]), mesh)
+        for n, config in ((60, CONFIG), (50, CONFIG._replace(steps=7)))
+    ]
+    assert set(found[0]) == {"init", "draw", "train", "score"}
+    for name, (function, _) in found[0].items():
+        assert function is found[1][name].function
+
+
+def test_what_is_restored_scores_as_what_was_trained(whole, digits):
+    variables = jax.device_get(whole.state.variables)
+    again = fitting.restored(methods.E3OUTLIER, CONFIG, 32, variables)
+    chex.assert_trees_all_equal(fitting.score(again, digits), fitting.score(whole, digits))
+
+
+def test_what_rdae_sees_are_the_images_without_their_outliers():
+    x = np.ones((2, 3, 4, 4, 1), np.float32)
+    sparse = np.arange(5 * 16, dtype=np.float32).reshape(5, 4, 4, 1)
+    index = np.array([4, 1])
+    views = rdae.without_outliers(x, index, sparse)
+    for i in range(2):
+        for view in range(3):
+            np.testing.assert_array_equal(views[i, view], 1 - sparse[index[i]])
+    np.testing.assert_array_equal(rdae.without_outliers(x[:, 0], index, sparse), views[:, 0])
+
+
+def test_unsound_runs_are_told(digits):
+    method = baselines.METHODS["cae"]
+    config = method.quick_config()._replace(steps=3, batch_size=16, learning_rate=1e30)
+    found = fitting.score(fit(digits, method, config), digits)
+    scores = {name: rule(KEY, found) for name, rule in method.scores.items()}
+    assert "not finite" in scoring.check_scores(scores["cae"])
+    assert np.isnan(scores["cae-if"]).all()
