@@ -6,29 +6,20 @@ continues after Ctrl-C or a crash.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 
-import benchmark
 import figures
-import protocols
-import runs
-from benchmark import Variant
-from protocols import OPERATIONS, Protocol
+from sweep import cli, flags, methods
+from sweep.plan import Protocol, Variant
 
-from e3jax import operations
-
-RATIO = 0.1
 RATIOS = (0.005, 0.05, 0.1, 0.15, 0.2, 0.25)
 NETWORKS = ("resnet-20", "resnet-50", "densenet-40")
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    protocols.add_data_arguments(parser)
+def parse_args() -> argparse.Namespace:
+    parser = flags.parser(__doc__)
+    flags.add_data(parser)
     parser.add_argument(
         "--factors",
         nargs="+",
@@ -36,16 +27,16 @@ def parse_arguments() -> argparse.Namespace:
         choices=tuple(FACTORS),
         help="ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d",
     )
-    protocols.add_arguments(parser)
-    benchmark.add_sweep_arguments(parser)
-    return benchmark.parse(parser)
+    flags.add_protocol(parser)
+    flags.add_sweep(parser)
+    return flags.parse(parser)
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    return benchmark.run(
-        arguments,
-        lambda base: variants(base, arguments.factors),
+    args = parse_args()
+    return cli.run(
+        args,
+        lambda base: variants(base, args.factors),
         lambda folder: figures.draw(folder.path, folder.rows()),
     )
 
@@ -55,67 +46,22 @@ def variants(base: Protocol, factors: Sequence[str]) -> list[Variant]:
     return [_variant(base), *(v for factor in factors for v in FACTORS[factor](base))]
 
 
-def _variant(
-    protocol: Protocol,
-    operation_names: str = OPERATIONS,
-    methods: Sequence[str] = ("e3outlier",),
-    ratios: Sequence[float] = (RATIO,),
-) -> Variant:
-    return Variant(protocol, operation_names, methods, ratios)
+def _variant(base: Protocol, methods: Sequence[str] = ("e3outlier",), **changed) -> Variant:
+    return Variant(base._replace(**changed), methods, (0.1,))
 
 
-def _ratios(base: Protocol) -> list[Variant]:
-    return [_variant(base, methods=runs.DEFAULT_METHODS, ratios=RATIOS)]
-
-
-def _operations(base: Protocol) -> list[Variant]:
-    """Subsets of operations, at the paper's lengths and at equal ones.
-
-    The paper trains for ceil(250 / k) epochs over n * k views: 288 n, 264 n and 333 n views for RA,
-    RA+IA and all. A length in steps, as quick's, is the same for all sets as it stands.
-    """
-    most, found = _views(OPERATIONS), []
-    for names in ("RA", "RA+IA"):
-        share = _views(names) / most
-        if base.config.steps:
-            change = {"steps": round(base.config.steps * share)}
-        else:
-            change = {"epochs": math.ceil(250 / _k(names)) / share}
-        suffix = figures.BY_EPOCHS if base.config.steps else figures.EQUAL_STEPS
-        changed = Protocol(base.name + suffix, base.config._replace(**change), base.max_images)
-        found += [_variant(base, names), _variant(changed, names)]
-    return found
-
-
-def _k(names: str) -> int:
-    return len(operations.paper_operations(names))
-
-
-def _views(names: str) -> int:
-    """Views an image is trained on, in the paper."""
-    return math.ceil(250 / _k(names)) * _k(names)
-
-
-def _networks(base: Protocol) -> list[Variant]:
-    configs = (base.config._replace(network=network) for network in NETWORKS)
-    return [_variant(base._replace(config=config)) for config in configs]
-
-
-def _scores(base: Protocol) -> list[Variant]:
-    """None: every training gives all three."""
-    return []
-
-
-def _epochs(base: Protocol) -> list[Variant]:
-    return [_variant(base, methods=("e3outlier-epoch10",))]
-
-
+# Each factor's variants. All scores are of the same training; operations are compared at their own
+# lengths and at the other ones.
 FACTORS: dict[str, Callable[[Protocol], list[Variant]]] = {
-    "ratios": _ratios,
-    "operations": _operations,
-    "networks": _networks,
-    "scores": _scores,
-    "epochs": _epochs,
+    "ratios": lambda base: [Variant(base, methods.DEFAULT_METHODS, RATIOS)],
+    "operations": lambda base: [
+        _variant(base, operations=names, other_length=other)
+        for names in ("RA", "RA+IA")
+        for other in (False, True)
+    ],
+    "networks": lambda base: [_variant(base, network=network) for network in NETWORKS],
+    "scores": lambda base: [],
+    "epochs": lambda base: [_variant(base, methods=("e3outlier-epoch10",))],
 }
 
 

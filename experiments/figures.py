@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import runs
-from protocols import OPERATIONS
+from sweep import methods
+from sweep.plan import OPERATIONS
 
 from e3jax import report, training
 
 # Behind a protocol's name: the lengths of Fig. 6 a that are not the protocol's own, and Fig. 6 d.
 BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
 _RATIO = 0.1
-_COMPARED = set(runs.TABLE_METHODS) - {"e3outlier-pl", "e3outlier-mp"}
+_COMPARED = set(methods.TABLE_METHODS) - {"e3outlier-pl", "e3outlier-mp"}
 _SCORES = {"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}
 _REPRESENTATIONS = {"cae-if": "CAE", "ssd-if": "SSD"}
 # What has names stands in this order, then by them.

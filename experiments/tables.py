@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import figures
-import sweep
+from sweep import store
 
 from e3jax import report
 
@@ -19,7 +19,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        rows = [row for path in arguments.files for row in sweep.read_csv(path)]
+        rows = [row for path in arguments.files for row in store.read_csv(path)]
     except (OSError, KeyError, ValueError) as error:
         print(f"error: {error!r}: expected files written by benchmark.py", file=sys.stderr)
         return 2

@@ -1,0 +1,222 @@
+"""A sweep from a command to its tables: plans, announces, does what is missing, tells failures."""
+
+import argparse
+import functools
+import signal
+import time
+import zlib
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+
+from e3jax import contamination, images, networks
+from sweep import curves, engines, flags, plan
+from sweep.methods import METHODS, Watch, perform
+from sweep.plan import Protocol, Run, Variant
+from sweep.progress import Bar, Meter, Stopped
+from sweep.provenance import commit
+from sweep.store import Folder
+
+# The paper's 3 epochs with SGD are too few steps for fewer images than this; the score may invert.
+_FEW_IMAGES = 2000
+# How often to look whether another command has finished, or lost, a run that is left.
+_LOOK_SECONDS = 2
+
+
+def run(
+    args: argparse.Namespace,
+    variants: Callable[[Protocol], list[Variant]],
+    draw: Callable[[Folder], object] = lambda folder: None,
+) -> int:
+    """Does a sweep and all that a person wants to know of it.
+
+    Args:
+      args: the command's, see :func:`sweep.flags.parse`.
+      variants: the plan's parts, given the protocol that the arguments name.
+      draw: what else to make of the results.
+
+    Returns:
+      the command's exit code.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = None
+    try:
+        if args.tensorboard:
+            curves.check_tensorboard()
+        platform = engines.prepare(args)
+        # The other processes of a job compute, and are silent unless they fail.
+        console.quiet = jax.process_index() > 0
+        folder = None if console.quiet else Folder(args.results_dir)
+        failures = Sweep(args, variants, platform, folder, console).do()
+        if folder:
+            print(folder.write_tables())
+            draw(folder)
+            console.print(f"Tables, figures and every image's scores are in {folder.path}/")
+    except (ValueError, OSError) as error:  # images.InputError is a ValueError
+        console.quiet = False
+        console.print(f"error: {error}", style="red")
+        return 2
+    except KeyboardInterrupt:
+        if folder and folder.rows():
+            folder.write_tables()
+        console.print("Stopped. What is finished is kept; the same command continues from here.")
+        return 130
+    for failure in failures:
+        console.print(f"failed: {failure}", style="red")
+    if failures:
+        where = f"see {folder.runs}/*.failed; the same command tries them again"
+        console.print(f"{len(failures)} run(s) failed, {where}")
+    return 1 if failures else 0
+
+
+class Sweep:
+    """The plan of a command, and what is to be done of it.
+
+    In a job of several processes every one has such an object, and the first decides for all which
+    run is next; ``folder`` is None in all others.
+    """
+
+    def __init__(self, args, variants, platform: str, folder: Folder | None, console: Console):
+        self.args, self.folder, self.console = args, folder, console
+        self.dataset = flags.load(args, console.print)
+        parts = variants(flags.protocol(args, platform))
+        whole = plan.grid(self.dataset, parts, METHODS, args.seeds, args.classes)
+        self._check(whole)
+        self.largest = max(run.size(self.dataset) for run in whole)
+        self.trainings = sum(METHODS[run.method].on_devices for run in whole)
+        self.runs = plan.shard(whole, *args.shard) if args.shard else whole
+        finished = folder.finished() if folder else set()
+        self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
+        self.left, self.failures = len(self.todo), []
+        self.in_flight: dict[futures.Future, tuple[Run, contamination.Contaminated, Bar]] = {}
+
+    def _check(self, whole: list[Run]) -> None:
+        """Finds what is wrong with a plan before its first run, not after an hour."""
+        last = len(self.dataset.class_names) - 1
+        for run in whole:
+            if not 0 <= run.inlier_class <= last:
+                where = f"{run.dataset} has the inlier class {run.inlier_class}"
+                raise images.InputError(f"no image of {where}: choose from 0 to {last}")
+        for network, names in {(run.network, run.operations) for run in whole if run.network}:
+            networks.build(network, plan.count(names))
+        for ratio in {run.ratio for run in whole}:
+            sets = [run for run in whole if run.ratio == ratio]
+            min(sets, key=lambda run: run.size(self.dataset)).draw(self.dataset)
+
+    def do(self) -> list[str]:
+        """Does what is missing; returns a sentence for each run that failed."""
+        self._agree()
+        with engines.make(self.args, self.trainings) as self.engine:
+            self._announce()
+            work = sum(max(self.runs[i].steps(self.largest), 1) for i in self.todo)
+            with Meter(self.console, work, len(self.todo)) as self.meter:
+                try:
+                    self._do(self.engine.share(self.dataset.images))
+                finally:
+                    self.meter.stopped.set()
+                    self.engine.shutdown(cancel_futures=True)
+        return self.failures
+
+    def _do(self, bank) -> None:
+        while True:
+            while len(self.in_flight) < self.engine.window and (taken := self._take()):
+                self._start(bank, taken)
+            if self.in_flight:
+                timeout = _LOOK_SECONDS if self.left else None
+                done, _ = futures.wait(self.in_flight, timeout, futures.FIRST_COMPLETED)
+                for future in done:
+                    self._finish(future)
+            elif self.left:  # what is left is being done by another command
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return
+
+    def _take(self) -> Run | None:
+        """The next run that no other command is doing; None if there is none at the moment."""
+        taken = -1
+        for i in list(self.todo) if self.folder else ():
+            run = self.runs[i]
+            if self.folder.lock(run):
+                self.todo.remove(i)
+                if not self.folder.is_finished(run):
+                    taken = i
+                    break
+                self.folder.unlock(run)
+                self.meter.tell(f"{run.title}: finished by another command")
+        taken, self.left = self._from_first(taken, len(self.todo))
+        return self.runs[taken] if taken >= 0 else None
+
+    def _from_first(self, *numbers: int) -> tuple[int, ...]:
+        """The first process's numbers, in all processes of a job."""
+        if jax.process_count() == 1:
+            return numbers
+        return tuple(multihost_utils.broadcast_one_to_all(np.array(numbers)).tolist())
+
+    def _start(self, bank, run: Run) -> None:
+        entry, data, watch = METHODS[run.method], run.draw(self.dataset), Watch()
+        if self.folder is None and not entry.on_devices:
+            return
+        bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.watches)
+        if self.engine.watches:
+            # The other processes of a job have no folder and touch none.
+            state = self.folder.state(run) if self.folder else Path(run.name)
+            watch = Watch(bar.on_progress, bar.on_log, 60 * self.args.checkpoint_minutes, state)
+        if self.args.tensorboard:
+            events = Path(self.args.tensorboard, run.name) if self.folder else None
+            writer = functools.partial(curves.TensorBoardWriter, events, data)
+            watch = watch._replace(writer=writer)
+        executor = self.engine if entry.on_devices else self.engine.beside
+        future = executor.submit(perform, entry.do, run, bank, data.ids, watch)
+        self.in_flight[future] = run, data._replace(images=None), bar
+
+    def _finish(self, future: futures.Future) -> None:
+        """Puts a run on disk, or why it failed."""
+        run, data, bar = self.in_flight.pop(future)
+        error = future.exception()
+        # The processes of a job cannot know whether a run failed in all of them.
+        if isinstance(error, Stopped) or (error and jax.process_count() > 1):
+            raise error
+        if self.folder is None:
+            return
+        if error:
+            self.failures.append(f"{run.title}: {self.folder.fail(run, error)}")
+            bar.finish(f"{run.title}: failed")
+        else:
+            scores, measured = future.result()
+            measured |= {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
+            measured["commit"] = commit()
+            first, *_ = self.folder.finish(run, scores, data.is_outlier, data.ids, measured)
+            bar.finish(f"{run.title}: AUROC {first['auroc']:.1%}", first["warning"])
+        self.folder.unlock(run)
+
+    def _announce(self) -> None:
+        """Says what is going to be done, with what, before anything slow starts."""
+        say, n, shard = self.console.print, self.largest, self.args.shard
+        say(f"Data: {self.dataset.name} from {self.dataset.source}, sets of up to {n} images")
+        trained = [run for run in self.runs if run.config]
+        for description in dict.fromkeys(run.describe(n) for run in trained):
+            say(f"Protocol: {description}")
+        say(f"Device: {self.engine.device}")
+        say(f"Runs at once: {self.engine.at_once}")
+        of_shard = f" of shard {shard[0]} of {shard[1]}" if shard else ""
+        done = len(self.runs) - len(self.todo)
+        say(f"Plan: {len(self.runs)} runs{of_shard}, {done} of them finished before")
+        sgd = [run for run in trained if run.network and run.config["optimizer"] == "sgd"]
+        if sgd and n < _FEW_IMAGES:
+            what = f"the paper's protocol takes too few steps on {n} images to learn"
+            advice = "scores may be inverted; use --protocol quick or more images"
+            say(f"Warning: {what}: {advice}", style="yellow")
+
+    def _agree(self) -> None:
+        """All processes of a job must plan the same, of the same images."""
+        if jax.process_count() > 1:
+            text = repr([run.name for run in self.runs]).encode()
+            digest = np.uint32(zlib.crc32(self.dataset.images, zlib.crc32(text)))
+            if len(set(multihost_utils.process_allgather(digest).tolist())) > 1:
+                raise ValueError("the processes of this job have different commands or images")

@@ -1,0 +1,245 @@
+"""Engines: where runs are done. Each is a :class:`concurrent.futures.Executor`.
+
+``submit(function, *args)`` calls ``function(*args, mesh=...)`` with the devices that the call has
+for itself, and returns a :class:`concurrent.futures.Future`. Besides, an engine has
+
+  device: what it computes on, for people.
+  at_once: runs in flight.
+  window: runs that it should be given at a time, to be always busy.
+  watches: calls run in this process, so they can report progress and keep unfinished trainings.
+  beside: the executor of runs that use no accelerator.
+  share: puts an array where all calls find it; the result is an argument for ``submit``.
+
+No engine knows results, so engines can take turns, or work at the same time, in one folder.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import logging
+import os
+import queue
+import re
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from e3jax import devices, runtime
+
+# Losses of its worker or node that a run survives. A run that kills its worker ends, too.
+_RETRIES = 3
+# Runs that wait in the cluster beyond those in flight, so that an autoscaler sees them.
+_WAITING = 64
+# A process that failed alone waits so long for the others before it leaves.
+_SHUTDOWN_SECONDS = 60
+
+
+def prepare(args: argparse.Namespace) -> str:
+    """Starts what ``args`` name: JAX in this process, a job of processes, or a Ray cluster.
+
+    Returns:
+      what runs compute on: "cpu", "gpu" or "tpu".
+
+    Raises:
+      ValueError: if the job or the cluster cannot be joined.
+    """
+    if args.engine == "ray":
+        _connect(args.ray_address or os.environ.get("RAY_ADDRESS"))
+        return _platform(_shares(args))
+    runtime.prepare()
+    if args.distributed:
+        _join(args.coordinator, args.num_processes, args.process_id)
+    return jax.devices()[0].platform
+
+
+def make(args: argparse.Namespace, trainings: int) -> "Local | Ray":
+    """The engine that ``args`` name, prepared, for a plan with so many trainings."""
+    if args.engine == "ray":
+        return Ray(_shares(args))
+    return Local(_runs_at_once(args.runs_at_once, trainings))
+
+
+class Local(ThreadPoolExecutor):
+    """Threads of this process, each with a group of its devices, or of all devices of a job.
+
+    Threads suffice: nearly all time is spent in XLA.
+    """
+
+    watches = True
+
+    def __init__(self, at_once: int):
+        super().__init__(at_once)
+        everything, self.at_once, self.beside = jax.devices(), at_once, self
+        size = max(len(everything) // at_once, 1)
+        self.device = f"{size} x {everything[0].device_kind}"
+        # One more is drawn meanwhile. The processes of a job do one run after the other.
+        self.window = at_once + (jax.process_count() == 1)
+        groups = [everything[i : i + size] for i in range(0, len(everything), size)]
+        self._free = queue.SimpleQueue()
+        for group in itertools.islice(itertools.cycle(groups), at_once):
+            self._free.put(devices.device_mesh(group))
+
+    def share(self, array: Any) -> Any:
+        return array
+
+    def submit(self, function: Callable, /, *args) -> Future:
+        return super().submit(self._on_devices, function, args)
+
+    def _on_devices(self, function: Callable, args: tuple) -> Any:
+        mesh = self._free.get()
+        try:
+            return function(*args, mesh=mesh)
+        finally:
+            self._free.put(mesh)
+
+
+def _runs_at_once(wanted: int | str, trainings: int) -> int:
+    """Runs in flight. Small ones use a machine better side by side than each split over it.
+
+    "auto" depends on what was planned, not on what is left or in this shard: it decides over how
+    many devices a batch is split, and a command that continues must give the same numbers.
+    """
+    count = jax.device_count()
+    if jax.process_count() > 1:
+        return 1
+    if wanted == "auto":
+        return max(n for n in range(1, count + 1) if count % n == 0 and n <= max(trainings, 1))
+    if count % wanted and wanted % count:
+        advice = f"give a number that divides {count}, or a multiple of it"
+        raise ValueError(f"--runs-at-once {wanted} cannot share {count} devices evenly: {advice}")
+    return wanted
+
+
+def _join(coordinator: str | None, *which: int | None) -> None:
+    """Joins a job of processes; ``which``: their number, and which of them this is."""
+    how = {"shutdown_timeout_seconds": _SHUTDOWN_SECONDS}
+    try:
+        jax.distributed.initialize(coordinator, *which, **how)
+    except (ValueError, RuntimeError) as error:
+        advice = "give --coordinator, --num-processes and --process-id"
+        where = f"no job of processes through {coordinator}"
+        if coordinator is None:
+            where = f"--distributed found no cluster that says which processes there are: {advice}"
+        raise ValueError(f"{where} ({error})") from error
+
+
+# --- Ray -------------------------------------------------------------------------------------
+
+
+class Ray(Executor):
+    """A Ray task per call, with its share of CPUs, GPUs or TPU chips declared; Ray schedules.
+
+    Code and arrays travel with the sweep, so nodes need Python packages alone: no shared file
+    system, no data sets. A task keeps nothing: lost with its worker or node, it starts over
+    elsewhere; what it returns is written where the command runs.
+    """
+
+    watches = False
+
+    def __init__(self, shares: dict[str, float]):
+        import ray
+
+        self._ray, self._platform = ray, _platform(shares)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
+        self.at_once = sum(map(int, fitting))
+        self.window = self.at_once + _WAITING
+        amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
+        self.device = f"{amounts} a run, of a Ray cluster with {len(nodes)} node(s)"
+        if not self.at_once:
+            self.device += ", none of which has so much: runs wait for one"
+        self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
+        others = {"CPU": 1, "GPU": 0} | shares
+        self._task = ray.remote(
+            num_cpus=others.pop("CPU"),
+            num_gpus=others.pop("GPU"),
+            resources=others,
+            max_retries=_RETRIES,
+            # A process keeps the accelerators that it saw first.
+            max_calls=0 if self._platform == "cpu" else 1,
+            runtime_env={"env_vars": _environment(shares)},
+        )(_on_worker)
+
+    def share(self, array: Any) -> Any:
+        """Sent once to each node, and there in memory once for all of its workers."""
+        return self._ray.put(array)
+
+    def submit(self, function: Callable, /, *args) -> Future:
+        return self._task.remote(function, self._platform, *args).future()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leaves the cluster, which then ends what is in flight."""
+        self._ray.shutdown()
+
+
+def _on_worker(function: Callable, platform: str, *args) -> Any:
+    """A call in a worker, on all devices that it sees."""
+    runtime.prepare()
+    if jax.devices()[0].platform != platform:
+        raise RuntimeError(f"JAX finds no {platform} in a worker: install JAX for it on all nodes")
+    return function(*args, mesh=devices.device_mesh())
+
+
+def parse_share(text: str) -> tuple[str, float]:
+    """For argparse: "GPU=0.5" as ("GPU", 0.5)."""
+    found = re.fullmatch(r"(CPU|GPU|TPU)=(\d*\.?\d+)", text)
+    if not found or not float(found[2]):
+        known = "write CPU=2, GPU=1, GPU=0.5 or TPU=1"
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: {known}")
+    return found[1], float(found[2])
+
+
+def _connect(address: str | None) -> None:
+    """Joins a cluster, or starts one on this machine."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--engine ray needs Ray: pip install ray")
+    # This process computes nothing: a GPU that it touched would be short of memory.
+    jax.config.update("jax_platforms", "cpu")
+    # Under `ray job submit --working-dir` Ray would refuse the code that is sent here.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    code = {"working_dir": str(Path(__file__).parents[1]), "excludes": ["__pycache__"]}
+    code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
+    how = {"runtime_env": code, "log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        # Where nothing listens Ray would wait for many minutes.
+        if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
+            socket.create_connection((at[1], int(at[2])), timeout=10).close()
+        ray.init(address, **how)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"no Ray cluster at {address or 'hand'}: {error}") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
+
+
+def _shares(args: argparse.Namespace) -> dict[str, float]:
+    """What a run takes of the cluster; by default one of the best that it has."""
+    import ray
+
+    best = next((name for name in ("GPU", "TPU") if ray.cluster_resources().get(name)), "CPU")
+    return dict(args.share or [(best, 1)])
+
+
+def _platform(shares: dict[str, float]) -> str:
+    return next((name.lower() for name in ("GPU", "TPU") if name in shares), "cpu")
+
+
+def _environment(shares: dict[str, float]) -> dict[str, str]:
+    """What JAX in a worker must know before it starts: the devices of its share, and no others.
+
+    Workers of other variables are other processes, so that none has the devices of another share.
+    """
+    if "TPU" in shares:  # Ray tells libtpu which chips
+        return {}
+    if (gpus := shares.get("GPU")) is not None:  # Ray tells CUDA which
+        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.2f}"} if gpus < 1 else {}
+    cores = max(int(shares["CPU"]), 1)
+    parts = str(runtime.cpu_devices(cores))
+    # NPROC is XLA's threads; rounding depends on them, so on every node the same.
+    return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": parts, "NPROC": str(cores)}

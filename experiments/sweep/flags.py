@@ -1,0 +1,162 @@
+"""Flags that scripts share, each with its checks: one sentence for what is wrong."""
+
+import argparse
+import re
+from collections.abc import Callable
+
+import jax
+
+from e3jax import datasets, devices
+from sweep import engines
+from sweep.plan import OPERATIONS, QUICK_IMAGES, Protocol
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser that shows defaults."""
+    how = argparse.ArgumentDefaultsHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=how)
+
+
+def positive(text: str) -> int:
+    """For argparse: an integer from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1: give a positive number")
+    return number
+
+
+# --- What is trained on, and how -------------------------------------------------------------
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset", required=True, choices=datasets.NAMES, help="benchmark")
+    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
+    text = "tfds: prepared data or a download; embedded: 5,000 MNIST images; auto: what works first"
+    add("--source", default="auto", choices=datasets.SOURCES, help=text)
+
+
+def load(args: argparse.Namespace, announce: Callable[[str], None]) -> datasets.Dataset:
+    """The data set that the flags name; raises what :func:`e3jax.datasets.load` raises."""
+    where = {"data_dir": args.data_dir, "source": args.source}
+    return datasets.load(args.dataset, **where, announce=announce)
+
+
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = f"the paper's training, or one sized for a CPU, on {QUICK_IMAGES} images per class; "
+    text += "auto: paper on an accelerator, quick on a CPU"
+    add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
+    add("--steps", type=positive, help="length of a training (default: the protocol's)")
+    add_precision(parser)
+    add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    text = "of convolutions and products; on a CPU tensorfloat32 is float32"
+    how = {"default": "float32", "choices": devices.PRECISIONS}
+    parser.add_argument("--precision", **how, help=text)
+
+
+def add_network_and_operations(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    text = "e.g. wrn-10-4, resnet-20, resnet-50, densenet-40 (default: the protocol's)"
+    add("--network", help=text)
+    add("--operations", default=OPERATIONS, help="families of operations, e.g. RA or RA+IA")
+
+
+def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
+    """The protocol that the flags name.
+
+    Args:
+      args: with the flags of :func:`add_protocol`, perhaps of :func:`add_network_and_operations`.
+      platform: "cpu", "gpu" or "tpu", where runs are done (default: the first device's).
+    """
+    base = args.protocol
+    if base == "auto":
+        base = "quick" if (platform or jax.devices()[0].platform) == "cpu" else "paper"
+    max_images = QUICK_IMAGES if base == "quick" else None
+    if args.max_images is not None:
+        max_images = args.max_images or None
+    network = getattr(args, "network", None) or ""
+    operations = getattr(args, "operations", OPERATIONS)
+    return Protocol(base, max_images, args.steps, args.precision, network, operations)
+
+
+# --- How a sweep is done ---------------------------------------------------------------------
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """How much is done, where, and where it is kept."""
+    add = parser.add_argument
+    add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
+    add("--seeds", type=positive, default=1, help="number of seeds: 0, 1, ...")
+    add("--results-dir", default="runs", help="where results go, and where finished ones are found")
+    text = "write TensorBoard event files of every training there, with inlier priority recorded"
+    add("--tensorboard", metavar="DIR", help=text)
+    add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
+    text = (
+        "runs in flight, each on its share of the devices; auto: one per device, at most as many "
+    )
+    text += "as there are trainings"
+    add("--runs-at-once", type=_auto_or_positive, default="auto", help=text)
+    text = "do every N-th run of the plan alone, the I-th of 1 to N; all may share --results-dir"
+    add("--shard", type=_shard, metavar="I/N", help=text)
+    text = "Every run is a task of a Ray cluster. See docs/sweeps.md."
+    add = parser.add_argument_group("a cluster", text).add_argument
+    add("--engine", default="local", choices=("local", "ray"), help="where runs are done")
+    add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
+    text = "what a run takes of the cluster, e.g. CPU=2, GPU=0.5 or TPU=1 (default: one GPU or TPU "
+    text += "chip where there are any, else one CPU)"
+    add("--share", nargs="+", type=engines.parse_share, metavar="NAME=AMOUNT", help=text)
+    text = "Every process runs the same command; the first alone writes."
+    add = parser.add_argument_group("several processes", text).add_argument
+    text = "this is one of several processes of one job, see jax.distributed.initialize; under "
+    text += "Slurm, Open MPI, Kubernetes or on a TPU pod the rest is found out"
+    add("--distributed", action="store_true", help=text)
+    add("--coordinator", metavar="HOST:PORT", help="where the first process can be reached")
+    add("--num-processes", type=positive, help="processes of the job")
+    add("--process-id", type=int, help="which of them this is, from 0")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command's arguments, with those of :func:`add_sweep` among them."""
+    args = parser.parse_args()
+    for is_wrong, sentence in _complaints(args):
+        if is_wrong:
+            parser.error(sentence)
+    return args
+
+
+def _complaints(args: argparse.Namespace):
+    """(whether it is so, what is then wrong with the flags), for each bad combination."""
+    ray, job, at_once = args.engine == "ray", args.distributed, args.runs_at_once
+    shared = "--engine ray shares out the cluster: leave out --distributed and --runs-at-once"
+    yield (
+        not ray and (args.ray_address or args.share),
+        "--ray-address and --share need --engine ray",
+    )
+    yield ray and (job or at_once != "auto"), shared
+    yield ray and args.tensorboard, "--tensorboard needs --engine local"
+    one = "--distributed does one run at a time, so --runs-at-once must be 1"
+    yield job and at_once not in ("auto", 1), one
+    given = (args.coordinator, args.num_processes, args.process_id)
+    if given != (None, None, None):
+        names = "--coordinator, --num-processes and --process-id"
+        yield not job, f"{names} need --distributed"
+        yield None in given, f"{names} are given together or not at all"
+        yield not re.fullmatch(r".+:\d+", given[0]), f"--coordinator is HOST:PORT, got {given[0]!r}"
+        known = f"one of 0 to {given[1] - 1}"
+        yield not 0 <= given[2] < given[1], f"--process-id is {known}, got {given[2]}"
+
+
+def _auto_or_positive(text: str) -> int | str:
+    return text if text == "auto" else positive(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """For argparse: "2/4" as (2, 4)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard: write 1/4, 2/4, 3/4 or 4/4")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,209 @@
+"""What is planned: protocols and runs as plain values, from which all names are derived."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from e3jax import contamination, datasets
+from e3jax.methods import E3OUTLIER, Method
+from e3jax.training import TrainConfig
+
+QUICK_IMAGES = 500
+OPERATIONS = "RA+IA+PR"
+# Raised when the files of a run come to hold something else.
+FORMAT = 3
+# Always part of a run's key. An option that TrainConfig gains later is part of it where it differs
+# from its default, so it renames no finished run; whoever changes such a default adds it here.
+_KEYED = (
+    "network,operations,optimizer,learning_rate,schedule,weight_decay,batch_size,steps,epochs,"
+    "precision"
+).split(",")
+
+
+class Protocol(NamedTuple):
+    """How runs are done, whatever their method.
+
+    Attributes:
+      base: "paper" or "quick", each method's constants.
+      max_images: sets are cut to so many images; None keeps all.
+      steps: length of a training; None is the base's.
+      precision: see :class:`e3jax.TrainConfig`.
+      network: E3Outlier's; "" is the base's.
+      operations: E3Outlier's.
+      other_length: with fewer operations a training in epochs takes as many steps as with all of
+        them, and one in steps takes the paper's number of epochs (Fig. 6 a).
+    """
+
+    base: str
+    max_images: int | None
+    steps: int | None = None
+    precision: str = "float32"
+    network: str = ""
+    operations: str = OPERATIONS
+    other_length: bool = False
+
+    @property
+    def name(self) -> str:
+        """The protocol in tables; network and operations have columns of their own."""
+        length = "by-epochs" if self.steps or self.base == "quick" else "equal-steps"
+        steps = f"{self.steps}steps" if self.steps else ""
+        precision = self.precision if self.precision != "float32" else ""
+        parts = (self.base, steps, precision, length if self.other_length else "")
+        return "-".join(filter(None, parts))
+
+    def config(self, method: Method, grey: bool) -> TrainConfig:
+        """A method's training by this protocol; ``grey``: the images have one channel."""
+        config = method.quick_config() if self.base == "quick" else method.paper_config(grey)
+        config = config._replace(steps=self.steps or config.steps, precision=self.precision)
+        if method is not E3OUTLIER:
+            return config
+        network = self.network or config.network
+        config = config._replace(network=network, operations=self.operations)
+        if not self.other_length:
+            return config
+        # The paper trains for ceil(250 / k) epochs over n * k views: 288 n, 264 n and 333 n views
+        # for RA, RA+IA and all.
+        k, all_k = count(self.operations), count(OPERATIONS)
+        share = math.ceil(250 / k) * k / (math.ceil(250 / all_k) * all_k)
+        if config.steps:
+            return config._replace(steps=round(config.steps * share))
+        return config._replace(epochs=math.ceil(250 / k) / share)
+
+
+@functools.cache
+def count(operation_names: str) -> int:
+    """The number of operations; 1 for "", the images themselves."""
+    return TrainConfig(operations=operation_names).k
+
+
+class Variant(NamedTuple):
+    """A part of a plan: what is compared there, and by which protocol."""
+
+    protocol: Protocol
+    methods: Sequence[str]
+    ratios: Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training (or baseline) on one contaminated set: everything that its result depends on.
+
+    Attributes:
+      method: an entry of :mod:`sweep.methods`.
+      data_seed: draws the set. In tables it is the column ``seed``.
+      train_seed: draws all that the method draws.
+      max_images: the set is cut to so many images; None keeps all.
+      protocol, network, operations: columns of the tables; "" where a method has none.
+      config: the fields of its :class:`e3jax.TrainConfig`; empty for a method without training.
+      constants: other numbers in the code that its result depends on.
+    """
+
+    dataset: str
+    source: str
+    method: str
+    inlier_class: int
+    ratio: float
+    data_seed: int
+    train_seed: int
+    max_images: int | None
+    protocol: str
+    network: str
+    operations: str
+    config: dict[str, Any]
+    constants: dict[str, Any]
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The name of the run's files; it ends in a hash of the key.
+
+        A field that gets a default here is, like one of the config, part of the key where it
+        differs from it.
+        """
+        defaults = TrainConfig._field_defaults
+        config = {k: v for k, v in self.config.items() if k in _KEYED or v != defaults[k]}
+        fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        key = {f.name: value for f, value in fields if value != f.default} | {"config": config}
+        text = json.dumps([FORMAT, key], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        where = f"{self.dataset}-{self.method}-class{self.inlier_class}-ratio{self.ratio:g}"
+        return f"{where}-seed{self._seeds}-{digest}"
+
+    @property
+    def title(self) -> str:
+        """For people who watch."""
+        where = f"{self.dataset} class {self.inlier_class} ratio {self.ratio:g}"
+        return f"{where} seed {self._seeds} {self.method}"
+
+    @property
+    def _seeds(self) -> str:
+        seeds = (self.data_seed, self.train_seed)
+        return "-".join(map(str, dict.fromkeys(seeds)))
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The run's part of a row."""
+        columns = dataclasses.asdict(self)
+        return {"seed": columns.pop("data_seed")} | columns
+
+    def draw(self, dataset: datasets.Dataset) -> contamination.Contaminated:
+        """Its contaminated set."""
+        what = (dataset.images, dataset.labels, self.inlier_class, self.ratio, self.data_seed)
+        return contamination.contaminate(*what, max_images=self.max_images)
+
+    def size(self, dataset: datasets.Dataset) -> int:
+        """Images in its set, or a few more: known before it is drawn."""
+        inliers = int(np.sum(dataset.labels == self.inlier_class))
+        return min(int(inliers / (1 - self.ratio)) + 1, self.max_images or 12_000)
+
+    def steps(self, n: int) -> int:
+        """Steps of its training on n images; 0 without one."""
+        return TrainConfig(**self.config).num_steps(n) if self.config else 0
+
+    def describe(self, n: int) -> str:
+        """Its training on n images, for people."""
+        config = TrainConfig(**self.config)
+        views = f"{config.k} operations, " if config.operations else ""
+        steps = f"{config.num_steps(n)} steps of {config.batch(n)} views"
+        how = f"{config.network}, {views}{config.optimizer}, {steps}, {config.precision}"
+        return f"{self.protocol} ({how})"
+
+
+def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, classes=None):
+    """All runs of a plan, each once.
+
+    Args:
+      dataset: the benchmark.
+      variants: the parts of the plan; methods that one run scores together are one run.
+      entries: what can be run, by the name of each method that it scores.
+      seeds: how many; each draws sets and trains.
+      classes: inlier classes (default: each in turn).
+
+    Returns:
+      a list of :class:`Run`.
+    """
+    grey, found = dataset.images.shape[-1] == 1, {}
+    for seed, (protocol, methods, ratios) in itertools.product(range(seeds), variants):
+        wanted = {entries[method].name: entries[method] for method in methods}
+        how = {name: entry.describe(protocol, grey) for name, entry in wanted.items()}
+        each_class = classes or range(len(dataset.class_names))
+        for ratio, inlier_class, method in itertools.product(ratios, each_class, how):
+            what = (dataset.name, dataset.source, method, inlier_class, ratio)
+            run = Run(*what, seed, seed, protocol.max_images, **how[method])
+            found[run.name] = run
+    return list(found.values())
+
+
+def shard(plan: Sequence[Run], i: int, n: int) -> list[Run]:
+    """The i-th of n parts (from 1): every n-th run, so each part has its share of the slow ones.
+
+    Runs are counted method by method, and stay in the order of the plan.
+    """
+    mine = {run.name for run in sorted(plan, key=lambda run: run.method)[i - 1 :: n]}
+    return [run for run in plan if run.name in mine]

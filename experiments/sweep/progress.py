@@ -1,0 +1,89 @@
+"""Progress of long work, for a person who waits."""
+
+import threading
+import time
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+# An estimate is printed once so many seconds have passed since the first step was done.
+_ESTIMATE_AFTER = 20
+
+
+class Stopped(Exception):
+    """Raised in a run that reports its progress, once the command has failed or was interrupted."""
+
+
+class Meter(Progress):
+    """On a terminal a bar per run in flight and one for all; elsewhere a line per finished run.
+
+    Several threads may use it.
+
+    Args:
+      console: where to.
+      total: work of all runs, in steps of any kind.
+      runs: how many there are.
+    """
+
+    def __init__(self, console: Console, total: int, runs: int):
+        self.runs, self.ended, self.stopped = runs, 0, threading.Event()
+        columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        texts = ("{task.description}", "{task.fields[note]}")
+        # On a terminal alone: elsewhere rich would print its bars once more at the end.
+        hidden = console.quiet or not console.is_terminal
+        how = {"console": console, "disable": hidden, "speed_estimate_period": 600}
+        super().__init__(texts[0], *columns, texts[1], **how)
+        self.all, self.began = self.add_task("all runs", total=max(total, 1), note=""), None
+
+    def count(self, work: float) -> None:
+        """Counts work, and estimates once how long the rest takes."""
+        with self._lock:
+            self.advance(self.all, work)
+            now, left = time.monotonic(), self._tasks[self.all].time_remaining
+            self.began = self.began or now
+            if left and now - self.began > _ESTIMATE_AFTER:
+                minutes = max(left / 60, 1)
+                self.console.print(f"Estimate: about {minutes:.0f} more minute(s) for all runs")
+                self.began = float("inf")
+
+    def tell(self, text: str, warning: str = "") -> None:
+        """Says how a run ended."""
+        with self._lock:
+            self.ended += 1
+            self.console.print(f"[{self.ended}/{self.runs}] {text}")
+            if warning:
+                self.console.print(f"    warning: {warning}", style="yellow")
+
+
+class Bar:
+    """One run's part of a meter; ``on_progress`` and ``on_log`` are for :mod:`e3jax.fitting`."""
+
+    def __init__(self, meter: Meter, title: str, work: int, visible: bool = True):
+        self.meter, self.work, self.done, self.note = meter, max(work, 1), 0, ""
+        how = {"total": self.work, "visible": visible, "note": "starting"}
+        self.task = meter.add_task(title, **how)
+
+    def update(self, done: float, note: str) -> None:
+        """So much of the run's work is done; raises :class:`Stopped`."""
+        if self.meter.stopped.is_set():
+            raise Stopped
+        done = min(done, self.work)
+        self.meter.update(self.task, completed=done, note=note)
+        self.meter.count(done - self.done)
+        self.done = done
+
+    def on_progress(self, stage: str, done: int, total: int) -> None:
+        """Work is counted in steps of training; what else is done is told beside the bar."""
+        training = stage == "training"
+        self.update(done if training else self.done, self.note if training else stage)
+
+    def on_log(self, steps: int, log) -> None:
+        means = {"loss": log.loss} | log.metrics
+        parts = (f"{name} {np.mean(a):.3g}".replace("_", " ") for name, a in means.items())
+        self.note = ", ".join(parts)
+
+    def finish(self, text: str, warning: str = "") -> None:
+        self.meter.count(self.work - self.done)
+        self.meter.remove_task(self.task)
+        self.meter.tell(text, warning)
