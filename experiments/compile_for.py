@@ -25,7 +25,9 @@ import numpy as np
 import pandas as pd
 from jax.experimental import topologies
 from speed.worker import CONSOLE, Worker
-from sweep import append_rows, provenance, versions
+from sweep import flags
+from sweep.provenance import provenance, versions
+from sweep.store import append_rows
 
 from e3jax import baselines, devices, fitting, networks, priority, training
 from e3jax.methods import E3OUTLIER
@@ -37,10 +39,6 @@ COLUMNS = (
     "compile_seconds,peak_bytes,flops,cycles,cycles_views,cycles_convolutions,cycles_batch_norm,"
     "cycles_collectives,cycles_rest,without_estimate,clock_ghz,views_per_second,versions,commit"
 ).split(",")
-_COMPILERS = {
-    "tpu": (("libtpu",), "libtpu"),
-    "cuda": (("jax_cuda12_plugin", "jax_cuda13_plugin"), '"jax[cuda12]"'),
-}
 _METHODS = ("cae", "drae", "rdae", "dagmm", "cae-views")
 PROGRAMS = ("init", "draw", "train", "watched", "score", "magnitude", "update", *_METHODS)
 _SIDE = 32
@@ -66,9 +64,7 @@ class Case(NamedTuple):
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     add = parser.add_argument
     add("--target", nargs="+", choices=TARGETS, required=True, help="accelerators")
     add("--devices", type=int, nargs="+", default=[1], help="chips or GPUs of one host")
@@ -82,9 +78,10 @@ def parse_args() -> argparse.Namespace:
     add("--hlo", type=Path, metavar="FOLDER", help="also keep the optimised programs there")
     args = parser.parse_args()
     for target in args.target:
-        modules, package = _COMPILERS[TARGETS[target]["platform"]]
-        if not any(map(importlib.util.find_spec, modules)):
-            parser.error(f"{target} needs a compiler that is not here: pip install {package}")
+        of_target = TARGETS[target]
+        if not any(map(importlib.util.find_spec, of_target["compilers"])):
+            how = f"pip install {of_target['package']}"
+            parser.error(f"{target} needs a compiler that is not here: {how}")
     return args
 
 

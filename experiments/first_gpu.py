@@ -22,7 +22,9 @@ import jax.flatten_util
 import numpy as np
 import pandas as pd
 from speed.worker import Worker
-from sweep import append_rows, provenance
+from sweep import flags
+from sweep.provenance import provenance
+from sweep.store import append_rows
 
 from e3jax import datasets, devices, fitting, images, networks, operations, runtime, training
 
@@ -35,9 +37,7 @@ _CLASS = 4
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     add = parser.add_argument
     add("--parts", nargs="+", default=tuple(PARTS), choices=tuple(PARTS), help="in this order")
     add("--minutes", type=float, default=9, help="limit of a part")
@@ -120,7 +120,7 @@ def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> di
     change = jax.tree.map(np.subtract, end.variables["params"], state.variables["params"])
     scores = fitting.score(start, digits, mesh=mesh).mean()
     found = {"views": views, "logits": logits, "scores": scores}
-    found["step"], _ = jax.flatten_util.ravel_pytree(change)
+    found["step"], _ = jax.flatten_util.ravel_pytree(jax.tree.map(np.subtract, *change))
     return jax.tree.map(np.asarray, found)
 
 
@@ -186,15 +186,13 @@ def _benchmark(args: argparse.Namespace, inlier_classes) -> Iterator[dict]:
             process.send_signal(signal.SIGINT)
     if process.returncode not in (0, 130):
         raise ValueError(f"benchmark.py ended with {process.returncode}")
-    for row in pd.read_csv(folder / "results.csv").to_dict("records"):
-        if row["method"].startswith("e3outlier") and row["inlier_class"] in inlier_classes:
-            yield {
-                "what": f"AUROC of class {row['inlier_class']}, {row['method']}",
-                "value": row["auroc"],
-                "unit": f"share; trained in {row['train_seconds']} s",
-                "precision": row["precision"],
-                "device": row["device"],
-            }
+    table = pd.read_csv(folder / "results.csv")
+    table = table[table["method"].str.startswith("e3outlier")]
+    for row in table[table["inlier_class"].isin(inlier_classes)].to_dict("records"):
+        what = f"AUROC of class {row['inlier_class']}, {row['method']}"
+        unit = f"share; trained in {row['train_seconds']} s"
+        row = {name: row[name] for name in ("precision", "device", "auroc")}
+        yield row | {"what": what, "value": row["auroc"], "unit": unit}
 
 
 PARTS = {"numerics": numerics, "speed": speeds, "class": one_class, "classes": classes}

@@ -3,19 +3,17 @@
 The image is a digit of the embedded MNIST, or a file of yours (made square and resized to 32 x 32).
 """
 
-import argparse
 import sys
 
 import numpy as np
 from PIL import Image
+from sweep import flags
 
 from e3jax import datasets, operations, report, runtime
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
     parser.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
     parser.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")

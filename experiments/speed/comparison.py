@@ -3,9 +3,10 @@
 import argparse
 import contextlib
 import importlib.metadata
+from collections.abc import Iterator
 
 import pandas as pd
-from sweep import provenance
+from sweep.provenance import provenance
 
 from e3jax import networks, runtime, training
 from speed.worker import CONSOLE, Worker, ask_all, in_turns
@@ -48,8 +49,8 @@ _TORCH_ENVIRONMENT = {
 }
 
 
-class Comparison:
-    """What a command measures, network by network.
+def measure(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
+    """A row for each network.
 
     Args:
       args: the command's flags.
@@ -58,18 +59,25 @@ class Comparison:
     Raises:
       ValueError: if a batch does not divide over the devices.
     """
+    comparison = Comparison(args, folder)
+    for config in comparison.configs:
+        yield [comparison.measure(config)]
+
+
+class Comparison:
+    """What a command measures, network by network; see :func:`measure`."""
 
     def __init__(self, args: argparse.Namespace, folder: str):
         self.args, self.folder, self.platform = args, folder, None
+        self.shape = [args.images, 32, 32, args.channels]
+        quick, paper = training.quick_config(), training.paper_config(args.channels == 1)
         # A worker is asked for the platform: here JAX would take an accelerator's memory.
         with contextlib.ExitStack() as self.stack:
-            hello = self._start("ours:Ours", training.quick_config()).ask("hello")
+            hello = self._start("ours:Ours", quick).ask("hello")
         self.platform, self.devices = hello["platform"], hello["devices"]
-        protocol = args.protocol
-        if protocol == "auto":
-            protocol = "quick" if self.platform == "cpu" else "paper"
-        config = training.paper_config(args.channels == 1)
-        self.config = training.quick_config() if protocol == "quick" else config
+        on_cpu = args.protocol == "auto" and self.platform == "cpu"
+        self.config = quick if on_cpu or args.protocol == "quick" else paper
+        protocol = "quick" if self.config is quick else "paper"
         self.constants = {"device": hello["device"], "e3jax_devices": self.devices}
         self.constants |= {"protocol": protocol, "cores": runtime.cores()}
         self.configs = list(map(self._config, args.network or [self.config.network]))
@@ -128,7 +136,7 @@ class Comparison:
             ours, call = {"": workers[""]}, ("in_flight", {"seconds": args.seconds})
             row |= in_turns(ours, args.rounds, call).median()
         network = networks.build(config.network, config.k)
-        forward = networks.forward_flops(network, (32, 32, args.channels))
+        forward = networks.forward_flops(network, tuple(self.shape[1:]))
         for name in rates:
             share = row[name] * forward / row["gemm_flops"]
             share *= 3 if "train" in name else 1
@@ -157,7 +165,6 @@ class Comparison:
         return found[max(found)]
 
     def _pipeline(self, config: training.TrainConfig) -> dict:
-        images = self.args.images
         CONSOLE.print("Pipelines: the first compiles, the second finds its programs on disk")
         with contextlib.ExitStack() as self.stack:
             cold = self._start("ours:Ours", config, "pipeline").ask("pipeline")["seconds"]
@@ -168,12 +175,10 @@ class Comparison:
                 workers["straightforward_"] = self._start("pytorch:Straightforward", config)
             times = in_turns(workers, self.args.rounds, ("pipeline", {}))
             row = times.median().to_dict() | ask_all(workers, "memory")
-        row |= {"pipeline_images": images, "pipeline_steps": config.num_steps(images)}
+        row |= {"pipeline_images": self.args.images, "views_bytes": cached["views_bytes"]}
+        row |= {"pipeline_steps": config.num_steps(self.args.images)}
         row |= {"pipeline_cold_seconds": cold, "pipeline_cached_seconds": cached["seconds"]}
-        row |= {
-            "pipeline_warm_seconds": row["pipeline_seconds"],
-            "views_bytes": cached["views_bytes"],
-        }
+        row |= {"pipeline_warm_seconds": row["pipeline_seconds"]}
         if len(workers) > 1:
             theirs, name = times["straightforward_seconds"], "straightforward_views_bytes"
             row |= _ratios("pipeline", theirs, times["pipeline_seconds"])

@@ -2,12 +2,11 @@
 
 import argparse
 import contextlib
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from sweep import provenance
+from sweep.provenance import provenance
 
 from e3jax import runtime, training
 from speed.comparison import ENVIRONMENT
@@ -25,40 +24,48 @@ COLUMNS = (
 _BATCH, _IMAGES = 64, 1000  # per device, and in the bank, where the devices grow
 
 
-def measure(args: argparse.Namespace) -> Iterator[list[dict]]:
-    """Rows of all numbers of images, then rows of all numbers of devices."""
+def measure(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
+    """Rows of all numbers of images, then rows of all numbers of devices.
+
+    Args:
+      args: the command's flags.
+      folder: for compiled programs.
+    """
     counts, devices = sorted(args.growth_images), sorted(args.growth_devices)
     memory = 3 * sum(counts) * 1024 / 1e9 + len(counts)
     CONSOLE.print(f"Plan: {counts} random images, then {devices} simulated devices")
     CONSOLE.print(f"This needs {memory:.0f} GB of memory or more")
-    yield _measure(args, "images", [(count, _BATCH, {}) for count in counts])
-    simulated = [{"JAX_NUM_CPU_DEVICES": str(n), "JAX_PLATFORMS": "cpu"} for n in devices]
-    sizes = [(_IMAGES, _BATCH * n, s) for n, s in zip(devices, simulated, strict=True)]
-    yield _measure(args, "devices", sizes)
+    environment = ENVIRONMENT | {"E3JAX_CACHE_DIR": folder}
+    sizes = [(count, _BATCH, environment) for count in counts]
+    rows = _measure(args, sizes, growth="images")
+    for column in ("peak_rss", "resident") if len(rows) > 1 else ():
+        slope, _ = np.polyfit(rows["images"], rows[column], 1)
+        rows[f"{column.removesuffix('_rss')}_bytes_per_image"] = slope
+    yield rows.to_dict("records")
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    sizes = [(_IMAGES, _BATCH * n, environment | {"JAX_NUM_CPU_DEVICES": str(n)}) for n in devices]
+    yield _measure(args, sizes, growth="devices").to_dict("records")
 
 
-def _measure(args: argparse.Namespace, growth: str, sizes: list[tuple]) -> list[dict]:
+def _measure(args: argparse.Namespace, sizes: list[tuple], **constants) -> pd.DataFrame:
     """Rows of sizes: images, views per batch, environment."""
     config = training.quick_config()._replace(precision=args.precision)
-    constants = {"growth": growth, "cores": runtime.cores(), "network": config.network}
-    constants |= {"rounds": args.rounds, "seconds": args.seconds} | provenance()
+    constants |= {"cores": runtime.cores(), "network": config.network, "rounds": args.rounds}
+    constants |= {"seconds": args.seconds} | provenance()
     rows, workers, names = [], {}, ["train", "score"]
-    with tempfile.TemporaryDirectory() as cache, contextlib.ExitStack() as stack:
-        for i, (images, batch_size, environment) in enumerate(sizes):
-            environment = ENVIRONMENT | {"E3JAX_CACHE_DIR": cache} | environment
+    with contextlib.ExitStack() as stack:
+        for images, batch_size, environment in sizes:
             job = {"config": config._replace(batch_size=batch_size)._asdict()}
             job |= {"shape": [images, 32, 32, 1]}
-            workers[f"{i} "] = stack.enter_context(Worker("speed.ours:Ours", environment, **job))
-            workers[f"{i} "].ask("prepare", names=names)
-            answers = workers[f"{i} "].ask("hello") | workers[f"{i} "].ask("memory")
-            rows.append({"images": images, "batch_size": batch_size} | constants | answers)
+            worker = stack.enter_context(Worker("speed.ours:Ours", environment, **job))
+            workers[f"{len(rows)} "] = worker
+            worker.ask("prepare", names=names)
+            row = {"images": images, "batch_size": batch_size} | constants
+            rows.append(row | worker.ask("hello") | worker.ask("memory"))
         calls = [("measure", {"name": name, "seconds": args.seconds}) for name in names]
         rates = in_turns(workers, args.rounds, *calls).median()
     table = pd.DataFrame(rows)
     for name in names:
         table[f"{name}_views_per_second"] = speed = rates.filter(like=f" {name}_").to_numpy()
         table[f"{name}_core_us_per_view"] = table["cores"] / speed * 1e6
-    for column in ("peak_rss", "resident") if growth == "images" and len(rows) > 1 else ():
-        slope, _ = np.polyfit(table["images"], table[column], 1)
-        table[f"{column.removesuffix('_rss')}_bytes_per_image"] = slope
-    return table.reindex(columns=COLUMNS, fill_value="").to_dict("records")
+    return table

@@ -91,7 +91,7 @@ class TorchBackend(Backend):
         torch.backends.cudnn.benchmark = True
         self.config = training.TrainConfig(**config)
         self.k, self.num_steps = self.config.k, self.config.num_steps(self.n)
-        self.scored_together = 1  # image
+        self.scored_together, self.bfloat16 = 1, False
 
     def hello(self) -> dict:
         return {"platform": "cpu" if self.on_cpu else "gpu"}
@@ -114,12 +114,16 @@ class TorchBackend(Backend):
             self.schedule_steps = itertools.repeat(schedule.step, self.num_steps - 1)
         self.loss, self.order = torch.zeros((), device=self.device), self.batches()
 
+    def logits(self, views: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
+            return self.network(views).float()
+
     def batch_loss(self, views: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(self.network(views).float(), operation)
+        return functional.cross_entropy(self.logits(views), operation)
 
     def batch_scores(self, views: torch.Tensor) -> torch.Tensor:
         # From the log-softmax, so that no underflow makes a NaN.
-        log_p = functional.log_softmax(self.network(views).float(), -1)
+        log_p = functional.log_softmax(self.logits(views), -1)
         return (log_p.exp() * log_p).sum(-1).view(-1, self.k).mean(1)
 
     def train(self, steps: int) -> None:
@@ -155,29 +159,25 @@ class TorchBackend(Backend):
 # --- The straightforward program --------------------------------------------------------------
 
 
-def host_views(image: np.ndarray) -> np.ndarray:
-    """All 111 views of a float image [h, w, c] -> [k, h, w, c], as the original makes them."""
-    side = len(image)
-    step, half = side // 4, side // 2
-    views = []
-    for flip, row, column in itertools.product((1, -1), (0, -step, step), (0, -step, step)):
-        moved = _shift(image[:, ::flip], row, column)
-        views += [np.rot90(moved, turns) for turns in range(4)]
-    for flip, angle in itertools.product((1, -1), (30, 60, 120, 150, 210, 240, 300, 330)):
-        canvas = scipy.ndimage.rotate(image[:, ::flip], angle)
-        row, column = ((size - side) // 2 for size in canvas.shape[:2])
-        views.append(canvas[row : row + side, column : column + side])
-    patches = [image[r : r + half, c : c + half] for r in (0, half) for c in (0, half)]
-    for a, b, c, d in list(itertools.permutations(patches))[1:]:
-        views.append(np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)], 0))
-    return np.stack(views).astype(np.float32)
-
-
-def _shift(image: np.ndarray, row: int, column: int) -> np.ndarray:
-    side = len(image)
-    padded = np.pad(image, [(abs(row),) * 2, (abs(column),) * 2, (0, 0)], mode="symmetric")
-    row, column = abs(row) + row, abs(column) + column
-    return padded[row : row + side, column : column + side]
+def host_view(image: np.ndarray, operation: operations.Operation) -> np.ndarray:
+    """A view of a float image [h, w, c] by NumPy and SciPy."""
+    side, half = len(image), len(image) // 2
+    if operation.flip:
+        image = image[:, ::-1]
+    if any(operation.shift):
+        pads = [(abs(pixels), abs(pixels)) for pixels in (*operation.shift, 0)]
+        row, column = (abs(pixels) + pixels for pixels in operation.shift)
+        image = np.pad(image, pads, mode="symmetric")[row : row + side, column : column + side]
+    image = np.rot90(image, operation.quarter_turns)
+    if operation.patches != (0, 1, 2, 3):
+        patches = [image[r : r + half, c : c + half] for r in (0, half) for c in (0, half)]
+        a, b, c, d = (patches[i] for i in operation.patches)
+        image = np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)])
+    if operation.angle:
+        image = scipy.ndimage.rotate(image, operation.angle)
+        row, column = ((size - side) // 2 for size in image.shape[:2])
+        image = image[row : row + side, column : column + side]
+    return image
 
 
 class Straightforward(TorchBackend):
@@ -186,9 +186,11 @@ class Straightforward(TorchBackend):
     def fill_views(self) -> None:
         # Filled in place: stacking at the end would hold all views twice.
         self.views = np.empty((self.n, self.k, self.channels, self.side, self.side), np.float32)
-        for i, image in enumerate(self.images):
-            views = host_views(image.astype(np.float32) * np.float32(2 / 255) - 1)
-            self.views[i] = views.transpose(0, 3, 1, 2)
+        of_paper = operations.paper_operations(self.config.operations, self.side)
+        for image, views in zip(self.images, self.views, strict=True):
+            image = image.astype(np.float32) * np.float32(2 / 255) - 1
+            for operation, view in zip(of_paper, views, strict=True):
+                view[:] = host_view(image, operation).transpose(2, 0, 1)
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         operation = torch.arange(self.k).repeat(self.n)
@@ -284,6 +286,7 @@ class Tuned(TorchBackend):
         self.network = self.network.to(memory_format=torch.channels_last)
         # On a CPU few, so that their views stay in the cache.
         self.scored_together = 1 if self.on_cpu else 64
+        self.bfloat16 = self.config.precision == "bfloat16"
         self.bank = torch.from_numpy(self.images.reshape(-1, self.channels)).to(self.device)
         operation_set = operations.operation_set(self.config.operations, self.side)
         self.device_views = DeviceViews(operation_set, only_rotated=self.on_cpu).to(self.device)
@@ -314,18 +317,6 @@ class Tuned(TorchBackend):
         operation = torch.arange(self.k, device=self.device).repeat(count)
         return self.device_views(self.bank, image.repeat_interleave(self.k), operation)
 
-    def batch_loss(self, views: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
-        with self._autocast():
-            return super().batch_loss(views, operation)
-
-    def batch_scores(self, views: torch.Tensor) -> torch.Tensor:
-        with self._autocast():
-            return super().batch_scores(views)
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.config.precision == "bfloat16"
-        return torch.autocast(self.device, torch.bfloat16, enabled=enabled)
-
     def random_views(self) -> None:
         with torch.inference_mode():
             pair = torch.randint(self.n * self.k, (VIEWS_PER_CALL,), device=self.device)
@@ -343,7 +334,7 @@ class Tuned(TorchBackend):
         return self.random_views, VIEWS_PER_CALL
 
     def make_gemm(self) -> tuple[Callable, int]:
-        half = not self.on_cpu and self.config.precision == "bfloat16"
-        size, dtype = self.gemm_side, torch.bfloat16 if half else torch.float32
+        dtype = torch.bfloat16 if self.bfloat16 and not self.on_cpu else torch.float32
+        size = self.gemm_side
         a = torch.ones((size, size), dtype=dtype, device=self.device)
         return lambda: (a @ a, self.wait()), 2 * size**3
