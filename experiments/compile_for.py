@@ -18,7 +18,6 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -33,7 +32,6 @@ from e3jax import baselines, devices, fitting, networks, priority, training
 from e3jax.methods import E3OUTLIER
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
-_KINDS = ("views", "convolutions", "batch_norm", "collectives", "rest")
 COLUMNS = (
     "target,device_kind,devices,program,network,precision,channels,images,batch_size,compiles,"
     "compile_seconds,peak_bytes,flops,cycles,cycles_views,cycles_convolutions,cycles_batch_norm,"
@@ -41,26 +39,12 @@ COLUMNS = (
 ).split(",")
 _METHODS = ("cae", "drae", "rdae", "dagmm", "cae-views")
 PROGRAMS = ("init", "draw", "train", "watched", "score", "magnitude", "update", *_METHODS)
+_PARTS = ("init", "draw", "train", "score")  # of a method
 _SIDE = 32
-_ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-
-
-class Case(NamedTuple):
-    """A program for a target, and what its shapes follow from."""
-
-    target: str
-    devices: int
-    program: str
-    network: str
-    precision: str
-    channels: int
-    images: int
-    batch_size: int
+# A program for a target, and what its shapes follow from.
+Case = collections.namedtuple(
+    "Case", "target devices program network precision channels images batch_size"
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,9 +62,8 @@ def parse_args() -> argparse.Namespace:
     add("--hlo", type=Path, metavar="FOLDER", help="also keep the optimised programs there")
     args = parser.parse_args()
     for target in args.target:
-        of_target = TARGETS[target]
-        if not any(map(importlib.util.find_spec, of_target["compilers"])):
-            how = f"pip install {of_target['package']}"
+        if not any(map(importlib.util.find_spec, TARGETS[target]["compilers"])):
+            how = f"pip install {TARGETS[target]['package']}"
             parser.error(f"{target} needs a compiler that is not here: {how}")
     return args
 
@@ -172,7 +155,8 @@ def compile_program(case: Case, program: devices.Program) -> tuple[dict, str]:
     if target["platform"] == "tpu":
         cycles, unknown = cycles_of_step(text)
         row |= {"cycles": cycles.total(), "without_estimate": unknown}
-        row |= {f"cycles_{kind}": cycles[kind] for kind in _KINDS} | {"clock_ghz": target["clock"]}
+        row |= {f"cycles_{kind}": cycles[kind] for kind in (*_KINDS, "collectives", "rest")}
+        row["clock_ghz"] = target["clock"]
         if case.program == "train" and cycles.total():
             per_second = target["clock"] * 1e9 / cycles.total()
             row["views_per_second"] = round(case.batch_size * per_second)
@@ -183,7 +167,7 @@ def compile_program(case: Case, program: devices.Program) -> tuple[dict, str]:
 
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%\S+ = (?:\([^=]*?\)|\S+) ([\w-]+)\(")
 _COLLECTIVES = ("all-reduce", "all-gather", "collective-permute", "reduce-scatter")
-_PARTS = {"views": "views_of|all_views", "batch_norm": "BatchNorm", "convolutions": "Conv"}
+_KINDS = {"views": "views_of|all_views", "batch_norm": "BatchNorm", "convolutions": "Conv"}
 
 
 def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
@@ -210,7 +194,7 @@ def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
 def _kind(instruction: str, name: str) -> str:
     if instruction.startswith(_COLLECTIVES):
         return "collectives"
-    return next((kind for kind, part in _PARTS.items() if re.search(part, name)), "rest")
+    return next((kind for kind, part in _KINDS.items() if re.search(part, name)), "rest")
 
 
 # --- The command ------------------------------------------------------------------------------
@@ -237,20 +221,18 @@ def main() -> int:
 
 def plan(args: argparse.Namespace) -> list[Case]:
     """All combinations; what has no precision of its own is there once, as float32."""
-    names = [f"{n} {part}" if n in _METHODS else n for n in args.programs for part in _parts(n)]
+    names = []
+    for name in args.programs:
+        names += [f"{name} {part}" for part in _PARTS] if name in _METHODS else [name]
     options = (args.target, args.devices, args.channels, args.precision, names)
     found = {}
     for target, count, channels, precision, program in itertools.product(*options):
-        is_method = program.split()[0] in _METHODS
+        is_method = " " in program
         precision = "float32" if is_method or program in ("init", "draw") else precision
         network = "" if is_method else args.network
         sizes = (channels, args.images, args.batch_size)
         found[Case(target, count, program, network, precision, *sizes)] = None
     return list(found)
-
-
-def _parts(program: str) -> tuple[str, ...]:
-    return ("init", "draw", "train", "score") if program in _METHODS else ("",)
 
 
 def left_to_do(cases: list[Case], path: Path) -> list[Case]:
@@ -270,7 +252,7 @@ def compile_apart(cases: list[Case], hlo: Path | None) -> Iterator[dict]:
     while cases:
         with (
             tempfile.TemporaryFile("w+") as said,
-            Worker("compile_for:Compiler", _ENVIRONMENT, said, **options) as worker,
+            Worker("compile_for:Compiler", errors=said, **options) as worker,
         ):
             try:
                 while cases:

@@ -89,15 +89,10 @@ def numerics(args: argparse.Namespace) -> Iterator[dict]:
             if what == "step":  # relative to what the step changes
                 norm, unit = np.linalg.norm, "share"
                 difference = norm(ours[what] - exact[what]) / norm(exact[what])
-            yield {
-                "what": f"{what}: difference from a CPU's float32",
-                "precision": precision,
-                "channels": 1,
-                "value": float(difference),
-                "limit": limit if precision == "float32" else "",
-                "unit": unit,
-                "device": device.device_kind,
-            }
+            row = {"what": f"{what}: difference from a CPU's float32", "precision": precision}
+            row |= {"channels": 1, "device": device.device_kind}
+            limit = limit if precision == "float32" else ""
+            yield row | {"value": float(difference), "limit": limit, "unit": unit}
 
 
 def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> dict:
@@ -114,13 +109,11 @@ def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> di
         x = images.to_unit(jax.numpy.asarray(digits))
         views = operations.all_views(fitting.operation_set(config.operations, x.shape[1]), x)
         logits, _ = network.apply(state.variables, views[0], train=False)
-    end = jax.device_get(
-        fitting.fit(key, digits, config=config, mesh=mesh, start=start, until=1).state
-    )
-    change = jax.tree.map(np.subtract, end.variables["params"], state.variables["params"])
+    end = fitting.fit(key, digits, config=config, mesh=mesh, start=start, until=1).state
+    changes = jax.tree.map(np.subtract, jax.device_get(end).variables, state.variables)["params"]
     scores = fitting.score(start, digits, mesh=mesh).mean()
     found = {"views": views, "logits": logits, "scores": scores}
-    found["step"], _ = jax.flatten_util.ravel_pytree(jax.tree.map(np.subtract, *change))
+    found["step"], _ = jax.flatten_util.ravel_pytree(changes)
     return jax.tree.map(np.asarray, found)
 
 
@@ -142,19 +135,18 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
             continue
         job = {"config": config._asdict(), "shape": [4 if args.toy else 2048, 32, 32, channels]}
         options = {"xla_gpu_enable_triton_gemm": triton}
-        with Worker("speed.ours:Ours", {}, gpu_options=options, **job) as worker:
+        with Worker("speed.ours:Ours", gpu_options=options, **job) as worker:
             timer = threading.Timer(left, worker.process.kill)
             timer.start()
             try:
                 compiling = worker.ask("prepare", names=["train", "score"])
                 case["device"] = worker.ask("hello")["device"]
-                for name in ("train", "score"):
-                    [speed] = worker.ask(
-                        "measure", name=name, seconds=0.1 if args.toy else 5
-                    ).values()
-                    yield case | {"what": f"{name}d", "value": speed, "unit": "views/s"}
-                    seconds = compiling[f"{name}_compile_seconds"]
-                    yield case | {"what": f"{name}, compiling", "value": seconds, "unit": "s"}
+                for name, what in (("train", "trained"), ("score", "scored")):
+                    speed = worker.ask("measure", name=name, seconds=0.1 if args.toy else 5)
+                    value = speed[f"{name}_views_per_second"]
+                    yield case | {"what": what, "value": value, "unit": "views/s"}
+                    value = compiling[f"{name}_compile_seconds"]
+                    yield case | {"what": f"{what}, compiling", "value": value, "unit": "s"}
             except RuntimeError as error:
                 yield case | {"what": str(error)}
             timer.cancel()
@@ -191,7 +183,6 @@ def _benchmark(args: argparse.Namespace, inlier_classes) -> Iterator[dict]:
     for row in table[table["inlier_class"].isin(inlier_classes)].to_dict("records"):
         what = f"AUROC of class {row['inlier_class']}, {row['method']}"
         unit = f"share; trained in {row['train_seconds']} s"
-        row = {name: row[name] for name in ("precision", "device", "auroc")}
         yield row | {"what": what, "value": row["auroc"], "unit": unit}
 
 

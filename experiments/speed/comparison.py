@@ -31,22 +31,6 @@ COLUMNS = (
     "commit"
 ).split(",")
 _MEASURED = ["train", "score", "views"]
-# The other backends' processes are on the accelerator, too.
-ENVIRONMENT = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
-_TORCH_ENVIRONMENT = {
-    # Fast on a CPU, and no default of PyTorch: freed memory is kept, not given back to the system.
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-    # Idle threads sleep, or they would slow the other backends.
-    "OMP_WAIT_POLICY": "passive",
-    "KMP_BLOCKTIME": "0",
-    # JAX makes e3jax's tables: not on an accelerator, where it would take memory.
-    "JAX_PLATFORMS": "cpu",
-    # Compile times are those of a first run, and no compiler processes stay behind.
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-    "TORCHINDUCTOR_COMPILE_THREADS": "1",
-}
 
 
 def measure(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
@@ -94,12 +78,8 @@ class Comparison:
         return config._replace(network=network, batch_size=size)
 
     def _start(self, name: str, config: training.TrainConfig, cache="pair", **options) -> Worker:
-        environment = ENVIRONMENT if name == "ours:Ours" else _TORCH_ENVIRONMENT
-        environment = environment | {"E3JAX_CACHE_DIR": f"{self.folder}/{cache}-{config.network}"}
-        options |= {
-            "config": config._asdict(),
-            "shape": [self.args.images, 32, 32, self.args.channels],
-        }
+        environment = {"E3JAX_CACHE_DIR": f"{self.folder}/{cache}-{config.network}"}
+        options |= {"config": config._asdict(), "shape": self.shape}
         worker = self.stack.enter_context(Worker(f"speed.{name}", environment, **options))
         platform = worker.ask("hello")["platform"]
         if platform != (self.platform or platform):
@@ -159,9 +139,6 @@ class Comparison:
                 # Without a compiler or Python's headers, for example, eager remains.
                 if mode in ("eager", asked):
                     raise
-        CONSOLE.print(
-            f"Tuned PyTorch, training views/s: {[(found[s][1]['mode'], s) for s in found]}"
-        )
         return found[max(found)]
 
     def _pipeline(self, config: training.TrainConfig) -> dict:

@@ -9,7 +9,6 @@ import pandas as pd
 from sweep.provenance import provenance
 
 from e3jax import runtime, training
-from speed.comparison import ENVIRONMENT
 from speed.worker import CONSOLE, Worker, in_turns
 
 # growth "images": more images on the same devices; "devices": more simulated devices, the batch
@@ -35,7 +34,7 @@ def measure(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
     memory = 3 * sum(counts) * 1024 / 1e9 + len(counts)
     CONSOLE.print(f"Plan: {counts} random images, then {devices} simulated devices")
     CONSOLE.print(f"This needs {memory:.0f} GB of memory or more")
-    environment = ENVIRONMENT | {"E3JAX_CACHE_DIR": folder}
+    environment = {"E3JAX_CACHE_DIR": folder}
     sizes = [(count, _BATCH, environment) for count in counts]
     rows = _measure(args, sizes, growth="images")
     for column in ("peak_rss", "resident") if len(rows) > 1 else ():

@@ -37,19 +37,12 @@ class Ours(Backend):
 
     def make_train(self, mesh: Any = None) -> tuple[Callable, int]:
         """A few steps, from where the last call stopped."""
-        config, loss, metrics = self.config, E3OUTLIER.loss, E3OUTLIER.metrics
-        trainer = training.make_trainer(
-            config.network,
-            loss,
-            training.make_optimizer(config),
-            self.side,
-            self.operation_set,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            mesh=mesh or self.mesh,
-            steps_per_call=self.steps,
-            metrics=metrics,
-        )
+        config = self.config
+        parts = (config.network, E3OUTLIER.loss, training.make_optimizer(config), self.side)
+        options = {"batch_size": config.batch_size, "precision": config.precision}
+        options |= {"steps_per_call": self.steps, "metrics": E3OUTLIER.metrics}
+        options |= {"mesh": mesh or self.mesh}
+        trainer = training.make_trainer(*parts, self.operation_set, **options)
         state = trainer.init(jax.random.key(0), self.channels)
         bank = training.place_bank(trainer.mesh, self.images)
 
@@ -117,12 +110,9 @@ class Ours(Backend):
         end = time.perf_counter()
         # At once: those of a batch in training, those of one image per device in scoring.
         views = max(self.config.batch_size, self.mesh.size * (self.config.k + 1))
-        return {
-            "seconds": end - start,
-            "train_seconds": trained - start,
-            "score_seconds": end - trained,
-            "views_bytes": views * self.images[0].size * 4,
-        }
+        times = {"seconds": end - start, "train_seconds": trained - start}
+        times |= {"score_seconds": end - trained}
+        return times | {"views_bytes": views * self.images[0].size * 4}
 
     def device_peak(self) -> int:
         stats = self.mesh.devices.flat[0].memory_stats() or {}

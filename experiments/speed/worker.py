@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,8 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+_HERE = Path(__file__).parent
+_ENVIRONMENTS = tomllib.loads((_HERE / "environments.toml").read_text())
 CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 VIEWS_PER_CALL = 1024
 
@@ -29,20 +32,21 @@ class Worker:
 
     Args:
       name: "module:Class" of the object.
-      environment: variables on top of the parent's.
+      environment: variables on top of the parent's and of the module's in environments.toml.
       errors: file for what the process writes to stderr (default: the parent's).
       options: for the class, as JSON.
     """
 
-    def __init__(self, name: str, environment: dict, errors: IO | None = None, **options: Any):
-        self.name, pipe = name, subprocess.PIPE
-        here = str(Path(__file__).parents[1])
-        path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    def __init__(
+        self, name: str, environment: dict | None = None, errors: IO | None = None, **options: Any
+    ):
+        self.name = name
+        path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
+        of_module = _ENVIRONMENTS[name.split(":")[0]] | {"PYTHONPATH": path}
         command = [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)]
-        environment = os.environ | environment | {"PYTHONPATH": path}
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        environment = os.environ | of_module | (environment or {})
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
 
     def __enter__(self) -> "Worker":
         return self
