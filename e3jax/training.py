@@ -333,8 +333,8 @@ def make_trainer(
         probed = ()
         if probe:
             # Its collectives come after those above, see devices.mean_over_devices.
-            gradient, outputs = jax.lax.optimization_barrier((gradient, outputs))
-            probed = _call_probe(probe, probe_every, state, batch, outputs, tables, probe_data)
+            _, later = jax.lax.optimization_barrier((gradient, outputs))
+            probed = _call_probe(probe, probe_every, state, batch, later, tables, probe_data)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, params, step=state.step, num_steps=num_steps
         )

@@ -263,7 +263,7 @@ def test_rows_have_what_was_measured_of_their_own_method(tmp_path):
 # --- The command -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_command_trains_and_draws(run_script, tmp_path):
     arguments = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
     small = ("--max-images", 20, "--steps", 10, "--classes", 1, "--results-dir", tmp_path)

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e3jax import E3Outlier, baselines, devices, operations, scoring, training
+from e3jax import E3Outlier, baselines, devices, fitting, methods, training
 
-OPERATIONS = operations.operation_set("PR")
-CONFIG = training.quick_config()._replace(batch_size=4, steps=None)
+CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=None)
 
 STEPS, SEED = 12, 1
 RANK = ("--operations", "PR", "--steps", STEPS, "--seed", SEED)
@@ -51,7 +50,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore:pretext accuracy")
 def test_any_number_of_devices_of_a_plugin_does(ranked, digits):
     count, folder = ranked
@@ -76,11 +75,8 @@ def test_a_batch_takes_as_many_devices_as_it_divides_over():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_programs_are_exported_for_absent_platforms(precision):
     mesh = devices.device_mesh(jax.devices()[:1])
-    trainer = training.make_trainer(CONFIG._replace(precision=precision), OPERATIONS, mesh)
-    programs = trainer.programs(20, 3)
-    variables = programs["train"].arguments[0].variables
-    scorer = scoring.Scorer(CONFIG.network, OPERATIONS, mesh, precision)
-    programs["score"] = scorer.program(variables, 3)
+    config = CONFIG._replace(precision=precision)
+    programs = fitting.programs(methods.E3OUTLIER, config, (20, 32, 32, 3), mesh)
     assert set(programs) == {"init", "draw", "train", "score"}
     for name in ("draw", "train", "score"):
         function, arguments = programs[name]
@@ -91,8 +87,8 @@ def test_programs_are_exported_for_absent_platforms(precision):
 @pytest.mark.parametrize("name", ["cae", "drae", "rdae", "dagmm", "cae-views"])
 def test_compared_methods_are_exported_for_absent_platforms(name):
     method, mesh = baselines.METHODS[name], devices.device_mesh()
-    model = method.make_model(method.quick_config(), (20, 32, 32, 3), mesh)
-    for kind, (function, arguments) in model.programs((32, 32, 3)).items():
+    programs = fitting.programs(method, method.quick_config(), (20, 32, 32, 3), mesh)
+    for kind, (function, arguments) in programs.items():
         if kind != "init":
             jax.export.export(function, platforms=("cuda", "tpu"))(*arguments)
 
@@ -102,8 +98,8 @@ def test_precision_is_in_the_program_of_every_platform():
     mesh = devices.device_mesh()
     for precision, words in (("float32", "HIGHEST"), ("tensorfloat32", "HIGH")):
         config = CONFIG._replace(precision=precision, network="wrn-10-1")
-        trainer = training.make_trainer(config, OPERATIONS, mesh)
-        function, arguments = trainer.programs(20, 3)["train"]
+        programs = fitting.programs(methods.E3OUTLIER, config, (20, 32, 32, 3), mesh)
+        function, arguments = programs["train"]
         text = function.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
         convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
         assert len(convolutions) > 20
@@ -137,21 +133,19 @@ def test_one_program_serves_all_sizes_and_budgets(digits):
 
 
 def test_an_image_alone_takes_its_own_time(digits):
-    scorer = scoring.Scorer("wrn-10-1", OPERATIONS)
-    trainer = training.make_trainer(CONFIG, OPERATIONS)
-    variables = trainer.init(jax.random.key(0), 1).variables
+    fitted = fitting.fit(jax.random.key(0), digits, config=CONFIG, until=0)
     images = np.resize(digits, (64, *digits.shape[1:]))
 
     def seconds(n):
         start = time.perf_counter()
-        scorer(variables, images[:n])
+        fitting.score(fitted, images[:n])
         return time.perf_counter() - start
 
     seconds(64)
     assert min(seconds(1) for _ in range(5)) <= min(seconds(64) for _ in range(3)) / 10
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(run_script, tmp_path, cache):
     arguments = ("--toy", "--source", "embedded", "--results-dir", tmp_path, "--minutes", 5)
     done = run_script("experiments/first_gpu.py", *arguments)

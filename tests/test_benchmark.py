@@ -56,7 +56,7 @@ def undisturbed(run_script, tmp_path_factory):
     return folder, finished
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_sweep_leaves_rows_scores_tables_and_figures(undisturbed):
     folder, finished = undisturbed
     table = rows(folder)
@@ -96,7 +96,7 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(undisturbed):
     assert {p.suffix for p in (folder / "runs").iterdir()} == {".json", ".npz", ".png"}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_same_command_again_does_nothing_twice(undisturbed, run_script):
     folder, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").iterdir()}
@@ -105,7 +105,7 @@ def test_the_same_command_again_does_nothing_twice(undisturbed, run_script):
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "runs").iterdir()}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_kill_minus_nine_loses_and_doubles_nothing(undisturbed, tmp_path):
     """Killed at three moments, each later in its work than the last, then left to finish.
 
@@ -141,7 +141,7 @@ def test_kill_minus_nine_loses_and_doubles_nothing(undisturbed, tmp_path):
     assert {p.suffix for p in runs.iterdir()} == {".json", ".npz", ".png"}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     command = [sys.executable, str(ROOT / "experiments/benchmark.py"), *map(str, SMALL)]
     command += ["--results-dir", str(tmp_path), "--methods", "pixel-pca", "e3outlier"]

@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from test_estimator import SMALL
 
 from e3jax import E3Outlier, InputError, load, save
-from e3jax.estimator import HealthWarning
+from e3jax.ranking import HealthWarning
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from conftest import ROOT
 from PIL import Image
 
 import e3jax
-from e3jax import cli
+from e3jax import cli, ranking
+from e3jax.ranking import Ranking
 
 SMALL = ("--operations", "PR", "--steps", 3, "--image-size", 8)
 
@@ -134,7 +136,7 @@ def report_of(folder, names):
         paths.append(str(path))
     (folder / "report").mkdir()
     scores = -np.arange(len(paths), dtype=float)
-    cli._write_tables(folder / "report", paths, scores, scores > 0, [])
+    ranking.write_tables(folder / "report", Ranking(np.array(paths), scores, None, 0, [], None))
     return folder / "report", paths
 
 
@@ -184,16 +186,16 @@ def test_quarantine_overwrites_nothing(tmp_path, capsys):
 def test_a_quarantine_that_was_stopped_is_undone(tmp_path, monkeypatch):
     report, _ = report_of(tmp_path / "x", NAMES)
     before = content(tmp_path)
-    move, moved = cli.shutil.move, []
+    move, moved = shutil.move, []
 
     def move_two(source, target):
         if len(moved) == 2:
             raise KeyboardInterrupt
         moved.append(move(source, target))
 
-    monkeypatch.setattr(cli.shutil, "move", move_two)
+    monkeypatch.setattr(shutil, "move", move_two)
     assert cli.main(["quarantine", str(report), "--top", "4"]) == 130
-    monkeypatch.setattr(cli.shutil, "move", move)
+    monkeypatch.setattr(shutil, "move", move)
     assert len(moved) == 2
     assert cli.main(["quarantine", str(report), "--undo"]) == 0
     assert content(tmp_path) == before
@@ -202,8 +204,8 @@ def test_a_quarantine_that_was_stopped_is_undone(tmp_path, monkeypatch):
 def test_quarantined_images_are_not_ranked_again(tmp_path):
     report, _ = report_of(tmp_path / "x", NAMES)
     cli.main(["quarantine", str(report), "--top", "2"])
-    asked = cli.parse_arguments(["rank", str(tmp_path / "x"), "--out", str(report)])
-    files, closed = cli._find(asked)
+    args = cli.parse_args(["rank", str(tmp_path / "x"), "--out", str(report)])
+    files, closed = cli._find(args)
     assert [path.name for path in files] == ["d.png", "e.png", "ü\n.png"] and closed == []
 
 
@@ -251,7 +253,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not list(tmp_path.rglob("scores.csv"))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux limits a program's memory")
 def test_too_little_memory_is_one_sentence(photos, tmp_path):
     limited = 'ulimit -v 6000000; exec "$@"'

@@ -28,7 +28,7 @@ from e3jax import (
     save,
     write_gallery,
 )
-from e3jax.estimator import HealthWarning
+from e3jax.ranking import HealthWarning
 
 # As small as a network can be trained: for the contract, not for the scores.
 SMALL = {
@@ -297,7 +297,7 @@ def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
     again = load(tmp_path / "model")
     assert again.operations == tuple(turns)
     np.testing.assert_array_equal(again.decision_function(digits), detector.decision_scores_)
-    write_gallery(tmp_path / "gallery.html", again, digits, detector.view_entropies_)
+    write_gallery(tmp_path / "gallery.html", again.rank(digits), digits)
 
 
 # --- Fits ------------------------------------------------------------------------------------
@@ -312,8 +312,18 @@ def test_randomness_is_random_states(fitted, digits):
 
 def test_scores_of_views_average_to_the_scores(fitted, digits):
     views = fitted.view_scores(digits[:NEW])
-    assert views.ne.shape == views.pl.shape == (NEW, 23)
-    np.testing.assert_allclose(-views.ne.mean(1), fitted.decision_scores_[:NEW], rtol=1e-5)
+    assert all(scores.shape == (NEW, 23) for scores in views.rules.values())
+    np.testing.assert_allclose(-views.mean("ne"), fitted.decision_scores_[:NEW], rtol=1e-5)
+
+
+def test_rankings_are_the_scores_in_their_order(fitted, digits):
+    ranking = fitted.ranking_
+    np.testing.assert_array_equal(ranking.scores, fitted.decision_scores_)
+    np.testing.assert_array_equal(ranking.is_outlier, fitted.labels_ == 1)
+    assert (np.diff(ranking.scores[ranking.order]) <= 0).all()
+    new = fitted.rank(digits[:NEW])
+    np.testing.assert_allclose(new.scores, ranking.scores[:NEW], rtol=1e-5)
+    assert new.threshold == ranking.threshold and new.health is ranking.health
 
 
 @pytest.mark.parametrize("n, steps", [(60, 433), (499, 433), (5000, 4336), (60_000, 52_032)])

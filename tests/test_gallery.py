@@ -12,8 +12,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from e3jax import cli, gallery, operations, reading, training
-from e3jax.estimator import E3Outlier, Health
+from e3jax import cli, gallery, operations, reading
+from e3jax.images import to_unit
+from e3jax.ranking import Evidence, Health, Ranking
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -25,13 +26,12 @@ NAMES = ["photos/two\nlines.png", "photos/b/é<b>.png", "photos/bytes\udcff.png"
 NAMES += [f"photos/{i}.png" for i in range(3, N)]
 
 
-def detector_of(entropies, warning=""):
-    """A detector fitted to images of these entropies."""
-    detector = E3Outlier()
-    detector.median_entropies_ = np.median(entropies, axis=0)
-    detector.threshold_ = float(np.sort(entropies.mean(axis=1))[-7])
-    detector.health_ = Health(0.5, 1 / K, 0.1, 100, [], warning)
-    return detector
+def ranking_of(paths, entropies, warning=""):
+    """Images of these entropies; the seven most outlying but one are outliers."""
+    scores = entropies.mean(axis=1)
+    evidence = Evidence(entropies, np.median(entropies, axis=0), operations.operation_set())
+    health = Health(0.5, 1 / K, 0.1, 100, [], warning)
+    return Ranking(paths, scores, evidence, float(np.sort(scores)[-7]), [], health)
 
 
 def entropies_of(n):
@@ -83,7 +83,7 @@ def collection(digits, tmp_path_factory):
         content = reading.thumbnails(digit[None])[0]  # lossless
         path.write_bytes(content)
     paths = np.array([str(path) for path in paths])
-    gallery.write_gallery(folder / "gallery.html", detector_of(entropies), paths, entropies, "Mine")
+    gallery.write_gallery(folder / "gallery.html", ranking_of(paths, entropies), title="Mine")
     order = np.argsort(-entropies.mean(axis=1))
     return folder / "gallery.html", paths[order], entropies[order], digits[order]
 
@@ -185,7 +185,7 @@ def test_views_are_those_of_the_network(collection, open_page):
                 source => source < 1024 ? pixels[4 * source] : 128);
         })"""
     )
-    views = operations.all_views(operation_set, training.to_unit(collection[3][:1]))
+    views = operations.all_views(operation_set, to_unit(collection[3][:1]))
     expected = np.asarray((views[0, ..., 0] + 1) * 127.5).reshape(K, -1)
     gathers = np.array(operation_set.families) != "IA"
     np.testing.assert_allclose(np.array(drawn)[gathers], expected[gathers], atol=0.6)
@@ -288,7 +288,7 @@ def large(mnist, tmp_path_factory):
     path = tmp_path_factory.mktemp("large") / "gallery.html"
     entropies = entropies_of(10_000)
     pictures = np.concatenate([mnist.images, mnist.images])
-    gallery.write_gallery(path, detector_of(entropies, warning="Hm."), pictures, entropies)
+    gallery.write_gallery(path, ranking_of(None, entropies, warning="Hm."), pictures)
     return path
 
 
@@ -314,7 +314,7 @@ def test_more_than_it_shows_is_said(digits, open_page, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "_MOST", 50)
     entropies = entropies_of(N)
     path = tmp_path / "gallery.html"
-    gallery.write_gallery(path, detector_of(entropies), digits, entropies)
+    gallery.write_gallery(path, ranking_of(None, entropies), digits)
     page = open_page(path)
     assert page.locator("#part").text_content() == "The 50 most outlying are shown."
     assert "6 of 60 images" in page.locator("#count").text_content()
@@ -322,11 +322,9 @@ def test_more_than_it_shows_is_said(digits, open_page, tmp_path, monkeypatch):
 
 def test_what_does_not_fit_together_is_refused(digits, tmp_path):
     with pytest.raises(ValueError, match="60 pictures, expected 10"):
-        entropies = entropies_of(10)
-        gallery.write_gallery(tmp_path / "g.html", detector_of(entropies), digits, entropies)
+        ranking = ranking_of(None, entropies_of(10))
+        gallery.write_gallery(tmp_path / "g.html", ranking, digits)
     with pytest.raises(ValueError, match="not finite: training diverged"):
-        entropies = entropies_of(N)
-        gallery.write_gallery(
-            tmp_path / "g.html", detector_of(entropies), digits, entropies * np.nan
-        )
+        ranking = ranking_of(None, entropies_of(N) * np.nan)
+        gallery.write_gallery(tmp_path / "g.html", ranking, digits)
     assert not list(tmp_path.iterdir())

@@ -5,41 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import e3jax
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "e3jax"
-# A file may import only from rooms above its own; methods may share code among themselves.
-ROOMS = (
-    "files",
-    "images",
-    "reading",
-    "datasets",
-    "contamination",
-    "runtime",
-    "devices",
-    "operations",
-    "convolutions",
-    "networks",
-    "training",
-    "scoring",
-    "metrics",
-    "priority",
-    "baselines",
-    "estimator",
-    "checkpoint",
-    "gallery",
-    "report",
-    "cli",
-    "__main__",
-)
+# A file may import only from rooms above its own; the files of a folder may share code.
+ROOMS = """files images reading datasets contamination runtime operations convolutions networks
+devices sampling losses training scoring methods metrics priority baselines fitting ranking
+thresholds estimator sklearn_adapter checkpoint gallery quarantine sheet cli __main__""".split()
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
-EXPERIMENTS = {path.name: path for path in sorted((ROOT / "experiments").rglob("*.py"))}
-inside = {file: path for file, path in FILES.items() if file != "__init__.py"}
-per_file = pytest.mark.parametrize("file", inside)
-per_experiment = pytest.mark.parametrize("file", EXPERIMENTS)
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+LAZY = {"PIL", "matplotlib", "mlxtend", "orbax", "tensorflow", "tensorflow_datasets"}
 
 
 def room(file):
@@ -73,117 +49,92 @@ def packages_imported(path):
     return {module.split(".")[0] for module, _ in imports(path)} - {"e3jax"}
 
 
-def test_the_reader_of_imports_sees_every_form(tmp_path):
-    path = tmp_path / "file.py"
-    path.write_text(
-        "import e3jax.report as r\nfrom e3jax import scoring, train\n"
-        "def f():\n    from e3jax.baselines.cae import score\n    import flax.linen as nn\n"
-    )
-    assert rooms_imported(path) == {"report", "scoring", "", "baselines"}
-    assert packages_imported(path) == {"flax"}
-
-
-def test_every_file_is_in_a_room():
-    assert inside
-    assert {room(file) for file in inside} <= set(ROOMS)
-
-
-@per_file
-def test_a_file_imports_only_from_rooms_above_its_own(file):
-    own = room(file)
-    allowed = set(ROOMS[: ROOMS.index(own)])
-    if "/" in file:
-        allowed.add(own)
-    assert rooms_imported(inside[file]) <= allowed
-
-
-@per_file
-def test_only_networks_imports_flax(file):
-    assert "flax" not in packages_imported(inside[file]) or room(file) == "networks"
-
-
-def test_only_networks_is_where_flax_is():
-    assert any("flax" in packages_imported(p) for f, p in inside.items() if room(f) == "networks")
-
-
-@per_experiment
-def test_experiments_use_only_public_names(file):
-    path = EXPERIMENTS[file]
+def private_names(path):
+    """Private names of e3jax that a file uses."""
     ours = {(m, n) for m, n in imports(path) if m.split(".")[0] == "e3jax"}
-    private = {n for pair in ours for part in filter(None, pair) for n in part.split(".")}
-    private = {name for name in private if name.startswith("_")}
+    found = {n for pair in ours for part in filter(None, pair) for n in part.split(".")}
+    found = {name for name in found if name.startswith("_")}
     # Names bound by import, so that training._hash is seen and self._plan is not.
     bound = {name or "e3jax" for _, name in ours}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             owner = ast.unparse(node.value)
-            if owner.split(".")[0] in bound:
-                private.add(f"{owner}.{node.attr}")
+            if owner.split(".")[0] in bound and "(" not in owner:
+                found.add(f"{owner}.{node.attr}")
+    return found
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text(
+        "import e3jax.gallery as r\nfrom e3jax import scoring, fit, _x\n"
+        "def f():\n    from e3jax.baselines.cae import CAE\n    import flax.linen as nn\n"
+        "    return scoring._score\n"
+    )
+    assert rooms_imported(path) == {"gallery", "scoring", "", "baselines"}
+    assert packages_imported(path) == {"flax"}
+    assert private_names(path) == {"_x", "scoring._score"}
+
+
+def test_rooms_import_from_rooms_above_and_only_networks_imports_flax():
+    assert {room(file) for file in FILES} == {*ROOMS, "__init__"}
+    wrong, with_flax = {}, set()
+    for file, path in FILES.items():
+        if file == "__init__.py":
+            continue
+        above = set(ROOMS[: ROOMS.index(room(file))]) | ({room(file)} if "/" in file else set())
+        if beyond := rooms_imported(path) - above:
+            wrong[file] = beyond
+        if "flax" in packages_imported(path):
+            with_flax.add(room(file))
+    assert not wrong and with_flax == {"networks"}
+
+
+def test_experiments_use_public_names_and_no_flax():
+    assert EXPERIMENTS
+    private = {path.name: found for path in EXPERIMENTS if (found := private_names(path))}
     assert not private
-
-
-@per_experiment
-def test_experiments_do_not_import_flax(file):
-    assert "flax" not in packages_imported(EXPERIMENTS[file])
+    assert not [path.name for path in EXPERIMENTS if "flax" in packages_imported(path)]
 
 
 def test_the_face_offers_what_it_lists_and_nothing_private():
     assert e3jax.__all__ == sorted(e3jax.__all__)
     assert all(getattr(e3jax, name) is not None for name in e3jax.__all__)
     assert not [name for name in e3jax.__all__ if name.startswith("_")]
-    offered = {name for module, name in imports(FILES["__init__.py"]) if module != "__future__"}
-    assert offered == set(e3jax.__all__)
+    assert {name for _, name in imports(FILES["__init__.py"])} == set(e3jax.__all__)
 
 
-@pytest.fixture(scope="module")
-def fresh_import():
-    """What `import e3jax` does in a new process: (what is set before, after, modules).
+def test_importing_e3jax_sets_nothing_imports_little_and_starts_no_backend():
+    """A backend would be too early for the number of devices and for a job of several processes.
 
-    Its third-party packages come first: what they do to the environment is not ours.
+    Third-party packages come first: what they do to the environment is not ours.
     """
     others = ["flax.linen", "jax", "numpy", "optax", "scipy.ndimage", "scipy.special"]
     code = f"""
 import os, sys
 import {", ".join([*others, "sklearn.metrics"])}
 def settings():
-    config = {{name: repr(value) for name, value in jax.config.values.items()}}
-    return dict(os.environ), config
+    return dict(os.environ), {{name: repr(value) for name, value in jax.config.values.items()}}
 before = settings()
 import e3jax
-print(repr((before, settings(), sorted({{m.split(".")[0] for m in sys.modules}}))))
+assert before == settings() and all(before)
+print(sorted({{m.split(".")[0] for m in sys.modules}}))
+jax.config.update("jax_num_cpu_devices", 3)
+assert len(jax.devices()) == 3
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return ast.literal_eval(done.stdout)
+    modules = set(ast.literal_eval(done.stdout))
+    assert "e3jax" in modules and not LAZY & modules
 
 
-@pytest.mark.parametrize(
-    "package", ["tensorflow", "tensorflow_datasets", "matplotlib", "mlxtend", "orbax", "PIL"]
-)
-def test_importing_e3jax_does_not_import(package, fresh_import):
-    assert "e3jax" in fresh_import[2]
-    assert package not in fresh_import[2]
-
-
-def test_importing_e3jax_changes_no_environment_variable_and_no_setting_of_jax(fresh_import):
-    before, after, _ = fresh_import
-    assert all(before) and before == after
-
-
-def test_importing_e3jax_starts_no_backend():
-    """Which would be too early for the number of devices and for a job of several processes."""
-    code = "import e3jax, jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.devices())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.count("id=2") == 1, done.stderr
-
-
-@per_file
-def test_no_file_writes_to_the_environment(file):
-    for node in ast.walk(ast.parse(inside[file].read_text())):
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
-            assert ast.unparse(node.value) != "os.environ"
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in {"os.putenv", "os.unsetenv"}
-            assert called not in {f"os.environ.{m}" for m in ("setdefault", "update", "pop")}
+def test_no_file_writes_to_the_environment():
+    for file, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+                assert ast.unparse(node.value) != "os.environ", file
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"os.putenv", "os.unsetenv"}, file
+                assert called not in {f"os.environ.{m}" for m in ("setdefault", "update", "pop")}

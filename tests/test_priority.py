@@ -1,19 +1,26 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from e3jax import devices, networks, operations, priority, training
+from e3jax import devices, fitting, networks, operations, priority, sampling, training
+from e3jax.images import to_unit
 
 OPERATIONS = operations.operation_set("PR")
 K = len(OPERATIONS)
 NETWORK = networks.build("wrn-10-1", K)
 CONFIG = training.TrainConfig(
-    network="wrn-10-1", optimizer="adam", learning_rate=0.005, batch_size=16, steps=7
+    network="wrn-10-1",
+    operations="PR",
+    optimizer="adam",
+    learning_rate=0.005,
+    batch_size=16,
+    steps=7,
 )
 
 
@@ -30,13 +37,10 @@ def own_statistics(variables, views):
 @pytest.fixture(scope="module")
 def case(digits):
     """A network after a few steps, 24 views of real digits, their labels, two groups."""
-    trainer = training.make_trainer(CONFIG, OPERATIONS, chunk=5)
-    state = trainer.init(jax.random.key(0), 1)
-    bank = training.place_bank(trainer.mesh, digits)
-    state, _ = trainer.advance(state, bank, len(digits), 5)
+    state = fitting.fit(jax.random.key(0), digits, config=CONFIG, until=5).state
     random = np.random.default_rng(0)
     images, labels = random.integers(0, len(digits), 24), random.integers(0, K, 24)
-    views = operations.views_of(OPERATIONS, training.to_unit(jnp.asarray(digits[images])), labels)
+    views = operations.views_of(OPERATIONS, to_unit(jnp.asarray(digits[images])), labels)
     groups = np.arange(24) % 4 == 0
     return jax.device_get(state.variables), views, labels, np.stack([~groups, groups])
 
@@ -216,7 +220,7 @@ def test_memory_does_not_grow_with_the_views(digits):
     bank = jnp.asarray(digits)
 
     def apply(variables, pairs):
-        unit = training.to_unit(bank[pairs[0]])
+        unit = to_unit(bank[pairs[0]])
         return running(variables, operations.views_of(OPERATIONS, unit, pairs[1]))
 
     shapes = jax.eval_shape(
@@ -244,7 +248,7 @@ def test_what_does_not_fit_is_refused(case):
 
 @pytest.fixture(scope="module")
 def recorded(digits):
-    """Logs of 7 steps in chunks of 4, recorded every third, on one and on two devices."""
+    """Logs of 7 steps, recorded every third, on one and on two devices."""
     random = np.random.default_rng(2)
     groups = np.stack([np.arange(20) < 15, np.arange(20) >= 15]).astype(np.float32)
     images = digits[random.integers(0, len(digits), 20)]
@@ -252,48 +256,44 @@ def recorded(digits):
     found = []
     for some in (jax.devices()[:1], jax.devices()):
         mesh = devices.device_mesh(some)
-        probe = priority.make_probe("wrn-10-1", OPERATIONS)
-        trainer = training.make_trainer(CONFIG, OPERATIONS, mesh, 4, probe=probe, probe_every=3)
-        logs = []
-        state = training.train(
-            trainer,
-            trainer.init(jax.random.key(0), 1),
-            training.place_bank(mesh, digits),
-            len(digits),
-            7,
-            on_chunk=lambda state, log, logs=logs: logs.append(jax.device_get(log)),
-            probe_data=devices.place(mesh, data),
+        probe, logs = priority.make_probe("wrn-10-1", K), []
+        fitted = fitting.fit(
+            jax.random.key(0),
+            digits,
+            config=CONFIG,
+            mesh=mesh,
+            on_log=lambda step, log, logs=logs: logs.append(log.probe),
+            probe=probe,
+            probe_every=3,
+            probe_data=data,
         )
-        log = jax.tree.map(lambda *a: np.concatenate(a), *logs)
-        found.append((trainer, state, log.probe, data))
+        found.append((fitted, logs[0], data))
     return found
 
 
 def test_a_probe_is_asked_every_third_step_and_changes_nothing(recorded, digits):
-    trainer, state, log, _ = recorded[1]
-    assert log.step.tolist() == [0, -1, -1, 3, -1, -1, 6, -1]
+    watched, log, _ = recorded[1]
+    assert log.step.tolist() == [0, -1, -1, 3, -1, -1, 6]
     there = log.step >= 0
     for values in log[2:]:
         assert np.isfinite(values[there]).all() and np.isnan(values[~there]).all()
-    plain = training.make_trainer(CONFIG, OPERATIONS, trainer.mesh, 4)
-    bank = training.place_bank(trainer.mesh, digits)
-    fresh = plain.init(jax.random.key(0), 1)
-    unwatched = training.train(plain, fresh, bank, len(digits), 7)
-    chex.assert_trees_all_equal(state.variables, unwatched.variables)
+    unwatched = fitting.fit(jax.random.key(0), digits, config=CONFIG)
+    chex.assert_trees_all_equal(watched.state, unwatched.state)
 
 
 def test_a_probe_records_what_the_functions_measure(recorded, digits):
-    trainer, _, log, data = recorded[0]
-    state = jax.device_get(trainer.init(jax.random.key(0), 1))
+    _, log, data = recorded[0]
+    state = jax.device_get(fitting.fit(jax.random.key(0), digits, config=CONFIG, until=0).state)
 
     def views(images, labels):
-        return operations.views_of(OPERATIONS, training.to_unit(jnp.asarray(images)), labels)
+        return operations.views_of(OPERATIONS, to_unit(jnp.asarray(images)), labels)
 
     magnitude = priority.gradient_magnitude(
         running, state.variables, views(data.images, data.labels), data.labels, data.groups
     )
     np.testing.assert_allclose(log.gradient_magnitude[0], magnitude, rtol=1e-4)
-    image, label, _ = training.next_views(state.order_key, state.cursor, 16, len(digits), K)
+    batch = sampling.draw_batch(state.shuffle_key, state.epoch_position, 16, len(digits), K)
+    image, label, _ = batch
     np.testing.assert_array_equal(log.image[0], image)
     update = priority.de_facto_update(
         own_statistics, state.variables, views(digits[image], label), label
@@ -309,7 +309,34 @@ def test_a_probe_records_what_the_functions_measure(recorded, digits):
 
 
 def test_one_and_two_devices_record_the_same(recorded):
-    one, two = recorded[0][2], recorded[1][2]
+    one, two = recorded[0][1], recorded[1][1]
     for name, a, b in zip(one._fields, one, two, strict=True):
         np.testing.assert_allclose(a[:1], b[:1], rtol=1e-3, atol=1e-5, err_msg=name)
         assert np.array_equal(one.image, two.image)
+
+
+class Plain(nn.Module):
+    """A network of one's own, whose last layer has no particular name."""
+
+    num_outputs: int
+    dtype: object = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=4)(x)).mean((1, 2))
+        return nn.Dense(self.num_outputs)(x), x
+
+
+def test_any_network_is_recorded(recorded, digits):
+    config, seen = CONFIG._replace(network=Plain, steps=2), []
+    fitting.fit(
+        jax.random.key(0),
+        digits,
+        config=config,
+        on_log=lambda step, log: seen.append(log.probe),
+        probe=priority.make_probe(Plain, K),
+        probe_data=recorded[0][2],
+    )
+    assert seen[0].step[0] == 0 and np.isfinite(seen[0].gradient_magnitude[0]).all()
+    assert seen[0].gradient_norm[0].min() > 0

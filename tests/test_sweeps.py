@@ -156,7 +156,7 @@ def undisturbed(cache, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_shards_at_the_same_time_in_one_folder_make_the_table_of_the_whole(undisturbed, tmp_path):
     shards = [start(tmp_path, "--shard", f"{i}/2") for i in (1, 2)]
     for errors in map(end, shards):
@@ -196,7 +196,7 @@ def workers(node) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_sweep_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, tmp_path):
     head, [other] = cluster.head_node, cluster.worker_nodes
     driver = start(tmp_path, "--engine", "ray", "--ray-address", cluster.address)
@@ -212,7 +212,7 @@ def test_a_sweep_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluste
     assert_same_results(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, cluster, tmp_path):
     """A run in process; Ray, its driver killed after one more; then Ray to the end."""
     finished = tmp_path / "runs"
