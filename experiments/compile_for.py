@@ -101,8 +101,7 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     views, shaped = 4 * case.batch_size, jax.ShapeDtypeStruct
     images, labels = shaped((views, *shape[1:]), np.uint8), shaped((views,), np.int32)
     probe_set = priority.ProbeSet(images, labels, shaped((4, views), np.float32))
-    operation_set = fitting.operation_set(config.operations, _SIDE)
-    probe = priority.make_probe(case.network, operation_set, case.precision)
+    probe = priority.make_probe(case.network, config.k, case.precision)
     options = (probe, probe_set) if name == "watched" else ()
     found = fitting.programs(E3OUTLIER, config, shape, mesh, *options)
     if name in found or name == "watched":

@@ -42,7 +42,7 @@ class Worker:
     ):
         self.name = name
         path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
-        of_module = _ENVIRONMENTS[name.split(":")[0]] | {"PYTHONPATH": path}
+        of_module = _ENVIRONMENTS.get(name.split(":")[0], {}) | {"PYTHONPATH": path}
         command = [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         environment = os.environ | of_module | (environment or {})
@@ -54,9 +54,8 @@ class Worker:
     def __exit__(self, failure: type | None, *_: Any) -> None:
         if failure:
             self.process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
+        with contextlib.suppress(BrokenPipeError), self.process:
+            pass  # closes the pipes and waits
 
     def ask(self, method: str, **options: Any) -> Any:
         """Calls a method of the object and returns its answer.
