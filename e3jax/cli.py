@@ -80,7 +80,7 @@ def _add_views(commands) -> None:
 
 def _add_quarantine(commands) -> None:
     parser = _command(
-        commands, "quarantine", quarantine, "move the most outlying images aside; deletes nothing"
+        commands, "quarantine", set_aside, "move the most outlying images aside; deletes nothing"
     )
     parser.add_argument("report", type=Path, metavar="REPORT", help="folder of rank or score")
     what = parser.add_mutually_exclusive_group(required=True)

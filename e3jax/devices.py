@@ -270,7 +270,7 @@ class BatchMap:
     ) -> Any:
         """Returns a pytree of NumPy arrays [n, ...].
 
-        ``on_block(items done)`` is called after each block; ``shared`` is placed on the devices once.
+        ``on_block(items done)`` is called after each block. ``shared`` is placed once.
         """
         shared, n = place(self._mesh, shared), len(jax.tree.leaves(items)[0])
         devices, rows = self._mesh.size, self._rows

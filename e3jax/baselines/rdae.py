@@ -1,7 +1,7 @@
 """Robust deep autoencoder (Zhou & Paffenroth 2017): images X = L + S, S sparse in images.
 
 Rounds of training on L = X - S alternate with shrinking the residual R = X - reconstruction, image
-by image: S = max(0, 1 - threshold / |R|) R. An image whose residual exceeds the threshold is therefore
+by image: S = max(0, 1 - threshold / |R|) R. An image whose residual exceeds the threshold is so
 replaced by one at that distance from its own reconstruction, and influences the network less.
 
 The threshold is the median of |R| in every round: as long as outliers are the minority, it is that
