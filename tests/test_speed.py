@@ -110,19 +110,8 @@ def test_with_the_same_weights_scores_are_the_same(kind):
         peer.fill_views()
         peer.start()
     to_torch(peer.network, variables)
-    assert np.ptp(ours) > 1e-3
-    np.testing.assert_allclose(peer.score(2), ours, atol=1e-3)
-
-
-def test_with_the_same_weights_logits_are_the_same():
-    linen, network = networks.build("wrn-16-1", K), pytorch.WideResNet("wrn-16-1", K, 1)
-    variables = random_variables(linen)
-    to_torch(network, variables)
-    x = np.asarray(images.to_unit(random_images(8, 1)))
-    logits, _ = jax.jit(linen.apply, static_argnames="train")(variables, x, train=False)
-    with torch.no_grad():
-        theirs = network.eval()(torch.from_numpy(x).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(theirs.numpy(), logits, atol=1e-3)
+    assert np.ptp(ours) > 5e-4
+    np.testing.assert_allclose(peer.score(2), ours, atol=1e-4)
 
 
 def test_an_epoch_of_the_tuned_program_visits_each_view_once():
