@@ -49,7 +49,9 @@ class _Layer(nn.Module):
         bias = self.param("bias", init_bias, (self.features,))
         if self.kind == "dense":
             return x @ kernel + bias[None]
-        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2) + bias[None, None, None]
+        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2) + bias[
+            None, None, None
+        ]
 
 
 class ConvAutoencoder(nn.Module):
