@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import track
 
-from e3jax import runtime
-
 
 def run(work: Callable[[Console], None], stopped: str) -> int:
     """Does the work of a command and returns its exit code.
@@ -19,7 +17,6 @@ def run(work: Callable[[Console], None], stopped: str) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        runtime.prepare()
         work(console)
     except (ValueError, OSError) as error:  # InputError is a ValueError
         console.print(f"error: {error}", style="red")

@@ -26,7 +26,7 @@ from sweep.methods import METHODS
 from sweep.progress import Bar, Meter
 from sweep.provenance import provenance
 
-from e3jax import devices, files, fitting, metrics, priority, scoring
+from e3jax import devices, files, fitting, metrics, priority, runtime, scoring
 from e3jax.training import TrainConfig
 
 _EVERY, _ROUNDS = 50, 9  # of --overhead
@@ -66,6 +66,7 @@ class Study:
     """
 
     def __init__(self, args: argparse.Namespace, console: Console):
+        runtime.prepare()
         self.args, self.console, self.folder = args, console, args.results_dir
         self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
         self.views = max(args.probe_views // self.mesh.size, 1) * self.mesh.size

@@ -38,7 +38,7 @@ from rich.console import Console
 from sweep import flags, store
 from sweep.provenance import provenance
 
-from e3jax import contamination, datasets, operations, priority
+from e3jax import contamination, datasets, operations, priority, runtime
 from e3jax.images import to_unit
 from e3jax.sheet import save_figure
 
@@ -333,6 +333,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Measures every case, then writes the rows and the figure."""
+    runtime.prepare()
     names = ", ".join([*args.datasets, "synthetic images"])
     console.print(f"Eq. 3 on {names}, {args.initialisations} initialisations per set")
     folder, operation_set = Path(args.results_dir), operations.operation_set()

@@ -61,13 +61,17 @@ def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
     """Draws one overview per table of :func:`paper.tables.comparable`; returns the files."""
     drawn = []
     for key, runs in tables.comparable(rows).items():
-        size = f"{key.max_images}images" if key.max_images else ""
-        name = file_name(key.dataset, f"ratio{key.ratio:g}", *key[4:], size, key.source)
         runs = runs[~runs["method"].isin(["e3outlier-pl", "e3outlier-mp"])]
         title = f"{key.dataset}, ρ = {100 * key.ratio:g} %, images from {key.source}"
-        drawn.append(folder / f"{name}.png")
+        drawn.append(folder / f"{overview_name(key)}.png")
         plot_overview(drawn[-1], runs, title)
     return drawn
+
+
+def overview_name(key: tables.TableKey) -> str:
+    """The name of a table's figure: all that distinguishes it from others."""
+    size = f"{key.max_images}images" if key.max_images else ""
+    return file_name(key.dataset, f"ratio{key.ratio:g}", *key[4:], size, key.source)
 
 
 def plot_overview(path: Path | str, runs: pd.DataFrame, title: str) -> None:
@@ -289,7 +293,7 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
     # A batch has few outliers: what is a mean over a batch is averaged over 1/25 of the training.
     part = points.groupby("seed").cumcount() // max(points["step"].nunique() // 25, 1)
-    smooth = points.groupby(["seed", part]).mean(numeric_only=True).reset_index("seed")
+    smooth = points.groupby(["seed", part]).mean(numeric_only=True).reset_index(drop=True)
     for axes, data, quantity, heading in (
         (fig2, points, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
         (fig3, smooth, "de_facto_update", "Fig. 3: mean de facto update"),

@@ -220,8 +220,8 @@ def _count(values: pd.Series, runs: pd.DataFrame) -> str:
         text = f"{values.count()} of {text}, missing: {', '.join(missing[:3])}"
     if len(missing) > 3:
         text += f" and {len(missing) - 3} more"
-    warned = (runs["warning"] != "").sum()
-    return f"{text}, {warned} ⚠" if warned else text
+    marks = {"repeated": len(runs) - values.count(), "⚠": (runs["warning"] != "").sum()}
+    return ", ".join([text, *(f"{number} {mark}" for mark, number in marks.items() if number)])
 
 
 def _paired_difference(auroc: pd.DataFrame) -> str:
