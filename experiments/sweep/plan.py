@@ -164,15 +164,18 @@ class Run:
 
     def steps(self, n: int) -> int:
         """Steps of its training on n images; 0 without one."""
-        return TrainConfig(**self.config).num_steps(n) if self.config else 0
+        return _training(TrainConfig(**self.config), n)[0] if self.config else 0
 
     def describe(self, n: int) -> str:
         """Its training on n images, for people."""
-        config = TrainConfig(**self.config)
-        views = f"{config.k} operations, " if config.operations else ""
-        steps = f"{config.num_steps(n)} steps of {config.batch(n)} views"
-        how = f"{config.network}, {views}{config.optimizer}, {steps}, {config.precision}"
-        return f"{self.protocol} ({how})"
+        return f"{self.protocol} ({_training(TrainConfig(**self.config), n)[1]})"
+
+
+@functools.cache  # a plan has thousands of runs, and few trainings
+def _training(config: TrainConfig, n: int) -> tuple[int, str]:
+    steps, k = config.num_steps(n), f"{config.k} operations, " if config.operations else ""
+    length = f"{steps} steps of {config.batch(n)} views, {config.precision}"
+    return steps, f"{config.network}, {k}{config.optimizer}, {length}"
 
 
 def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, classes=None):
