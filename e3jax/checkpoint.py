@@ -97,7 +97,7 @@ def load(path: str | os.PathLike) -> E3Outlier:
     if about["format"] != _FORMAT:
         raise images.InputError(
             f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "
-            f"{about['versions']['e3jax']}, use that version or fit and save anew"
+            f"{about['versions']['e3jax']}, use that version, or fit and save again"
         )
     if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
         raise images.InputError(f"{path} is damaged: fit and save it again")
@@ -159,8 +159,10 @@ class TrainCheckpoint:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        import orbax.checkpoint as ocp  # takes seconds, and only trainings need it
-
+        try:
+            import orbax.checkpoint as ocp  # takes seconds, and only trainings need it
+        except ImportError as error:
+            raise ImportError("training state needs Orbax: pip install e3jax[resume]") from error
         self._orbax, self.folder = ocp.args, Path(folder).absolute()
         self._manager = None
         if jax.process_index() == 0:

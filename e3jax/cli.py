@@ -53,9 +53,9 @@ def _add_rank(commands) -> None:
     add("photos", type=Path, metavar="PHOTOS", help="folder; all images below it are taken")
     add("--out", type=Path, default="report", help="folder for the report")
     add("--contamination", type=_contamination, default=0.1, help="share of outliers, or auto")
-    add("--save", type=Path, metavar="MODEL", help="keep the trained detector in this file")
-    add("--seed", type=int, default=0, help="of all randomness")
-    add("--time-budget", type=_seconds, metavar="TIME", help="about, e.g. 90s, 5m or 1h")
+    add("--save", type=Path, metavar="MODEL", help="save the trained detector to this file")
+    add("--seed", type=int, default=0, help="seed of all randomness")
+    add("--time-budget", type=_seconds, metavar="TIME", help="approximate, e.g. 90s, 5m or 1h")
     add("--steps", type=int, help="length of the training (default: by the number of images)")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
@@ -64,15 +64,15 @@ def _add_rank(commands) -> None:
 
 
 def _add_score(commands) -> None:
-    parser = _command(commands, "score", score, "score new images with a detector that was kept")
+    parser = _command(commands, "score", score, "score new images with a saved detector")
     parser.add_argument("model", type=Path, metavar="MODEL", help="file of rank --save")
     parser.add_argument("photos", type=Path, metavar="NEW_PHOTOS", help="folder")
-    # Another one than rank's, which it would replace.
+    # Not the default of rank, whose report it would replace.
     parser.add_argument("--out", type=Path, default="report-new", help="folder for the report")
 
 
 def _add_views(commands) -> None:
-    parser = _command(commands, "views", views, "draw all views of an image on a sheet")
+    parser = _command(commands, "views", views, "draw all views of an image")
     parser.add_argument("image", type=Path, metavar="IMAGE", help="file")
     parser.add_argument("--operations", default="RA+IA+PR", help="families of operations")
     parser.add_argument("--out", type=Path, default="views.png", help="PNG or PDF")
@@ -80,11 +80,11 @@ def _add_views(commands) -> None:
 
 def _add_quarantine(commands) -> None:
     parser = _command(
-        commands, "quarantine", quarantine, "move the most outlying images aside; deletes nothing"
+        commands, "quarantine", set_aside, "move the most outlying images aside; deletes nothing"
     )
     parser.add_argument("report", type=Path, metavar="REPORT", help="folder of rank or score")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--top", type=int, metavar="N", help="move so many")
+    what.add_argument("--top", type=int, metavar="N", help="how many to move")
     what.add_argument("--list", type=Path, metavar="FILE", help="move those the gallery saved")
     what.add_argument("--undo", action="store_true", help="move all of them back")
 
@@ -183,7 +183,7 @@ def score(args: argparse.Namespace, console: Console) -> int:
 
 
 def _judge(console: Console, detector: E3Outlier) -> int:
-    """The exit code of a detector, whose warning is said last."""
+    """Prints a detector's warning, if it has one; returns the exit code."""
     warning = detector.health_.warning
     if warning:
         console.print(f"warning: {warning}", style="yellow")
@@ -199,7 +199,7 @@ def _find(args: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable
 
 @contextlib.contextmanager
 def _bars(console: Console) -> Iterator:
-    """A bar for reading, training and scoring each, on a terminal; elsewhere a line each."""
+    """Shows a progress bar per stage on a terminal, and one line per stage elsewhere."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -221,12 +221,12 @@ def _bars(console: Console) -> Iterator:
 
 
 def _check_folder(folder: Path) -> None:
-    """Complains before hours of work, not after them."""
+    """Checks before hours of work, not after them."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the report: choose another")
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} may not be written to: choose another folder with --out")
+        raise InputError(f"{folder} cannot be written to: choose another folder with --out")
 
 
 def _report(args, found: ranking.Ranking, closed: list, on_progress) -> list[dict]:

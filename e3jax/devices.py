@@ -1,6 +1,6 @@
 """Devices: the mesh that work is split over, arrays on it, and programs compiled for it.
 
-A program on a mesh runs on every device with that device's own part of what is split over ``AXIS``.
+A program on a mesh runs on every device, with that device's part of what is split over ``AXIS``.
 Functions whose docstring begins with "Inside a program" are called there.
 """
 
@@ -27,10 +27,10 @@ _PRECISIONS = {
     "bfloat16": (jnp.bfloat16, "tensorfloat32"),
 }
 PRECISIONS = tuple(_PRECISIONS)
-# What XLA is told on GPUs. Before jax 0.12 fusions of Triton's products can abort the process on
+# Compiler options on GPUs. Before jax 0.12 fusions of Triton's products can abort the process on
 # strided reads (openxla/xla#47381).
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ < (0, 12) else {}
-# Blocks that are computed while the results of earlier ones are fetched.
+# Blocks in flight, so that devices compute while earlier results are fetched.
 _BLOCKS_AHEAD = 2
 
 
@@ -43,7 +43,7 @@ def device_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def part_for_batch(mesh: Mesh, batch_size: int) -> Mesh:
-    """The most devices of a mesh that a batch divides over; the others stay idle.
+    """As many devices of a mesh as a batch divides over; the others stay idle.
 
     Raises:
       ValueError: if the mesh spans processes and the batch does not divide over all of it.
@@ -67,8 +67,8 @@ def is_cpu(mesh: Mesh) -> bool:
 def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """Puts a pytree of arrays on a mesh, by default a copy on every device.
 
-    The mesh may span processes: each holds the whole arrays and hands over its own devices' part.
-    Arrays that are there already stay as they are.
+    The mesh may span processes: each process has the whole arrays and places the part of its own
+    devices. Arrays that are already placed are returned as they are.
     """
     sharding = NamedSharding(mesh, spec)
 
@@ -82,7 +82,7 @@ def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
 
 
 def shapes(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
-    """What :func:`place` would put on a mesh, as shapes; its devices may be absent."""
+    """The shapes of what :func:`place` would return; the mesh's devices may be absent."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
@@ -93,7 +93,7 @@ def shapes(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
 class Program(NamedTuple):
     """A jitted function and the shapes of its arguments, on devices that may be absent.
 
-    To be compiled, ``function.lower(*arguments).compile()``, or exported by ``jax.export``.
+    Compile it with ``function.lower(*arguments).compile()`` or export it with ``jax.export``.
     """
 
     function: Callable
@@ -112,12 +112,12 @@ def dtype(precision: str) -> Any:
 
 
 def products(precision: str) -> contextlib.AbstractContextManager:
-    """While functions are traced: products of float32 arrays are computed at this precision."""
+    """A context for tracing functions: it sets the precision of products of float32 arrays."""
     return jax.default_matmul_precision(_PRECISIONS[precision][1])
 
 
 def in_float32(function: Callable) -> Callable:
-    """Decorates a function whose products must be those of float32 on every device."""
+    """Decorates a function whose products must be full float32 on every device."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -128,13 +128,13 @@ def in_float32(function: Callable) -> Callable:
 
 
 def compiler_options(mesh: Mesh, level: int) -> dict[str, Any] | None:
-    """What XLA is told when it compiles for a mesh.
+    """Compiler options for a mesh.
 
     Args:
       mesh: of any platform; its devices need not be present.
-      level: how hard the CPU's compiler tries. Level 0 suits what runs once: initial weights take 2
-        instead of 12 seconds, nearly all of it in threefry. Level 1 compiles a step in two thirds
-        of the default level's time, to equal speed.
+      level: the CPU compiler's effort. Level 0 suits programs that run once: initial weights take 2
+        instead of 12 seconds, nearly all of it in threefry. Level 1 compiles a train step in two
+        thirds of the default level's time, and it runs as fast.
     """
     if is_cpu(mesh):
         return {"xla_backend_optimization_level": level}
@@ -152,7 +152,7 @@ def on_mesh(
     """Jits a program on a mesh.
 
     Args:
-      function: what each device does with its part of the arguments.
+      function: called on each device with its part of the arguments.
       mesh: the devices.
       precision: of products, one of ``PRECISIONS``.
       in_specs, out_specs: as of ``jax.shard_map``.
@@ -171,9 +171,9 @@ def on_mesh(
 
 
 def run_once(function: Callable, mesh: Mesh) -> Callable:
-    """Jits ``(array, static) -> pytree`` that is run once, as initial weights: with little effort.
+    """Jits ``(array, static) -> pytree`` for a single call, such as initial weights.
 
-    What comes out is whole on every device of the mesh.
+    Every device of the mesh gets the whole result.
     """
     return jax.jit(
         function,
@@ -184,25 +184,26 @@ def run_once(function: Callable, mesh: Mesh) -> Callable:
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """Inside a program: means over the devices of float32 arrays, in one collective.
+    """Inside a program: averages float32 arrays over the devices, in one collective.
 
-    On a CPU each collective waits in a thread of XLA's pool for the other devices, which need
-    threads to arrive. So all collectives of a program stand in one chain, none beside another.
+    On a CPU each collective blocks a thread of XLA's pool until the other devices arrive, and they
+    need threads to arrive. Two collectives at once can therefore deadlock, so all collectives of a
+    program form one chain, each depending on the one before.
     """
     flat, unflatten = jax.flatten_util.ravel_pytree(tree)
     return unflatten(jax.lax.pmean(flat, AXIS))
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """Inside a program: as :func:`mean_over_devices`, sums."""
+    """Inside a program: sums float32 arrays over the devices, see :func:`mean_over_devices`."""
     flat, unflatten = jax.flatten_util.ravel_pytree(tree)
     return unflatten(jax.lax.psum(flat, AXIS))
 
 
 def gather_over_devices(tree: Any) -> Any:
-    """Inside a program: float32 arrays [n, ...] of each device joined to wholes.
+    """Inside a program: joins the float32 arrays [n, ...] of all devices.
 
-    In one collective, see :func:`mean_over_devices`.
+    It takes one collective, see :func:`mean_over_devices`.
     """
     leaves, treedef = jax.tree.flatten(tree)
     n = len(leaves[0])
@@ -216,7 +217,7 @@ def gather_over_devices(tree: Any) -> Any:
 
 
 def part_of_device(whole: jax.Array) -> jax.Array:
-    """Inside a program: a device's part of an array that every device has."""
+    """Inside a program: the calling device's part of an array that every device has."""
     part = len(whole) // jax.lax.axis_size(AXIS)
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part)
 
@@ -224,15 +225,16 @@ def part_of_device(whole: jax.Array) -> jax.Array:
 class BatchMap:
     """Maps a function of a few items over any number of them, in blocks split over a mesh.
 
-    Items are pytrees of arrays with a leading axis, such as images and their numbers. Blocks have
-    one shape, so one program serves all numbers of items; of a block that is not full only the
-    items in it are computed.
+    Items are pytrees of arrays with a leading axis, such as images and their indices. All blocks
+    have the same shape, so one program serves any number of items; in a block that is not full,
+    only the items that exist are computed.
 
     Args:
-      function: ``(shared, items [b, ...]) -> pytree`` of float32 arrays [b, ...], every item by
-        itself.
-      mesh: devices to split a block's items over; they all have the whole of ``shared``.
-      block: items per block, at least; filled up to a multiple of ``together`` per device.
+      function: ``(shared, items [b, ...]) -> pytree`` of float32 arrays [b, ...]; it treats each
+        item independently.
+      mesh: devices to split each block over; every device has all of ``shared``.
+      block: smallest number of items per block; it is rounded up to a multiple of ``together`` per
+        device.
       together: items per call of ``function``.
       precision: of products, one of ``PRECISIONS``.
     """
@@ -243,7 +245,7 @@ class BatchMap:
         self._program = on_mesh(self._block, mesh, precision, (EVERYWHERE, SPLIT, EVERYWHERE))
 
     def _block(self, shared: Any, items: Any, count: jax.Array) -> Any:
-        """One device's items, of which all devices have ``count`` to compute, dealt in turn."""
+        """Computes the items of one device; ``count`` of the block's items exist, dealt in turn."""
         together, devices = self._together, jax.lax.axis_size(AXIS)
         mine = (count + devices - 1 - jax.lax.axis_index(AXIS)) // devices
 
@@ -260,15 +262,15 @@ class BatchMap:
         one = jax.eval_shape(self._function, shared, jax.tree.map(lambda a: a[:together], items))
         empty = jax.tree.map(lambda a: jnp.zeros((self._rows, *a.shape[1:]), a.dtype), one)
         done = jax.lax.fori_loop(0, (mine + together - 1) // together, some, empty)
-        # Gathered here and not on the host, which may see a part of the mesh's devices only.
+        # Gathered here, because a host may see only some of the mesh's devices.
         return gather_over_devices(done)
 
     def __call__(
         self, shared: Any, items: Any, on_block: Callable[[int], None] = lambda done: None
     ) -> Any:
-        """A pytree of NumPy arrays [n, ...]; ``on_block(items done)`` is called after each block.
+        """Returns a pytree of NumPy arrays [n, ...].
 
-        ``shared`` is put on the devices once.
+        ``on_block(items done)`` is called after each block. ``shared`` is placed once.
         """
         shared, n = place(self._mesh, shared), len(jax.tree.leaves(items)[0])
         devices, rows = self._mesh.size, self._rows
@@ -298,7 +300,7 @@ class BatchMap:
         return jax.tree.map(lambda *a: np.concatenate(a)[:n], *parts)
 
     def program(self, shared: Any, item: Any) -> Program:
-        """What a block runs, for the shapes of ``shared`` and of an item."""
+        """The program of a block, for the shapes of ``shared`` and of one item."""
         count = self._rows * self._mesh.size
         block = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), item)
         whole = functools.partial(shapes, self._mesh)

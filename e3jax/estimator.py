@@ -29,8 +29,8 @@ from e3jax.images import InputError
 from e3jax.methods import E3OUTLIER
 from e3jax.ranking import Health, HealthWarning
 
-# Of a time budget: the least training worth its name, a trained view in scored ones, and what the
-# compiler takes.
+# For time budgets: the shortest useful training, the cost of a trained view in scored views, and an
+# allowance for compiling.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
 _SEEDS = np.iinfo(np.int32).max
 
@@ -52,31 +52,31 @@ class E3Outlier(BaseEstimator):
         "wrn-10-4" (the paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
         :class:`e3jax.Operation` for images of ``image_size``.
-      steps: of training; "auto": half an epoch over all views on a CPU, a whole one on an
-        accelerator, and 433 at least, so that small collections are learnt as well.
-      time_budget: seconds that ``fit`` may take, about; the training is shortened to it (not below
-        100 steps), so that scores then depend on the machine. None: as long as it takes.
-      batch_size: views a step.
+      steps: length of the training; "auto": half an epoch over all views on a CPU, a whole one on
+        an accelerator, and at least 433, so that small collections are learnt as well.
+      time_budget: approximate seconds that ``fit`` may take; the training is shortened to fit (not
+        below 100 steps), so scores then depend on the machine. None: no limit.
+      batch_size: views per step.
       image_size: even side in pixels to which all images are resized (Pillow, bilinear with
         antialiasing).
       resize: how images that are not square become so, see :func:`e3jax.reading.read_files`.
       value_range: (smallest, largest) value of float arrays; None infers it from those given to
         ``fit`` and says so in a warning.
-      random_state: int, ``numpy.random.RandomState`` or None, of all randomness.
-      on_progress: called as ``(what, done, total)``; it may raise to end the fit.
+      random_state: int, ``numpy.random.RandomState`` or None, the source of all randomness.
+      on_progress: called as ``(stage, done, total)``; it may raise to end the fit.
 
     Attributes:
       decision_scores_: float [n] in [0, log k], the images' entropy in nats, larger = more
         outlying (minus NE, eq. 6).
-      view_entropies_: float [n, k] in nats, of every view of the collection; not saved with the
-        detector.
-      median_entropies_: float [k], the collection's median of each operation.
-      threshold_: images of larger scores are outliers.
+      view_entropies_: float [n, k] in nats, the entropy of each view of the collection; not saved
+        with the detector.
+      median_entropies_: float [k], the collection's median for each operation.
+      threshold_: images with larger scores are outliers.
       paths_: str [n], files of the collection; image numbers for arrays.
-      health_: :class:`Health`, also warned of where it is bad.
-      value_range_: of float arrays; None for others.
+      health_: :class:`Health`; ``fit`` also warns if it is bad.
+      value_range_: of float arrays; None otherwise.
       colour_: whether images are RGB, else grey.
-      variables_, network_, steps_: the trained network, its name, and the steps it took.
+      variables_, network_, steps_: the trained network, its name, and its training steps.
 
     >>> detector = E3Outlier(contamination=0.05).fit("photos/")  # doctest: +SKIP
     >>> detector.paths_[detector.labels_ == 1]  # doctest: +SKIP
@@ -156,10 +156,10 @@ class E3Outlier(BaseEstimator):
     def view_scores(self, X) -> scoring.ViewScores:
         """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
 
-        They say why an image scores as it does: which operations are not recognised on it.
+        They explain an image's score: which operations the network does not recognise on it.
 
         Raises:
-          InputError, NotFittedError: as ``decision_function``.
+          InputError, NotFittedError: see ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
         bank, unreadable, _ = self.read(X)
@@ -184,7 +184,7 @@ class E3Outlier(BaseEstimator):
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
 
         Raises:
-          InputError, NotFittedError: as ``decision_function``.
+          InputError, NotFittedError: see ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
         bank, unreadable, _ = self.read(X)
@@ -203,7 +203,7 @@ class E3Outlier(BaseEstimator):
         )
 
     def predict(self, X, return_confidence=False):
-        """0 or 1 = outlier for images [n]; with their confidences if asked."""
+        """Labels [n] of images, 1 = outlier, with their confidences if asked."""
         scores = self.decision_function(X)
         found = self._label(scores)
         return (found, self._confidence(scores)) if return_confidence else found
@@ -234,21 +234,21 @@ class E3Outlier(BaseEstimator):
         return (probability, self._confidence(scores)) if return_confidence else probability
 
     def predict_confidence(self, X) -> np.ndarray:
-        """How sure each prediction is if the collection were drawn again, in [0, 1].
+        """How stable each prediction is if the collection were drawn again, in [0, 1].
 
         As PyOD, after Perini et al. 2020.
         """
         return self._confidence(self.decision_function(X))
 
     def set_contamination(self, contamination) -> "E3Outlier":
-        """Moves the threshold, and so ``labels_``, without training anew."""
+        """Moves the threshold, and so ``labels_``, without training again."""
         check_is_fitted(self, "decision_scores_")
         thresholds.check_contamination(contamination)
         self.contamination = contamination
         return self._set_threshold()
 
     def read(self, X, least=1) -> reading.Collection:
-        """A collection as the detector sees it: a bank of ``image_size``, and what is left out.
+        """Reads a collection as the detector sees it, and what is left out of it.
 
         Raises:
           InputError: bad images; fewer than ``least`` files can be read.
@@ -334,7 +334,7 @@ class E3Outlier(BaseEstimator):
     def _shorten(
         self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
     ) -> training.TrainConfig:
-        """As many steps as fit before the deadline, by the time that some images' scores take."""
+        """Shortens a training to end before a deadline, going by the time that scoring takes."""
         untrained = fitting.fit(jax.random.key(0), pictures, E3OUTLIER, config, until=0)
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
@@ -360,7 +360,7 @@ class E3Outlier(BaseEstimator):
 
     @property
     def labels_(self) -> np.ndarray:
-        """Of the collection, int [n], 1 = outlier."""
+        """Labels of the collection, int [n], 1 = outlier."""
         return self._label(self.decision_scores_)
 
     def _label(self, scores: np.ndarray) -> np.ndarray:

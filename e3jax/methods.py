@@ -12,21 +12,21 @@ from e3jax import losses, scoring, training
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Method:
-    """What one training learns, and the scores that it serves. Methods are compared by identity.
+    """What one training learns, and the scores that follow. Methods are compared by identity.
 
     Attributes:
       loss: ``(outputs, batch, extra) -> (losses [b], extra)``, see :mod:`e3jax.losses`.
-      evaluate: ``(x, outputs) -> pytree``, see :func:`e3jax.scoring.make_evaluator`. What comes out
-        for all images is the method's evaluation.
+      evaluate: ``(x, outputs) -> pytree``, see :func:`e3jax.scoring.make_evaluator`; its result for
+        all images is the method's evaluation.
       scores: by name in tables, ``(key, evaluation) -> float [n]``, smaller = more outlying. The
         first name is the method's own.
       paper_config: ``grey -> TrainConfig``, the paper's training for grey or colour images.
       quick_config: ``() -> TrainConfig``, sized for a CPU; its constants are chosen on MNIST alone.
       metrics: of a batch, see :func:`e3jax.training.make_trainer`.
-      constants: what the scores depend on besides the config.
-      rounds: parts of a training, of equal length.
+      constants: values that the scores depend on besides the config, by name.
+      rounds: number of equal parts of a training.
       extra: ``images uint8 [n, h, w, c] -> pytree`` that ``TrainState.extra`` starts as.
-      renew: ``evaluation -> extra``, called after every round; None keeps the old one.
+      renew: ``evaluation -> extra``, called after every round; None leaves ``extra`` as it is.
       inputs: ``(x [..., h, w, c], image index [...], extra) -> x``: what the network is applied to.
     """
 

@@ -1,4 +1,4 @@
-"""Rankings: a collection in the order of how outlying its images are, and the tables of it.
+"""Rankings: a collection ordered by how outlying its images are, and the tables of it.
 
 The paper's scores fall with outlyingness; here, and nowhere else, they change their sign.
 """
@@ -23,13 +23,13 @@ class HealthWarning(UserWarning):
 
 
 class Health(NamedTuple):
-    """What there is to know of a fit before its scores are believed.
+    """What to know about a fit before believing its scores.
 
     Attributes:
       pretext_accuracy: share of views whose operation was recognised, in [0, 1].
       chance: what guessing would reach, 1 / k.
       spread: standard deviation of the scores, in nats.
-      steps: of training.
+      steps: length of the training.
       unreadable: files that were left out, :class:`e3jax.reading.Unreadable`.
       warning: what is wrong and what to do, in one sentence; "" if nothing is.
     """
@@ -46,7 +46,7 @@ class Evidence(NamedTuple):
     """Why images score as they do.
 
     Attributes:
-      entropies: float [n, k] in nats, of each image under each operation.
+      entropies: float [n, k] in nats, the entropy of each image under each operation.
       median: float [k], the fitted collection's median of each operation.
       operation_set: the operations.
       resize: how images became square.
@@ -65,9 +65,9 @@ class Ranking(NamedTuple):
       paths: str [n], files; image numbers for arrays.
       scores: float64 [n] in nats, larger = more outlying.
       evidence: what the scores follow from.
-      threshold: images of larger scores are outliers.
+      threshold: images with larger scores are outliers.
       unreadable: files that were left out.
-      health: of the fit.
+      health: how sound the fit is.
     """
 
     paths: np.ndarray
@@ -132,5 +132,5 @@ def read_scores(folder: str | os.PathLike) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"rank", "path", "score"} <= rows[0].keys():
-        raise InputError(f"{path} is no report of e3jax: run e3jax rank anew")
+        raise InputError(f"{path} is no report of e3jax: run e3jax rank again")
     return rows

@@ -1,4 +1,4 @@
-"""Scores: what a trained network says of images, in blocks; smaller = more outlying.
+"""Scores: what a trained network says about images, in blocks; smaller = more outlying.
 
 Legend: ``n`` images, ``k`` operations, ``b`` images that are computed together.
 """
@@ -76,7 +76,7 @@ class Evaluator(NamedTuple):
     Attributes:
       run: ``(variables, extra, images uint8 [n, h, w, c], on_block) -> pytree`` of NumPy arrays
         [n, ...], whole in every process; ``on_block(images done)`` is called after each block.
-      program: ``(variables, channels, extra) -> devices.Program``, what a block runs.
+      program: ``(variables, channels, extra) -> devices.Program``, the program of a block.
     """
 
     run: Callable[..., Any]
@@ -94,17 +94,17 @@ def make_evaluator(
     inputs: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda x, index, extra: x,
     views_per_call: int | None = None,
 ) -> Evaluator:
-    """Builds one jitted pass over images: an image with all of its views goes through the network.
+    """Builds one jitted pass that sends each image and all of its views through the network.
 
-    Running statistics are used, so an image's scores do not depend on its neighbours. One program
+    It uses running statistics, so an image's scores do not depend on the other images. One program
     serves any number of images.
 
     Args:
       network: name or function for :func:`e3jax.networks.build`.
-      evaluate: ``(x [b, 1 + k, h, w, c], outputs) -> pytree`` of float32 arrays [b, ...]: what is
-        made of an image (first) and its views, and of the network's outputs [b, 1 + k, ...].
+      evaluate: ``(x [b, 1 + k, h, w, c], outputs) -> pytree`` of float32 arrays [b, ...]: a summary
+        of each image (first of its axis), its views and the network's outputs [b, 1 + k, ...].
       side: of the square images, in pixels.
-      operation_set: the K operations; None evaluates the images alone (k = 0).
+      operation_set: the K operations; None evaluates only the images themselves (k = 0).
       mesh: devices to split the images over (default: all).
       precision: of products, see :class:`e3jax.TrainConfig`.
       inputs: ``(x, image index [b], extra) -> x``: what the network is applied to, if not x.
@@ -158,10 +158,10 @@ def isolation_forest(key: jax.Array, features: np.ndarray) -> np.ndarray:
 
 
 def check_fit(scores: ViewScores) -> str:
-    """Why these scores mean nothing, in one sentence; "" if they look sound.
+    """Says in one sentence why these scores mean nothing; "" if they look sound.
 
-    They do if they are finite, differ between images, and the network has learnt to recognise
-    operations: pretext accuracy a tenth of the way from chance 1/k to 1.
+    Sound scores are finite and differ between images, and the network has learnt to recognise
+    operations: its pretext accuracy is at least a tenth of the way from chance 1/k to 1.
     """
     values = np.stack([scores.mean(rule) for rule in scores.rules])
     k = scores.accuracy.shape[1]

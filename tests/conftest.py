@@ -1,4 +1,7 @@
-"""Two simulated devices and one cache for the whole session, also for the programs tests start."""
+"""Two simulated devices, one cache and strict promotion for the whole session.
+
+The programs that tests start share the cache.
+"""
 
 import os
 import subprocess
@@ -12,6 +15,7 @@ import pytest
 from e3jax import contamination, datasets
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
 
 

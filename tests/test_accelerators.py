@@ -50,7 +50,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore:pretext accuracy")
 def test_any_number_of_devices_of_a_plugin_does(ranked, digits):
     count, folder = ranked
@@ -145,7 +145,7 @@ def test_an_image_alone_takes_its_own_time(digits):
     assert min(seconds(1) for _ in range(5)) <= min(seconds(64) for _ in range(3)) / 10
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(run_script, tmp_path, cache):
     arguments = ("--toy", "--source", "embedded", "--results-dir", tmp_path, "--minutes", 5)
     done = run_script("experiments/first_gpu.py", *arguments)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from e3jax.networks import ConvAutoencoder, MixtureAutoencoder
 
@@ -41,9 +43,6 @@ def variables():
 @pytest.fixture(scope="module")
 def torch_autoencoder(variables):
     """The authors' program's layers, with our numbers."""
-    torch = pytest.importorskip("torch")
-    from torch import nn
-
     up = functools.partial(nn.ConvTranspose2d, kernel_size=3, stride=2, padding=1, output_padding=1)
     encoder = nn.Sequential(
         *(nn.Conv2d(3, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
@@ -83,19 +82,17 @@ def torch_autoencoder(variables):
         if i == 3:
             state = {name: channels_first(a).ravel() for name, a in state.items()}
         copy(norm, **state)
-    return torch, encoder, decoder
+    return encoder, decoder
 
 
 def copy(layer, **state):
-    import torch
-
     tensors = {name: torch.from_numpy(np.array(a)) for name, a in state.items()}
     layer.load_state_dict(layer.state_dict() | tensors)
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_it_is_the_autoencoder_of_pytorchs_layers(variables, torch_autoencoder, train):
-    torch, encoder, decoder = torch_autoencoder
+def test_the_autoencoder_is_that_of_pytorchs_layers(variables, torch_autoencoder, train):
+    encoder, decoder = torch_autoencoder
     x = random_images(6, channels=3)
     (reconstruction, code), updates = apply(ConvAutoencoder(), train)(variables, x)
     encoder.train(train), decoder.train(train)
@@ -115,8 +112,7 @@ def test_it_is_the_autoencoder_of_pytorchs_layers(variables, torch_autoencoder, 
         np.testing.assert_allclose(old + new, norm.running_var, rtol=1e-4)
 
 
-def test_it_starts_as_pytorchs_layers_do(variables):
-    torch = pytest.importorskip("torch")
+def test_the_autoencoder_starts_as_pytorchs_layers_do(variables):
     theirs = {
         2: torch.nn.Conv2d(128, 256, 3),
         3: torch.nn.Linear(4096, 256),

@@ -509,7 +509,7 @@ def test_damaged_prepared_data_are_a_sentence(tmp_path, damage):
 
 
 @needs_tfds
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("name", "source", "mean"),
     [

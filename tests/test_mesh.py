@@ -3,13 +3,11 @@
 Programs are started for what one process cannot have: other numbers of devices, other processes.
 """
 
-import csv
 import os
 import socket
 import subprocess
 import sys
 
-import benchmark
 import jax
 import numpy as np
 import pytest
@@ -152,7 +150,7 @@ def one_process(mnist, tmp_path_factory):
     return saved
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("devices", [3, 6, 8])
 def test_any_number_of_devices_does_the_same_run(one_process, devices):
     alone = run_of(one_process, 1)
@@ -160,102 +158,13 @@ def test_any_number_of_devices_does_the_same_run(one_process, devices):
     assert_same_run(run_of(one_process, devices), alone)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_two_processes_do_the_same_run_as_one(one_process, tmp_path):
     both = results(tmp_path, 2, 2, [4])
     for name, values in both[0].items():
         np.testing.assert_array_equal(values, both[1][name])
     assert_same_run(run_of(both[0], 4), run_of(one_process, 6))
     assert [p.name for p in tmp_path.glob("state*")] == ["state0-4"]
-
-
-SMALL = (
-    *("experiments/benchmark.py", "--dataset", "mnist", "--source", "embedded"),
-    *("--protocol", "quick", "--operations", "PR", "--max-images", 20, "--steps", 12),
-)
-
-
-JOB = ("--distributed", "--num-processes", 2)
-
-
-def job(folders, devices, *arguments) -> list[subprocess.CompletedProcess]:
-    """A benchmark in as many processes as there are results folders."""
-    count, port = len(folders), free_port()
-    commands = [
-        (
-            *(*SMALL, *arguments, "--results-dir", folder, "--distributed"),
-            *("--coordinator", f"localhost:{port}", "--num-processes", count, "--process-id", i),
-        )
-        for i, folder in enumerate(folders)
-    ]
-    return run_together(commands, [environment(devices)] * count)
-
-
-def rows(folder) -> list[dict]:
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.slow
-def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
-    folders, what = [tmp_path / "first", tmp_path / "second"], ("--classes", 4, "--methods")
-    done = job(folders, 1, *what, "e3outlier", "pixel-pca")
-    for process in done:
-        assert process.returncode == 0, process.stderr
-    assert "Device: 2 x cpu" in done[0].stderr and "[2/2]" in done[0].stderr
-    # Gloo, which connects CPUs, says in its own way that it did.
-    said = (done[1].stdout + done[1].stderr).splitlines()
-    assert not [line for line in said if not line.startswith("[Gloo]")]
-    assert not folders[1].exists()
-    methods = {row["method"]: row for row in rows(folders[0])}
-    assert sorted(methods) == ["e3outlier", "e3outlier-mp", "e3outlier-pl", "pixel-pca", "ssd-if"]
-    assert {row["device"] for row in methods.values()} == {"2 x cpu"}
-    again = job(folders, 1, *what, "e3outlier", "pixel-pca")
-    assert [process.returncode for process in again] == [0, 0], again[1].stderr
-    assert "2 of them finished before" in again[0].stderr and "[1/" not in again[0].stderr
-
-
-@pytest.mark.slow
-def test_processes_with_different_commands_are_told(tmp_path):
-    port, what = free_port(), (*JOB, "--methods", "pixel-pca", "--results-dir", tmp_path)
-    commands = [
-        (*SMALL, *what, "--coordinator", f"localhost:{port}", "--process-id", i, "--classes", i)
-        for i in range(2)
-    ]
-    for process in run_together(commands, [environment(1)] * 2):
-        assert process.returncode == 2, process.stderr
-        assert "different commands or images" in process.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (["--process-id", 0], "need --distributed"),
-        (JOB, "together or not at all"),
-        (["--distributed", "--runs-at-once", 2], "one run at a time"),
-        ([*JOB, "--coordinator", "here", "--process-id", 0], "HOST:PORT, got 'here'"),
-        ([*JOB, "--coordinator", "here:1", "--process-id", 2], "0 to 1, got 2"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, arguments, sentence):
-    monkeypatch.setattr(sys, "argv", [*map(str, (*SMALL, *arguments))])
-    with pytest.raises(SystemExit, match="2"):
-        benchmark.parse_arguments()
-    assert sentence in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (["--distributed"], "found no cluster"),
-        (["--runs-at-once", 3], "cannot share 2 devices evenly"),
-    ],
-)
-def test_what_does_not_fit_the_machine_is_refused(run_script, tmp_path, arguments, sentence):
-    arguments = (*SMALL[1:], *arguments, "--results-dir", tmp_path / "r")
-    done = run_script(SMALL[0], *arguments, env=environment(2))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert sentence in " ".join(done.stderr.split())
 
 
 # Two runs side by side, on a device each and on the same one, against each alone.
@@ -284,7 +193,7 @@ assert not np.array_equal(alone[0][1].mean(), alone[1][1].mean())
 """.replace("CONFIG", repr(CONFIG._asdict()))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
     [done] = run_together([["-c", IN_FLIGHT]], [environment(2)])
     assert done.returncode == 0, done.stderr
@@ -314,20 +223,6 @@ def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits):
         for _ in range(3):
             state, log = trainer.run_steps(state, bank, len(digits), 3)
         assert jax.device_get(state.step) == 3 and np.isnan(jax.device_get(log.loss)).all()
-
-
-@pytest.mark.slow
-def test_a_second_start_compiles_nothing(run_script, tmp_path):
-    misses, home = [], {"E3JAX_CACHE_DIR": str(tmp_path / "cache"), "JAX_EXPLAIN_CACHE_MISSES": "1"}
-    env = environment(1, **home)
-    del env["JAX_COMPILATION_CACHE_DIR"]
-    for start in ("first", "second"):
-        arguments = (*SMALL[1:], "--methods", "e3outlier", "--classes", 4)
-        done = run_script(SMALL[0], *arguments, "--results-dir", tmp_path / start, env=env)
-        assert done.returncode == 0, done.stderr
-        misses.append(done.stderr.count("PERSISTENT COMPILATION CACHE MISS"))
-    assert misses[0] > 5 and misses[1] == 0
-    assert (tmp_path / "cache" / "compiled").stat().st_mode & 0o777 == 0o700
 
 
 def collectives(jaxpr) -> list[str]:

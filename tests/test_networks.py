@@ -1,4 +1,4 @@
-"""Networks against golden counts, the native convolution and numbers worked out by hand."""
+"""Networks against golden counts, PyTorch's layers and numbers worked out by hand."""
 
 import functools
 
@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
-from e3jax.networks import ConvAutoencoder, build
+from e3jax.networks import ConvAutoencoder, MixtureAutoencoder, build
 
 LEAVES = jax.tree_util.tree_leaves_with_path
 
@@ -34,7 +36,7 @@ def shapes_of(network, channels=1, side=32):
         ("resnet-20", 278_751, 279_039),
         ("resnet-50", 764_831, 765_119),
         ("densenet-40", 189_123, 189_555),
-        (ConvAutoencoder(), 2_850_049, 2_852_355),
+        ("cae-256", 2_850_049, 2_852_355),
     ],
 )
 def test_networks_have_the_papers_number_of_parameters(network, grey, colour):
@@ -83,17 +85,24 @@ def test_only_blocks_that_change_channels_have_a_shortcut_convolution(name, shor
 @pytest.mark.parametrize(
     "name",
     ["resnet", "wrn", "wrn-10", "wrn-10-0", "wrn-4-4", "wrn-11-4", "wrn-10-4x", "WRN-10-4"]
-    + ["resnet-2", "resnet-21", "resnet-20-1", "densenet-4", "densenet-22x", "vgg-16", "-10-4"],
+    + ["resnet-2", "resnet-21", "resnet-20-1", "densenet-4", "densenet-22x", "vgg-16", "-10-4"]
+    + ["cae", "cae-0", "cae-64-5", "dagmm-", ""],
 )
-def test_unknown_names_are_refused(name):
-    with pytest.raises(ValueError, match=f"unknown network '{name}': expected wrn-DEPTH-WIDTH"):
+def test_unknown_names_are_refused_with_the_names_there_are(name):
+    with pytest.raises(ValueError, match=f"unknown network '{name}'.* wrn-10-4$") as error:
         build(name, 111)
+    assert "wrn-DEPTH-WIDTH (DEPTH 10, 16, 22 ...), resnet-DEPTH (DEPTH 8" in str(error.value)
+    assert "densenet-DEPTH (DEPTH 10, 16, 22 ...), cae-LATENT, dagmm-LATENT" in str(error.value)
 
 
-def torch_network(family, variables, x):
-    """Logits by PyTorch's functions, one block a group; layers' numbers in the order of use."""
-    torch = pytest.importorskip("torch")
-    from torch.nn import functional
+def test_autoencoders_have_names_too():
+    assert build("cae-64", 111, jnp.bfloat16, "devices") == ConvAutoencoder(64, "devices")
+    dagmm = MixtureAutoencoder(latent=5, components=3, axis_name="devices")
+    assert build("dagmm-5", 111, axis_name="devices") == dagmm
+
+
+def torch_network(family, variables, x, train):
+    """Logits by PyTorch's functions, one block per group; layers are numbered in order of use."""
 
     def numbers(kind, collection, name):
         count = sum(kind in layer for layer in variables["params"])
@@ -113,7 +122,7 @@ def torch_network(family, variables, x):
         return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
 
     def norm(x):
-        return functional.batch_norm(x, *next(norms))
+        return functional.batch_norm(x, *next(norms), training=train)
 
     relu = functional.relu
     x = conv(torch.tensor(x).permute(0, 3, 1, 2))
@@ -122,25 +131,34 @@ def torch_network(family, variables, x):
         for stride in (1, 2, 2):
             y = norm(conv(relu(norm(conv(x, stride)))))
             x = relu(y + (x if stride == 1 else norm(conv(x, stride))))
+    elif family == "wrn":
+        for stride in (1, 2, 2):
+            activated = relu(norm(x))
+            shortcut = x if stride == 1 else conv(activated, stride)
+            x = shortcut + conv(relu(norm(conv(activated, stride))))
+        x = relu(norm(x))
     else:
         for block in range(3):
             if block > 0:
                 x = functional.avg_pool2d(conv(relu(norm(x))), 2)
             x = torch.cat([x, conv(relu(norm(conv(relu(norm(x))))))], 1)
         x = relu(norm(x))
+    assert next(kernels, None) is next(norms, None) is None
     head = {name: torch.tensor(a) for name, a in variables["params"]["head"].items()}
     return x.mean((2, 3)) @ head["kernel"] + head["bias"]
 
 
-@pytest.mark.parametrize("name", ["resnet-8", "densenet-10"])
-def test_networks_are_those_of_pytorchs_layers(name):
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["wrn-10-1", "resnet-8", "densenet-10"])
+def test_networks_are_those_of_pytorchs_layers(name, train):
     x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
     network, random = build(name, 111), np.random.default_rng(1)
     shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), x)
     variables = jax.tree.map(lambda a: np.float32(random.uniform(-0.2, 0.5, a.shape)), shapes)
     variables["batch_stats"] = jax.tree.map(lambda a: abs(a) + 0.5, variables["batch_stats"])
-    logits, _ = jax.jit(functools.partial(network.apply, train=False))(variables, x)
-    theirs = torch_network(name.split("-")[0], variables, x)
+    apply = jax.jit(functools.partial(network.apply, train=train, mutable=["batch_stats"]))
+    (logits, _), _ = apply(variables, x)
+    theirs = torch_network(name.split("-")[0], variables, x, train)
     assert np.ptp(logits) > 1
     np.testing.assert_allclose(logits, theirs, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
 

@@ -12,7 +12,9 @@ import scipy.ndimage
 from hypothesis import strategies
 
 from e3jax.operations import (
+    FAMILIES,
     FILLS,
+    Family,
     Operation,
     _all_views_by_products,
     _views_by_products,
@@ -94,19 +96,19 @@ def sampled_points(side, angle):
 
 @pytest.fixture(
     scope="module",
-    params=list(itertools.product((8, 28, 32, 48), (1, 3), ("gathers", "products"))),
-    ids=lambda p: f"side{p[0]}-channels{p[1]}-by-{p[2]}",
+    params=list(
+        itertools.product(((8, 1), (8, 3), (28, 1), (32, 3), (48, 1)), ("gathers", "products"))
+    ),
+    ids=lambda p: "side{}-channels{}-by-{}".format(*p[0], p[1]),
 )
 def parity(request):
     """(views by e3jax, views by the reference) of one noise image, the hardest for a spline.
 
-    By the gathers of CPUs and GPUs, and by the products of matrices of a TPU.
+    Views are made by the gathers of CPUs and GPUs and by the matrix products of TPUs.
     """
-    side, channels, way = request.param
-    image, operations = (
-        random_images(1, side, channels, side + channels)[0],
-        operation_set(side=side),
-    )
+    (side, channels), way = request.param
+    image = random_images(1, side, channels, side + channels)[0]
+    operations = operation_set(side=side)
     views = all_views(operations, image[None])[0]
     if way == "products":
         views = jax.jit(_all_views_by_products)(operations, image[None])[0]
@@ -144,15 +146,17 @@ def test_every_entry_of_every_linear_map_is_the_references(linear_map):
     np.testing.assert_allclose(linear_map, reference, rtol=0, atol=1e-5)
 
 
+by_gathers, by_products = jax.jit(views_of), jax.jit(_views_by_products)
+
+
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("side", [4, 6, 14])
-def test_products_of_matrices_make_the_views_that_gathers_make(side, fill):
+def test_matrix_products_make_the_views_that_gathers_make(side, fill):
     everything = Operation(True, (1, -2), 3, (3, 0, 1, 2), 22.5)
     for some in ("RA+IA+PR", [everything, everything._replace(quarter_turns=2), Operation()]):
-        operations = operation_set(some, side, fill)
-        images, labels = random_images(len(operations), side, 3), np.arange(len(operations))
-        gathered = views_of(operations, images, labels)
-        multiplied = _views_by_products(operations, images, labels)
+        arguments = operation_set(some, side, fill), random_images(111, side, 3)
+        labels = np.arange(111) % len(arguments[0])
+        gathered, multiplied = (make(*arguments, labels) for make in (by_gathers, by_products))
         np.testing.assert_allclose(gathered, multiplied, rtol=0, atol=2e-6)
 
 
@@ -201,6 +205,21 @@ def test_all_111_views_of_a_random_image_differ(linear_map):
     views = linear_map @ random_images(1, SIDE, 1).ravel()
     gaps = np.abs(views[:, None] - views[None]).max(-1)
     assert gaps[~np.eye(111, dtype=bool)].min() > 0.1
+
+
+def test_a_family_is_added_by_registering_one_value(monkeypatch):
+    turns = [Operation(quarter_turns=turns) for turns in range(4)]
+    monkeypatch.setitem(FAMILIES, "QT", Family("quarter turns", lambda side: turns))
+    operations = operation_set("PR+QT", SIDE)
+    assert operations.families == ("PR",) * 23 + ("QT",) * 4
+    assert operations.names[23:] == ("identity", "turn90", "turn180", "turn270")
+    with pytest.raises(ValueError, match="expected families from RA, IA, PR, QT joined"):
+        operation_set("XY", SIDE)
+
+
+def test_the_papers_families_say_what_they_do():
+    assert list(FAMILIES) == ["RA", "IA", "PR"]
+    assert all(family.description for family in FAMILIES.values())
 
 
 @pytest.mark.parametrize("side", [6, 28, 48])
@@ -424,6 +443,7 @@ TWO = (Operation(), Operation(flip=True))
         ({"name": [Operation(), Operation(patches=(1, 2, 3, 4))]}, r"got \(1, 2, 3, 4\)"),
         ({"name": [*TWO, Operation(flip=True)]}, "at least two operations, all different"),
         ({"name": [Operation()]}, "at least two operations"),
+        ({"name": []}, "at least two operations"),
     ],
 )
 def test_every_complaint_about_a_set_says_what_was_expected(arguments, sentence):
@@ -448,6 +468,6 @@ def test_operations_that_do_the_same_under_two_names_are_refused(operations, sen
 @pytest.mark.parametrize("shape", [(SIDE, SIDE), (SIDE, SIDE + 2, 1), (1, SIDE, SIDE), (6, 6, 3)])
 def test_images_of_another_shape_than_the_sets_are_refused(paper_set, shape):
     with pytest.raises(ValueError, match=r"expected an image \[8, 8, c\]"):
-        apply_operation(paper_set, jnp.zeros(shape), 0)
+        apply_operation(paper_set, np.zeros(shape, np.float32), 0)
     with pytest.raises(ValueError, match=r"expected an image \[8, 8, c\]"):
         all_views(paper_set, jnp.zeros((2, *shape)))

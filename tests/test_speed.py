@@ -160,7 +160,7 @@ def test_the_tuned_peers_epoch_visits_every_view_once_and_training_learns(peers)
     assert float(tuned.loss) / 20 < first
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_measurement_ends_with_a_line_for_programs_and_a_row(
     peers, run_script, tmp_path, environment
 ):
@@ -177,7 +177,7 @@ def test_a_measurement_ends_with_a_line_for_programs_and_a_row(
     assert 0 < float(row["train_utilisation"]) < 2
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_e3jax_is_measured_without_torch(run_script, tmp_path, environment):
     options = (*SMALL, "--without-torch", "--results-dir", tmp_path)
     finished = run_script("experiments/speed.py", *options)
@@ -187,7 +187,7 @@ def test_e3jax_is_measured_without_torch(run_script, tmp_path, environment):
     assert float(row["train_views_per_second"]) > 0 and row["tuned_mode"] == ""
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_growth_has_a_row_for_every_size(run_script, tmp_path, environment):
     options = ("--growth", "--growth-images", 20, 1000, "--growth-devices", 1, *SMALL)
     last_line(run_script("experiments/speed.py", *options, "--results-dir", tmp_path))

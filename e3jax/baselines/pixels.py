@@ -1,4 +1,4 @@
-"""What a user would try first: scikit-learn on raw pixels. They tell what learning is worth."""
+"""What one would try first: scikit-learn on raw pixels. It shows what learning is worth."""
 
 import jax
 import numpy as np

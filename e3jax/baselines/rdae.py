@@ -1,11 +1,11 @@
 """Robust deep autoencoder (Zhou & Paffenroth 2017): images X = L + S, S sparse in images.
 
-Rounds of training on L = X - S alternate with a shrink of the residual R = X - reconstruction, by
-images: S = max(0, 1 - threshold / |R|) R. So an image with a residual above the threshold is
-replaced by one at this distance from its own reconstruction, and pulls the network less.
+Rounds of training on L = X - S alternate with shrinking the residual R = X - reconstruction, image
+by image: S = max(0, 1 - threshold / |R|) R. An image whose residual exceeds the threshold is so
+replaced by one at that distance from its own reconstruction, and influences the network less.
 
-The threshold is the median of |R| in every round: as long as outliers are the minority, it is an
-inlier's. (The authors' 0.00065 would put nearly all of every residual into S.)
+The threshold is the median of |R| in every round: as long as outliers are the minority, it is that
+of an inlier. (The authors' 0.00065 would put nearly all of every residual into S.)
 """
 
 import dataclasses

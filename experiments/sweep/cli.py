@@ -2,19 +2,20 @@
 
 import argparse
 import functools
-import signal
 import time
 import zlib
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
+import command
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import contamination, images, networks
+from e3jax import images, networks
+from e3jax.contamination import Contaminated
 from sweep import curves, engines, flags, plan
 from sweep.methods import METHODS, Watch, perform
 from sweep.plan import Protocol, Run, Variant
@@ -43,36 +44,35 @@ def run(
     Returns:
       the command's exit code.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = None
-    try:
+    failures = []
+
+    def work(console: Console) -> None:
         if args.tensorboard:
             curves.check_tensorboard()
         platform = engines.prepare(args)
+        folder = None if jax.process_index() else Folder(args.results_dir)
         # The other processes of a job compute, and are silent unless they fail.
-        console.quiet = jax.process_index() > 0
-        folder = None if console.quiet else Folder(args.results_dir)
-        failures = Sweep(args, variants, platform, folder, console).do()
-        if folder:
-            print(folder.write_tables())
+        console.quiet = folder is None
+        try:
+            failures.extend(Sweep(args, variants, platform, folder, console).do())
+        except KeyboardInterrupt:
+            if folder:
+                folder.write_tables()
+            raise
+        finally:
+            console.quiet = False
+        if folder and (table := folder.write_tables()):
+            print(table)
             draw(folder)
             console.print(f"Tables, figures and every image's scores are in {folder.path}/")
-    except (ValueError, OSError) as error:  # images.InputError is a ValueError
-        console.quiet = False
-        console.print(f"error: {error}", style="red")
-        return 2
-    except KeyboardInterrupt:
-        if folder and folder.rows():
-            folder.write_tables()
-        console.print("Stopped. What is finished is kept; the same command continues from here.")
-        return 130
-    for failure in failures:
-        console.print(f"failed: {failure}", style="red")
-    if failures:
-        where = f"see {folder.runs}/*.failed; the same command tries them again"
-        console.print(f"{len(failures)} run(s) failed, {where}")
-    return 1 if failures else 0
+        for failure in failures:
+            console.print(f"failed: {failure}", style="red")
+        if failures:
+            where = f"see {folder.runs}/*.failed; the same command tries them again"
+            console.print(f"{len(failures)} run(s) failed, {where}")
+
+    stopped = "What is finished is kept; the same command continues from here."
+    return command.run(work, stopped) or min(len(failures), 1)
 
 
 class Sweep:
@@ -94,7 +94,7 @@ class Sweep:
         finished = folder.finished() if folder else set()
         self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
         self.left, self.failures = len(self.todo), []
-        self.in_flight: dict[futures.Future, tuple[Run, contamination.Contaminated, Bar]] = {}
+        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar]] = {}
 
     def _check(self, whole: list[Run]) -> None:
         """Finds what is wrong with a plan before its first run, not after an hour."""

@@ -121,11 +121,10 @@ def _join(coordinator: str | None, *which: int | None) -> None:
     try:
         jax.distributed.initialize(coordinator, *which, **how)
     except (ValueError, RuntimeError) as error:
-        advice = "give --coordinator, --num-processes and --process-id"
-        where = f"no job of processes through {coordinator}"
-        if coordinator is None:
-            where = f"--distributed found no cluster that says which processes there are: {advice}"
-        raise ValueError(f"{where} ({error})") from error
+        known = "give --coordinator, --num-processes and --process-id"
+        lost = f"--distributed found no cluster that says which processes there are: {known}"
+        lost = f"no job of processes through {coordinator}" if coordinator else lost
+        raise ValueError(f"{lost} ({error})") from error
 
 
 # --- Ray -------------------------------------------------------------------------------------

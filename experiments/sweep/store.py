@@ -93,9 +93,8 @@ class Folder:
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
-        files.write_text(
-            self.runs / f"{run.name}.failed", "".join(traceback.format_exception(error))
-        )
+        text = "".join(traceback.format_exception(error))
+        files.write_text(self.runs / f"{run.name}.failed", text)
         error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
         line = (str(error).strip() or "no message").splitlines()[0]
         return f"{type(error).__name__}: {line}"
@@ -110,16 +109,15 @@ class Folder:
           ids: int [n], of the images in their data set.
           measured: further columns: values, or dictionaries of values by method.
         """
-        rows, path, arrays = [], self.runs / run.name, {"is_outlier": is_outlier, "ids": ids}
+        rows, path = [], self.runs / run.name
+        arrays = {"is_outlier": is_outlier, "ids": ids, **scores}
         for method, values in scores.items():
             row = run.columns | {"method": method} | dict.fromkeys(tables.METRICS, np.nan)
             row |= {c: v[method] if isinstance(v, dict) else v for c, v in measured.items()}
             if np.isfinite(values).all():
                 row |= {m: getattr(metrics, m)(values, is_outlier) for m in tables.METRICS}
             rows.append(row)
-        files.write_atomically(
-            f"{path}.npz", lambda file: np.savez_compressed(file, **arrays, **scores)
-        )
+        files.write_atomically(f"{path}.npz", lambda file: np.savez_compressed(file, **arrays))
         if np.isfinite(own := scores[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
             figures.plot_scores(f"{path}.png", own, is_outlier, title)
@@ -141,20 +139,17 @@ class Folder:
         return _read(io.StringIO(_csv([by_identity[key] for key in sorted(by_identity)], COLUMNS)))
 
     def write_tables(self) -> str:
-        """Builds results.csv, results.md and a figure per table from all finished runs."""
-        names = None
+        """Builds results.csv, results.md and a figure per table from all finished runs, if any."""
+        names = text = None
         # Another command may finish meanwhile, with a table of its own already written.
         while names != (names := self.finished()):
-            table = self._write_tables()
-        return table
-
-    def _write_tables(self) -> str:
-        rows = self.rows()
-        table = tables.markdown(rows)
-        write_csv(self.path / "results.csv", rows)
-        files.write_text(self.path / "results.md", table)
-        figures.draw_overviews(self.path, rows)
-        return table
+            if not (rows := self.rows()):
+                return ""
+            text = tables.markdown(rows)
+            write_csv(self.path / "results.csv", rows)
+            files.write_text(self.path / "results.md", text)
+            figures.draw_overviews(self.path, rows)
+        return text
 
 
 # --- Tables as CSV ---------------------------------------------------------------------------
@@ -178,10 +173,10 @@ def _read(file: TextIO) -> list[dict]:
 
 def _warning(row: dict) -> str:
     """What is wrong with a row's scores, as far as its columns show."""
-    shares = np.array([row["n_inliers"], row["n_outliers"]])
-    of_equal_scores = (0.5, *(1 + shares / shares.sum()) / 2)
-    found = np.array([row[name] for name in tables.METRICS])
-    scores = np.array([0, 0 if np.allclose(found, of_equal_scores, atol=1e-5) else 1 + found[0]])
+    n_in, n_out, *found = (row[name] for name in ("n_inliers", "n_outliers", *tables.METRICS))
+    of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
+    equal = all(abs(a - b) < 1e-5 for a, b in zip(found, of_equal_scores, strict=True))
+    scores = np.array([0, 0 if equal else 1 + found[0]])
     if (warning := scoring.check_scores(scores)) or not row["pretext_accuracy"]:
         return warning
     return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))

@@ -64,9 +64,7 @@ def machine() -> str:
         text = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
         text = platform.processor()
-    found = re.findall(
-        r"\b(?:vendor_id\s*: \w+|sse4\w*|avx\w*|fma\w*|amx\w*|asimd\w*|sve\w*)", text
-    )
+    found = re.findall(r"AuthenticAMD|GenuineIntel|\b(?:sse4|avx|fma|amx|asimd|sve)\w*", text)
     return " ".join([f"jaxlib {jaxlib.__version__}", platform.machine(), *sorted(set(found))])
 
 
@@ -85,11 +83,11 @@ def record(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    from e3jax import datasets
+    from e3jax import contamination, datasets
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
-    digits = datasets.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
+    digits = contamination.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else NUMBERS
     np.savez_compressed(path, **record(digits))
 
