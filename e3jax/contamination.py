@@ -62,10 +62,9 @@ def contaminate(
     Raises:
       InputError: an argument is wrong, or the set would have fewer than 2 inliers or 2 outliers.
 
-    >>> from e3jax.datasets import load
-    >>> dataset = load("mnist", source="embedded")
-    >>> contaminate(dataset.images, dataset.labels, 3, 0.1, seed=0).n_outliers
-    55
+    >>> images = np.random.default_rng(0).integers(0, 256, (200, 4, 4), np.uint8)
+    >>> contaminate(images, np.arange(200) % 2, inlier_class=1, ratio=0.1, seed=0).n_outliers
+    11
     """
     images, labels = as_bank(images).images, np.asarray(labels)
     _check_arguments(images, labels, inlier_class, ratio, seed)

@@ -213,7 +213,7 @@ def _sum_of_shifts(x, kernel, stride):
     """A convolution of images with few channels: one fused sum over the taps of the kernel."""
     shifts = _shifts(_pad(x, kernel.shape[0] // 2), kernel.shape[0], stride)
     return sum(
-        shift[..., channel, None] * kernel[i, j, channel]
+        shift[..., channel, None] * kernel[None, None, None, i, j, channel]
         for (i, j), shift in shifts.items()
         for channel in range(x.shape[-1])
     )

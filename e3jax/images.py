@@ -94,7 +94,7 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
         if not np.isfinite(bank).all():
             raise InputError("images have values that are not finite: replace or drop them")
         if value_range is None:
-            raise InputError("images are floats of an unknown range: set value_range")
+            raise InputError("images are floats of an unknown range: give value_range")
         lowest, highest = value_range
         return np.uint8((255 * ((bank - lowest) / (highest - lowest or 1)).clip(0, 1)).round())
     if kind not in "iu" or bank.min() < 0 or bank.max() > 255:
@@ -177,7 +177,7 @@ def _as_array(images) -> np.ndarray:
     try:
         return np.asarray(images)
     except ValueError as error:  # NumPy's message for a ragged list does not mention images
-        raise InputError("images differ in shape, expected one: crop or resize them") from error
+        raise InputError("images have different shapes: crop or resize them") from error
 
 
 def _as_ids(ids, n: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def draw_batch(
     operation = operation + jnp.arange(batch_size + 1)
     image = image + operation // k
     epoch, image, operation = epoch + image // n, image % n, operation % k
-    keys = _hash(shuffle_key ^ _hash(epoch.astype(jnp.uint32))[:, None])
+    keys = _hash(shuffle_key[None] ^ _hash(epoch.astype(jnp.uint32))[:, None])
     epoch_position = jnp.stack([epoch[-1], image[-1], operation[-1]])
     image, operation = _shuffle(
         keys[:-1],

@@ -179,19 +179,35 @@ def test_a_tpus_cycles_are_summed_by_kind_of_work():
     assert unknown == 2
 
 
-def test_every_case_of_a_compilation_is_planned_once(monkeypatch):
-    command = (
-        "compile_for.py --target h100 v5e --precision float32 bfloat16 --programs draw train cae"
-    )
-    monkeypatch.setattr("sys.argv", command.split())
+def planned(monkeypatch, command: str) -> list[compile_for.Case]:
+    monkeypatch.setattr("sys.argv", ["compile_for.py", *command.split()])
     monkeypatch.setattr(compile_for.importlib.util, "find_spec", lambda name: True)
-    cases = compile_for.plan(compile_for.parse_arguments())
+    return compile_for.plan(compile_for.parse_args())
+
+
+def test_every_case_of_a_compilation_is_planned_once(monkeypatch):
+    flags = "--target h100 v5e --precision float32 bfloat16 --programs draw train cae"
+    cases = planned(monkeypatch, flags)
     assert [(c.program, c.precision) for c in cases if c.target == "v5e"] == [
         ("draw", "float32"),
         ("train", "float32"),
-        ("cae", "float32"),
+        *((f"cae {part}", "float32") for part in ("init", "draw", "train", "score")),
         ("train", "bfloat16"),
     ]
+
+
+def test_what_the_table_has_by_the_same_versions_is_not_compiled_again(monkeypatch, tmp_path):
+    cases = planned(monkeypatch, "--target v5e --programs draw train --images 20")
+    older, other = compile_for.versions().rsplit(" ", 2)[0], "python=2.7"
+    rows = [
+        case._asdict() | {"versions": versions}
+        for case, versions in zip(cases, (older, other), strict=True)
+    ]
+    assert compile_for.left_to_do(cases, tmp_path / "table.csv") == cases
+    compile_for.append_rows(tmp_path / "table.csv", compile_for.COLUMNS, rows)
+    assert compile_for.left_to_do(cases, tmp_path / "table.csv") == cases[1:]
+    longer = [case._replace(images=200) for case in cases]
+    assert compile_for.left_to_do(longer, tmp_path / "table.csv") == longer
 
 
 def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch, capsys, tmp_path):
@@ -205,8 +221,24 @@ def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch, capsys, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_case_that_fails_is_a_row_and_stops_no_other():
+def test_cases_are_the_librarys_programs():
+    mesh = devices.device_mesh(jax.devices()[:1])
+    for name in ("train", "watched", "magnitude", "dagmm score"):
+        case = compile_for.Case("v5e", 1, name, "wrn-10-1", "float32", 1, 20, 4)
+        function, arguments = compile_for.program_of(case, mesh)
+        assert jax.tree.leaves(function.trace(*arguments).out_info)
+
+
+def test_a_case_that_fails_is_a_row_and_stops_no_other(tmp_path):
     case = compile_for.Case("v5e", 1, "draw", "no-network", "float32", 1, 20, 4)
-    rows = list(compile_for.compile_apart([case, case], None))
+    rows = list(compile_for.compile_apart([case, case], tmp_path))
     assert len(rows) == 2 and all(row["compiles"].startswith("no: ") for row in rows)
     assert rows[0].keys() <= set(compile_for.COLUMNS)
+
+
+def test_a_process_that_ends_is_a_row_with_its_reason(monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # Python itself ends at once
+    case = compile_for.Case("v5e", 1, "draw", "wrn-10-1", "float32", 1, 20, 4)
+    rows = list(compile_for.compile_apart([case, case._replace(channels=3)], None))
+    assert [row["channels"] for row in rows] == [1, 3]
+    assert all("ended in compile with code 1: ModuleNotFoundError" in r["compiles"] for r in rows)

@@ -1,49 +1,111 @@
-"""What the documentation shows is done: its blocks run, its links lead somewhere."""
+"""What the documentation shows is done: its code runs, its links lead somewhere."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as pyplot
 import pytest
 from conftest import ROOT
 
 import e3jax
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted(DOCS.glob("*.md"))
 # From top to bottom in one folder; ```console is what takes hours or installs.
-RUN = [p for p in PAGES if p.stem in ("clean-a-folder", "from-python", "extend", "reproduce")]
+RUN = ("clean-a-folder", "extend", "from-python", "inlier-priority", "reproduce")
+NOTEBOOK = DOCS / "digits.ipynb"
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def cells(kind):
+    found = json.loads(NOTEBOOK.read_text())["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
 @pytest.mark.campaign
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     names = {"__name__": "page"}
-    blocks = BLOCK.findall(page.read_text())
+    blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())
     assert blocks
     for language, code in blocks:
         if language == "python":
-            exec(compile(code, page.name, "exec"), names)
+            exec(compile(code, page, "exec"), names)
         else:
             done = subprocess.run(["bash", "-ec", code], capture_output=True, text=True)
             assert done.returncode == 0, f"{code}\n{done.stderr}"
-    if page.stem == "reproduce":
+    if page == "reproduce":
         assert list(Path("figures").glob("fig6c-scores-*.png"))
-    if page.stem == "clean-a-folder":
-        strangest = [line.split(",")[1] for line in open("report/scores.csv")][1:7]
-        assert sum("other" in path for path in strangest) == 3
+    if page == "inlier-priority":
+        assert (names["inliers"] > names["outliers"]).all()  # nine times as many views
+    if page == "clean-a-folder":
+        scores = Path("report/scores.csv").read_text().splitlines()
+        assert sum("other" in line.split(",")[1] for line in scores[1:7]) == 3
         assert len(list(Path("photos").iterdir())) == 60
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.campaign
+def test_the_cells_of_the_notebook_run_and_find_other_digits_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pyplot.switch_backend("agg")
+    names = {"__name__": "notebook"}
+    for cell in cells("code"):
+        exec(compile("".join(cell["source"]), "notebook", "exec"), names)
+    pyplot.close("all")
+    found = names["data"].is_outlier[names["first"]].mean()
+    assert found > 2 * names["data"].is_outlier.mean()
+    assert Path("gallery.html").stat().st_size > 10_000
+
+
+def test_the_notebook_is_executed_small_and_tells_nothing_of_the_machine():
+    text = NOTEBOOK.read_text()
+    assert len(text) < 300_000
+    code = cells("code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    kinds = {output["output_type"] for output in outputs}
+    assert kinds <= {"display_data", "execute_result", "stream"}
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
+    without_pictures = re.sub(r'"image/png": "[^"]*"', "", text)
+    assert not re.search(r"/home/|/tmp/|/root/|/Users/|site-packages|iopub", without_pictures)
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+    text = page.read_text()
+    if page == NOTEBOOK:
+        text = "".join(line for cell in cells("markdown") for line in cell["source"])
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for link, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if link.startswith("https://"):
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def anchors(page):
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index():
+    index = (DOCS / "README.md").read_text()
+    pages = {path.name for path in [*DOCS.glob("*.md"), NOTEBOOK]} - {"README.md"}
+    assert [name for name in sorted(pages) if f"]({name})" not in index] == []
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
 def test_the_api_page_has_every_public_name(tmp_path):

@@ -1,64 +1,52 @@
 """The programs that speed is measured against are the same method, and the script runs."""
 
 import csv
+import runpy
 
 import jax
 import numpy as np
 import pytest
-import speed
-import speed_growth
+import torch
+from conftest import ROOT
+from speed import comparison, growth, pytorch, worker
+from torch.utils.flop_counter import FlopCounterMode
 
 import e3jax
-from e3jax import networks, training
+from e3jax import fitting, images, networks, operations
 
+SCRIPT = ROOT / "experiments/speed.py"
 SMALL = ("--rounds", 1, "--seconds", 0.01, "--images", 20, "--batch-size", 8, "--steps", 2)
-ONE_DEVICE = {"JAX_NUM_CPU_DEVICES": "1", "OMP_NUM_THREADS": "1"}
 K = 111
+torch.set_num_threads(1)  # on a busy machine threads wait for each other
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    """Fewer programs to compile."""
-    for name, value in ONE_DEVICE.items():
-        monkeypatch.setenv(name, value)
-
-
-def last_line(finished) -> dict[str, float]:
-    assert finished.returncode == 0, finished.stderr
-    pairs = [pair.split("=") for pair in finished.stdout.splitlines()[-1].split(" ")]
-    assert [name for name, _ in pairs] == ["train_ratio", "score_ratio", "pipeline_ratio"]
-    return {name: float(value) for name, value in pairs}
-
-
-def rows(path) -> list[dict]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def random_images(n: int, channels: int) -> np.ndarray:
+def random_images(n, channels):
     return np.random.default_rng(0).integers(0, 256, (n, 32, 32, channels), np.uint8)
 
 
-def to_torch(network, variables) -> None:
+def backend(kind, *, n=2, **changes):
+    config = e3jax.quick_config()._replace(**changes)
+    options = {"mode": "eager"} if kind is pytorch.Tuned else {}
+    return kind(config._asdict(), [n, 32, 32, 1], **options)
+
+
+def to_torch(network, variables):
     """Copies a Flax network's numbers; both list their layers in the order of their use."""
-    torch = pytest.importorskip("torch")
     layers = list(network.modules())
     for kind, name in ((torch.nn.Conv2d, "Conv"), (torch.nn.BatchNorm2d, "BatchNorm")):
         for i, layer in enumerate(layer for layer in layers if isinstance(layer, kind)):
-            ours = dict(variables["params"][f"{name}_{i}"])
+            ours = variables["params"][f"{name}_{i}"]
             if name == "Conv":
-                ours = {"weight": ours["kernel"].transpose(3, 2, 0, 1)}
+                copy_into(layer, {"weight": ours["kernel"].transpose(3, 2, 0, 1)})
             else:
+                copy_into(layer, {"weight": ours["scale"], "bias": ours["bias"]})
                 stats = variables["batch_stats"][f"{name}_{i}"]
-                ours = {"weight": ours["scale"], "bias": ours["bias"]}
-                ours |= {"running_mean": stats["mean"], "running_var": stats["var"]}
-            copy_into(layer, ours)
+                copy_into(layer, {"running_mean": stats["mean"], "running_var": stats["var"]})
     head = variables["params"]["head"]
     copy_into(network.head, {"weight": head["kernel"].T, "bias": head["bias"]})
 
 
-def copy_into(layer, arrays) -> None:
-    torch = pytest.importorskip("torch")
+def copy_into(layer, arrays):
     state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     layer.load_state_dict(layer.state_dict() | state)
 
@@ -78,130 +66,148 @@ def random_variables(network):
     )
 
 
-@pytest.fixture(scope="module")
-def peers():
-    pytest.importorskip("torch")
-    import torch_peers
-
-    return torch_peers
+# --- The PyTorch programs ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels, count", [(1, 1_224_479), (3, 1_224_767)])
-def test_peers_have_the_papers_number_of_parameters(peers, channels, count):
-    network = peers.WideResNet("wrn-10-4", K, channels)
+def test_the_network_has_the_papers_number_of_parameters(channels, count):
+    network = pytorch.WideResNet("wrn-10-4", K, channels)
     assert sum(p.numel() for p in network.parameters()) == count
 
 
 @pytest.mark.parametrize("network", ["wrn-10-1", "wrn-10-4", "wrn-16-2"])
-def test_flops_are_those_pytorch_counts(peers, network):
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
+def test_flops_are_those_pytorch_counts(network):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        peers.WideResNet(network, K, 3)(torch.zeros(1, 3, 32, 32))
+        pytorch.WideResNet(network, K, 3)(torch.zeros(1, 3, 32, 32))
     ours = networks.forward_flops(networks.build(network, K), (32, 32, 3))
     assert ours == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_straightforward_views_are_e3jaxs(peers, channels):
-    image = np.asarray(training.to_unit(random_images(1, channels)))
-    ours = e3jax.all_views(e3jax.operation_set(), image)[0]
-    np.testing.assert_allclose(peers.host_views(image[0]), ours, atol=1e-4)
+def test_views_are_e3jaxs(channels):
+    operation_set, data = e3jax.operation_set(), random_images(2, channels)
+    ours = e3jax.all_views(operation_set, images.to_unit(data))
+    unit = np.asarray(images.to_unit(data[0]))
+    theirs = [pytorch.host_view(unit, operation) for operation in operations.paper_operations()]
+    np.testing.assert_allclose(np.stack(theirs), ours[0], atol=1e-4)
+    bank = torch.from_numpy(data.reshape(-1, channels))
+    image, operation = torch.arange(2).repeat_interleave(K), torch.arange(K).repeat(2)
+    for only_rotated in (True, False):
+        theirs = pytorch.DeviceViews(operation_set, only_rotated)(bank, image, operation)
+        assert theirs.is_contiguous(memory_format=torch.channels_last)
+        theirs = theirs.permute(0, 2, 3, 1).numpy().reshape(ours.shape)
+        np.testing.assert_allclose(theirs, ours, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("only_rotated", [True, False])
-def test_tuned_views_are_e3jaxs(peers, channels, only_rotated):
-    import torch
-
-    operations, images = e3jax.operation_set(), random_images(2, channels)
-    views = peers.DeviceViews(operations, only_rotated)
-    image, label = torch.arange(2).repeat_interleave(K), torch.arange(K).repeat(2)
-    theirs = views(torch.from_numpy(images.reshape(-1, channels)), image, label)
-    assert theirs.is_contiguous(memory_format=torch.channels_last)
-    ours = e3jax.all_views(operations, training.to_unit(images))
-    theirs = theirs.permute(0, 2, 3, 1).numpy().reshape(ours.shape)
-    np.testing.assert_allclose(theirs, ours, atol=1e-4)
-
-
-def test_with_the_same_weights_peers_compute_the_same(peers):
-    import torch
-
-    network = "wrn-16-1"  # has blocks with and without a convolution in the shortcut
-    config, operations = e3jax.quick_config()._replace(network=network), e3jax.operation_set()
-    images = random_images(2, 1)
-    linen = networks.build(network, K)
-    variables = random_variables(linen)
-    tuned = peers.Tuned(images, config, operations, "cpu", compiled=False)
-    straightforward = peers.Straightforward(images, config, "cpu")
-    views = e3jax.all_views(operations, training.to_unit(images))[0]
-    logits = jax.jit(linen.apply, static_argnames="train")(variables, views, train=False)[0]
-    ours = e3jax.Scorer(network, operations, images_per_call=2)(variables, images).ne
-    for peer, scores in ((tuned, lambda: tuned.score(2)), (straightforward, straightforward.score)):
-        to_torch(peer.network, variables)
-        peer.network.eval()
-        with torch.no_grad():
-            theirs = peer.network(torch.from_numpy(np.array(views)).permute(0, 3, 1, 2))
-        np.testing.assert_allclose(theirs.numpy(), logits, atol=1e-3)
-        np.testing.assert_allclose(scores(), ours, atol=1e-3)
+@pytest.mark.parametrize("kind", [pytorch.Tuned, pytorch.Straightforward])
+def test_with_the_same_weights_scores_are_the_same(kind):
+    peer = backend(kind, network="wrn-16-1")  # has blocks with and without a shortcut convolution
+    variables = random_variables(networks.build("wrn-16-1", K))
+    state = fitting.fit(jax.random.key(0), peer.images, config=peer.config, until=0)
+    state = state._replace(state=state.state._replace(variables=variables))
+    ours = fitting.score(state, peer.images).mean()
+    if kind is pytorch.Straightforward:
+        peer.fill_views()
+        peer.start()
+    to_torch(peer.network, variables)
+    assert np.ptp(ours) > 5e-4
+    np.testing.assert_allclose(peer.score(2), ours, atol=1e-4)
 
 
-def test_the_tuned_peers_epoch_visits_every_view_once_and_training_learns(peers):
-    config = e3jax.quick_config()._replace(batch_size=37, steps=20)
-    tuned = peers.Tuned(random_images(2, 1), config, e3jax.operation_set(), "cpu", compiled=False)
-    batches = tuned._batches()
+def test_an_epoch_of_the_tuned_program_visits_each_view_once():
+    pairs = backend(pytorch.Tuned, batch_size=37).pairs()
     for _ in range(2):
-        pairs = np.concatenate([next(batches).numpy() for _ in range(6)])
-        assert sorted(pairs) == list(range(2 * K))
-    tuned.train(1)
-    first = float(tuned.loss)
-    tuned.train(19)
-    assert float(tuned.loss) / 20 < first
+        epoch = np.concatenate([next(pairs).numpy() for _ in range(6)])
+        assert sorted(epoch) == list(range(2 * K))
+
+
+@pytest.mark.parametrize("kind", [pytorch.Tuned, pytorch.Straightforward])
+def test_training_learns(kind):
+    peer = backend(kind, batch_size=37, steps=20)
+    if kind is pytorch.Straightforward:
+        peer.fill_views()
+        peer.start()
+    peer.train(1)
+    first = float(peer.loss)
+    peer.train(19)
+    assert float(peer.loss) / 20 < first
+
+
+# --- Workers ----------------------------------------------------------------------------------
+
+
+def test_workers_answer_under_their_prefixes():
+    with (
+        worker.Worker("collections:Counter", a=1) as one,
+        worker.Worker("collections:Counter", a=2) as two,
+    ):
+        assert worker.ask_all({"": one, "two_": two}, "copy") == {"a": 1, "two_a": 2}
+        table = worker.in_turns({"": one, "two_": two}, 3, ("copy", {}))
+    assert table.to_dict("list") == {"a": [1] * 3, "two_a": [2] * 3}
+
+
+def test_a_worker_that_ends_is_one_sentence(capfd):
+    with worker.Worker("collections:Counter") as ended:
+        with pytest.raises(RuntimeError, match="collections:Counter ended in popitem with code 1"):
+            ended.ask("popitem")
+    assert "KeyError" in capfd.readouterr().err
+
+
+# --- The script -------------------------------------------------------------------------------
+
+
+def last_line(finished):
+    assert finished.returncode == 0, finished.stderr
+    pairs = [pair.split("=") for pair in finished.stdout.splitlines()[-1].split(" ")]
+    assert [name for name, _ in pairs] == ["train_ratio", "score_ratio", "pipeline_ratio"]
+    return {name: float(value) for name, value in pairs}
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Fewer programs to compile."""
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.mark.campaign
-def test_a_measurement_ends_with_a_line_for_programs_and_a_row(
-    peers, run_script, tmp_path, environment
-):
+def test_a_measurement_ends_with_a_line_for_programs_and_a_row(run_script, tmp_path, one_device):
     options = (*SMALL, "--torch-compile", "eager", "--pipeline", "--results-dir", tmp_path)
-    ratios = last_line(run_script("experiments/speed.py", *options))
+    finished = run_script(SCRIPT, *options)
+    ratios = last_line(finished)
     assert all(ratio > 0 for ratio in ratios.values())
+    assert "Plan: wrn-10-1" in finished.stderr
     [row] = rows(tmp_path / "speed.csv")
-    assert list(row) == speed.COLUMNS
+    assert list(row) == comparison.COLUMNS
+    missing = {name for name, value in row.items() if not value}
+    assert missing == {"in_flight", "in_flight_train_views_per_second"}
     assert (row["network"], row["protocol"], row["batch_size"]) == ("wrn-10-1", "quick", "8")
     assert row["straightforward_views_bytes"] == str(20 * K * 32 * 32 * 4)
     assert row["tuned_mode"] == "eager" and "torch=" in row["versions"]
-    for name in ("train", "score", "pipeline"):
-        assert float(row[f"{name}_ratio"]) == pytest.approx(ratios[f"{name}_ratio"], abs=1e-3)
+    for name, ratio in ratios.items():
+        assert float(row[name]) == pytest.approx(ratio, abs=1e-3)
     assert 0 < float(row["train_utilisation"]) < 2
 
 
 @pytest.mark.campaign
-def test_e3jax_is_measured_without_torch(run_script, tmp_path, environment):
-    options = (*SMALL, "--without-torch", "--results-dir", tmp_path)
-    finished = run_script("experiments/speed.py", *options)
-    assert all(np.isnan(ratio) for ratio in last_line(finished).values())
-    assert "Plan: wrn-10-1" in finished.stderr
-    [row] = rows(tmp_path / "speed.csv")
-    assert float(row["train_views_per_second"]) > 0 and row["tuned_mode"] == ""
-
-
-@pytest.mark.campaign
-def test_growth_has_a_row_for_every_size(run_script, tmp_path, environment):
+def test_growth_has_a_row_for_every_size(run_script, tmp_path, one_device):
     options = ("--growth", "--growth-images", 20, 1000, "--growth-devices", 1, *SMALL)
-    last_line(run_script("experiments/speed.py", *options, "--results-dir", tmp_path))
+    ratios = last_line(run_script(SCRIPT, *options, "--results-dir", tmp_path))
+    assert all(np.isnan(ratio) for ratio in ratios.values())
     table = rows(tmp_path / "growth.csv")
-    assert list(table[0]) == speed_growth.COLUMNS
-    assert [(r["growth"], r["images"]) for r in table] == [
-        ("images", "20"),
-        ("images", "1000"),
-        ("devices", "1000"),
-    ]
+    assert list(table[0]) == growth.COLUMNS
+    sizes = [("images", "20"), ("images", "1000"), ("devices", "1000")]
+    assert [(row["growth"], row["images"]) for row in table] == sizes
+    assert all(float(row["train_core_us_per_view"]) > 0 for row in table)
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    "args, sentence",
     [
         (("--network", "resnet"), "expected wrn-DEPTH-WIDTH"),
         (("--rounds", 0), "give a positive number"),
@@ -209,24 +215,16 @@ def test_growth_has_a_row_for_every_size(run_script, tmp_path, environment):
         (("--seconds", 0), "--seconds must be more than 0"),
     ],
 )
-def test_bad_arguments_are_answered_in_one_sentence(arguments, sentence, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["speed.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        speed.main()
-    assert left.value.code == 2
+def test_bad_arguments_are_answered_in_one_sentence(args, sentence, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["speed.py", *map(str, args)])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_torch_installed_it_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("sys.argv", ["speed.py"])
-    assert speed.main() == 2
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "pip install torch" in capsys.readouterr().err
-
-
-def test_a_table_with_other_columns_is_left_alone(tmp_path):
-    path = tmp_path / "speed.csv"
-    path.write_text("other\n1\n")
-    with pytest.raises(ValueError, match="other columns"):
-        speed.append_rows(path, speed.COLUMNS, [{"network": "wrn-10-1"}])
-    assert path.read_text() == "other\n1\n"

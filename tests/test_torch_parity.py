@@ -33,7 +33,7 @@ def test_optimizers_take_pytorchs_steps_with_coupled_l2(optimizer, schedule, wei
     x, y = random.normal(size=(STEPS, 8, 5)), random.normal(size=(STEPS, 8, 3))
 
     def loss(params, x, y):
-        return (((x @ params["w"] + params["b"]) - y) ** 2).mean()
+        return (((x @ params["w"] + params["b"][None]) - y) ** 2).mean()
 
     rule, rate = training.make_optimizer(config), jax.jit(training.learning_rate(config))
     theirs = {name: torch.tensor(a, requires_grad=True) for name, a in start.items()}

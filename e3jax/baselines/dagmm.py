@@ -65,9 +65,9 @@ def mixture(z: jax.Array, membership: jax.Array) -> Mixture:
     """The mixture of z [n, d] with memberships [n, m] (eq. 5)."""
     size = membership.sum(0)
     mean = jnp.einsum("nm,nd->md", membership, z) / size[:, None]
-    apart = z[:, None] - mean
+    apart = z[:, None] - mean[None]
     covariance = jnp.einsum("nm,nmd,nme->mde", membership, apart, apart) / size[:, None, None]
-    covariance += _JITTER * jnp.eye(z.shape[1])
+    covariance += _JITTER * jnp.eye(z.shape[1])[None]
     return Mixture(size / len(z), mean, jnp.linalg.cholesky(covariance))
 
 
@@ -76,7 +76,7 @@ def energy(z: jax.Array, of: Mixture) -> jax.Array:
     """Minus the log density in nats of z [n, d] (eq. 6): float [n], larger = more outlying."""
 
     def log_density(mean, factor):
-        scaled = jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True)
+        scaled = jax.scipy.linalg.solve_triangular(factor, (z - mean[None]).T, lower=True)
         log_root = jnp.log(jnp.diagonal(factor)).sum()
         return -0.5 * (jnp.square(scaled).sum(0) + z.shape[1] * jnp.log(2 * jnp.pi)) - log_root
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from e3jax.datasets.specs import SPECS, Candidate, Spec, Unavailable
 
-_PROBE_SECONDS = 5.0
+PROBE_SECONDS = 5.0
 
 
 def downloadable(name: str, cache: Path, announce: Callable[[str], None]) -> Candidate:
@@ -99,31 +99,31 @@ def _fetch(tfds, url: str, path: Path, url_infos: dict) -> None:
         raise Unavailable(f"the download of {url} failed ({type(error).__name__})") from error
 
 
-def _probe(url: str, seconds: float = _PROBE_SECONDS) -> None:
-    """Requests ``url`` once, through any proxy set in the environment, within ``seconds``.
+def _probe(url: str) -> None:
+    """Requests ``url`` once, through any proxy set in the environment, within PROBE_SECONDS.
 
     TFDS's manager would retry for 200 s. The request runs in a thread because timeouts do not cover
     DNS lookups; it is a whole request because a proxy accepts connections to hosts that it cannot
     reach.
 
     Raises:
-      Unavailable: no answer within ``seconds``, or an HTTP error.
+      Unavailable: no answer within PROBE_SECONDS, or an HTTP error.
     """
     import requests
 
     host = urlsplit(url).hostname
-    failure = f"no network ({host} does not answer within {seconds:g} s)"
+    failure = f"no network ({host} does not answer within {PROBE_SECONDS:g} s)"
 
     def request() -> None:
         nonlocal failure
         try:
-            with requests.get(url, stream=True, timeout=seconds) as response:
+            with requests.get(url, stream=True, timeout=PROBE_SECONDS) as response:
                 failure = "" if response.ok else f"{url} answers HTTP {response.status_code}"
         except requests.RequestException as error:
             failure = f"no network ({host}: {type(error).__name__})"
 
     thread = threading.Thread(target=request, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(PROBE_SECONDS)
     if failure:
         raise Unavailable(failure)

@@ -38,7 +38,7 @@ class Unavailable(Exception):
 class Candidate(NamedTuple):
     """A source that seems to have the data; nothing slow has been done yet.
 
-    where:    determines the name of the cache file, which stays when the source's content changes.
+    where:    names the cache file; it stays the same when the content of the source changes.
     identity: JSON values; a cache made from another identity is stale.
     read:     () -> (uint8 [n, h, w, c], int [n], source); may raise Unavailable.
     """

@@ -48,8 +48,10 @@ class _Layer(nn.Module):
         kernel = self.param("kernel", glorot if self.keras else uniform_fan_in, shape)
         bias = self.param("bias", init_bias, (self.features,))
         if self.kind == "dense":
-            return x @ kernel + bias
-        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2) + bias
+            return x @ kernel + bias[None]
+        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2) + bias[
+            None, None, None
+        ]
 
 
 class ConvAutoencoder(nn.Module):

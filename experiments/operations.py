@@ -3,39 +3,36 @@
 The image is a digit of the embedded MNIST, or a file of yours (made square and resized to 32 x 32).
 """
 
-import argparse
 import sys
 
 import numpy as np
-import runtime
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from sweep import flags
 
-from e3jax import datasets, operations, sheet
+from e3jax import datasets, operations, runtime, sheet
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = flags.parser(__doc__)
     parser.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
     parser.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
     parser.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
     parser.add_argument("--out", default="views.png", help="PNG or PDF to write")
-    arguments = parser.parse_args()
-    runtime.start()
+    args = parser.parse_args()
+    runtime.prepare()
     try:
-        operation_set = operations.operation_set(arguments.operations, fill=arguments.fill)
-        if arguments.image:
-            with Image.open(arguments.image) as picture:
+        operation_set = operations.operation_set(args.operations, fill=args.fill)
+        if args.image:
+            with Image.open(args.image) as picture:
                 image = np.asarray(picture.convert("RGB").resize((32, 32)))
         else:
             data = datasets.load("mnist", source="embedded")
             image = data.images[data.labels == 7][0]
-        sheet.plot_views(arguments.out, image, operation_set)
-    except (ValueError, OSError, UnidentifiedImageError) as error:
+        sheet.plot_views(args.out, image, operation_set)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(operation_set)} views in {arguments.out}")
+    print(f"{len(operation_set)} views in {args.out}")
     return 0
 
 
