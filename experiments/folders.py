@@ -123,6 +123,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return pd.read_csv(path, dtype=str).to_dict("records") if path.exists() else []
 
 
+def missing(cases: Sequence[str], rows: list[dict[str, str]]) -> list[Folder]:
+    """The folders of these cases that have no row."""
+    known = [[row[name] for name in Folder._fields] for row in rows]
+    return [folder for folder in plan(cases) if [str(v) for v in folder.row.values()] not in known]
+
+
 def as_table(rows: list[dict]) -> str:
     """Means over seeds."""
     lines = []
@@ -163,9 +169,8 @@ def main() -> int:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Measures the folders that have no row yet, and adds their rows."""
-    rows, todo = read_rows(args.out), plan(args.cases)
-    known = [{name: row[name] for name in Folder._fields} for row in rows]
-    todo = [f for f in todo if {name: str(v) for name, v in f.row.items()} not in known]
+    rows = read_rows(args.out)
+    todo = missing(args.cases, rows)
     console.print(f"Plan: {len(todo)} folders")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     data = {

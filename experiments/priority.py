@@ -176,7 +176,9 @@ class Study:
         self.announce(0)
         data = self.runs[0].draw(self.dataset)
         config = self.config._replace(steps=_EVERY * (_ROUNDS + 1))
-        probe_set = curves.TensorBoardWriter(None, config, data, self.mesh.size).probe_set
+        probe_set = curves.TensorBoardWriter(
+            None, config=config, data=data, devices=self.mesh.size
+        ).probe_set
         probe = priority.make_probe(config.network, config.k, config.precision)
         recording = {"probe": probe, "probe_every": _EVERY, "probe_data": probe_set}
         fitted, seconds = {}, np.empty((_ROUNDS + 1, 2))

@@ -5,8 +5,8 @@ import csv
 import folders
 import numpy as np
 import pytest
-import sweep
 from PIL import Image
+from sweep import store
 
 FOLDER = folders.Folder("few", "mnist", (4, 0), 20, 4, 1)
 FAST = ("--operations", "PR", "--steps", "3", "--image-size", "8")
@@ -28,22 +28,30 @@ def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_p
     assert [label not in (4, 0) for label in labels] == list(is_outlier.values())
 
 
-def test_a_row_judges_the_ranking_and_is_measured_once(mnist, tmp_path):
+@pytest.mark.campaign
+def test_a_row_judges_the_ranking(mnist, tmp_path):
     row = folders.measure(FOLDER, mnist, FAST) | {"versions": "v", "commit": "c"}
     assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
     assert row["precision"] <= row["found_in_twice"]
-    sweep.write_csv(tmp_path / "rows.csv", [row], folders.COLUMNS)
+    store.write_csv(tmp_path / "rows.csv", [row], folders.COLUMNS)
     [again] = folders.read_rows(tmp_path / "rows.csv")
-    assert folders.key_of(again) == FOLDER.key
-    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.table([again])
+    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.as_table([again])
     with open(tmp_path / "rows.csv") as file:
         assert next(csv.reader(file)) == folders.COLUMNS
 
 
 def test_every_folder_of_the_plan_is_another_one():
     plan = folders.plan(folders.CASES)
-    assert len({folder.key for folder in plan}) == len(plan) == 3 + 15 + 38
+    assert len(set(plan)) == len(plan) == 3 + 15 + 38
     assert folders.plan(["few"]) == [folder for folder in plan if folder.case == "few"]
+
+
+def test_a_folder_that_has_a_row_is_not_measured_again(tmp_path):
+    [done, *rest] = folders.plan(["few"])
+    row = dict.fromkeys(folders.COLUMNS, 1.5) | done.row
+    store.write_csv(tmp_path / "rows.csv", [row], folders.COLUMNS)
+    assert folders.missing(["few"], folders.read_rows(tmp_path / "rows.csv")) == rest
+    assert folders.read_rows(tmp_path / "none.csv") == []
 
 
 def test_what_fails_is_one_sentence(mnist):

