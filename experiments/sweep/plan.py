@@ -126,7 +126,7 @@ class Run:
         A field that gets a default here is, like one of the config, part of the key where it
         differs from it.
         """
-        defaults = TrainConfig._field_defaults
+        defaults = TrainConfig()._asdict()
         config = {k: v for k, v in self.config.items() if k in KEYED or v != defaults[k]}
         fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
         key = {f.name: value for f, value in fields if value != f.default} | {"config": config}
