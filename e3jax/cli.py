@@ -20,7 +20,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime
+from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime, sheet
 from e3jax.estimator import E3Outlier
 from e3jax.files import printable
 from e3jax.images import FITS, InputError
@@ -256,13 +256,12 @@ def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
 
 
 def views(args: argparse.Namespace, console: Console) -> int:
-    try:
-        from e3jax import report
-    except ImportError as error:
-        raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
     bank = reading.read_files([args.image], least=0).bank
     operation_set = operations.operation_set(args.operations)
-    report.plot_views(args.out, bank.images[0], operation_set)
+    try:
+        sheet.plot_views(args.out, bank.images[0], operation_set)
+    except ModuleNotFoundError as error:
+        raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
     console.print(f"{len(operation_set)} views in {args.out}")
     return 0
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-import figures
+from paper import figures
 from sweep import cli, flags, methods
 from sweep.plan import Protocol, Variant
 

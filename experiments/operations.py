@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from sweep import flags
 
-from e3jax import datasets, operations, report, runtime
+from e3jax import datasets, operations, runtime, sheet
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
         else:
             data = datasets.load("mnist", source="embedded")
             image = data.images[data.labels == 7][0]
-        report.plot_views(args.out, image, operation_set)
+        sheet.plot_views(args.out, image, operation_set)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

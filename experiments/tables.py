@@ -1,34 +1,94 @@
-"""Prints the tables of results.csv files, as the README shows them, and draws their figures."""
+"""Prints the tables of results.csv files, draws their figures, or writes docs/results.md."""
 
 import argparse
 import sys
 from pathlib import Path
 
-import figures
+import command
+import folders
+import pandas as pd
+from paper import figures, tables
 from sweep import store
 
-from e3jax import report
+from e3jax import files
+
+ROOT = Path(__file__).parents[1]
+# Files in results/ that the page is made from.
+_QUICK, _EMBEDDED, _ABLATIONS = "quick.csv", "quick_embedded.csv", "ablations.csv"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", help="results.csv files, e.g. results/quick.csv")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--summary", action="store_true", help="means only, one line per method")
+    what.add_argument("--figures", metavar="FOLDER", type=Path, help="draw Figs. 1 b, 5 and 6")
+    what.add_argument("--write", metavar="PAGE", type=Path, help="write the page of all results/")
+    args = parser.parse_args()
+    if bool(args.files) == bool(args.write):
+        parser.error("give files of results, or --write PAGE, which reads those in results/")
+    return args
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", help="results.csv files, e.g. results/quick.csv")
-    parser.add_argument("--summary", action="store_true", help="means only, one line a table")
-    parser.add_argument(
-        "--figures", metavar="FOLDER", type=Path, help="draw Figs. 1 b, 5 and 6 there instead"
+    args = parse_args()
+    return command.run(lambda console: work(args), "Nothing was written.")
+
+
+def work(args: argparse.Namespace) -> None:
+    if args.write:
+        text = page(ROOT / "results")
+        return files.write_atomically(args.write, lambda file: file.write(text.encode()))
+    rows = []
+    for path in args.files:
+        try:
+            rows += store.read_csv(path)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is no results.csv of benchmark.py: {error!r}") from error
+    if args.figures:
+        print(*figures.draw(args.figures, rows), sep="\n")
+    else:
+        print(tables.summary(rows) if args.summary else tables.markdown(rows))
+
+
+def page(results: Path) -> str:
+    """The text of docs/results.md: the prose of paper/results.md with tables of the results."""
+    quick = store.read_csv(results / _QUICK)
+    runs = tables.frame([*quick, *store.read_csv(results / _ABLATIONS)])
+    parts = {
+        name: figures.factor_table(figures.factor_panels(runs, "quick", name))
+        for name in figures.FIGURES
+    }
+    [summary] = results.glob("priority/mnist-*-summary.csv")
+    memory = pd.read_csv(results / "memory.csv").set_index("images")["peak_resident_bytes"] / 1e9
+    overhead = pd.read_csv(results / "priority" / "recording.csv")["time_ratio"].iloc[-1]
+    return (
+        Path(tables.__file__)
+        .with_name("results.md")
+        .read_text()
+        .format(
+            benchmark=tables.summary([*quick, *store.read_csv(results / _EMBEDDED)]),
+            priority=tables.priority_table(pd.read_csv(summary)),
+            overhead=f"{100 * (overhead - 1):.0f} %",
+            theory=theory_table(pd.read_csv(results / "theory.csv")),
+            folders=folders.as_table(folders.read_rows(results / "folders.csv")),
+            memory=f"{memory.max():.2f} GB",
+            memory_growth=f"{memory[memory.idxmax()] - memory.min():.2f} GB",
+            **parts,
+        )
     )
-    arguments = parser.parse_args()
-    try:
-        rows = [row for path in arguments.files for row in store.read_csv(path)]
-    except (OSError, KeyError, ValueError) as error:
-        print(f"error: {error!r}: expected files written by benchmark.py", file=sys.stderr)
-        return 2
-    if arguments.figures:
-        arguments.figures.mkdir(parents=True, exist_ok=True)
-        print("\n".join(map(str, figures.draw(arguments.figures, rows))))
-        return 0
-    print(report.summary(rows) if arguments.summary else report.markdown(rows))
-    return 0
+
+
+def theory_table(rows: pd.DataFrame) -> str:
+    """How far eq. 3 and the kernel's prediction are off, for each series of sets."""
+    lines = []
+    for (case, varied), group in rows.groupby(["case", "varied"], sort=False):
+        ratio, kernel = group["measured_over_predicted"], group["kernel_prediction_over_predicted"]
+        off = (ratio / kernel - 1).abs().max()
+        over = [f"{ratio.mean():.2f}", f"{ratio.min():.2f} to {ratio.max():.2f}"]
+        lines.append([case, varied.replace("_", " "), len(group), *over, f"{off:.1%}"])
+    head = ["images", "varied", "sets and operations", "measured / eq. 3, mean", "range"]
+    return tables.table([*head, "kernel's prediction off by at most"], lines)
 
 
 if __name__ == "__main__":

@@ -16,27 +16,31 @@ not; a group of one or two is coherent by its diagonal.
 
 Sets are contaminated as in the benchmark. All rows share their initialisations: they differ by
 their images, and their errors are not independent. Intervals: 95 %, percentile bootstrap over
-initialisations, of the ratio of means. The default takes about three minutes on two CPU cores.
+initialisations, of the ratio of means.
 """
 
 import argparse
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
-import progress
-import runtime
-import sweep
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from sweep import flags, store
+from sweep.provenance import provenance
 
-from e3jax import contamination, datasets, files, operations, priority, training
+from e3jax import contamination, datasets, operations, priority
+from e3jax.images import to_unit
+from e3jax.sheet import save_figure
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
 OPERATIONS = ("identity", "shift(0,-8)", "turn90", "rotate30", "patches3210")
@@ -50,7 +54,6 @@ _FEW = (1, 2, 5, 10)  # outliers
 _HIDDEN = (1, 4, 16, 64, 256)
 _BLOCK = 2500  # views at a time
 _RESAMPLES = 2000
-_RATE = 8e10  # FLOP/s of a CPU core, for the estimate before the first measurement
 
 
 class Case(NamedTuple):
@@ -58,8 +61,9 @@ class Case(NamedTuple):
 
     Attributes:
       images, labels: uint8 [n, 32, 32, c], int [n].
-      varied: the column that the rows of all cases with this name and this are a series over.
-      most_outliers: of the outliers drawn only the first so many count; None: all.
+      ratio: outliers' share of the set.
+      varied: the column over which the rows with this name and this value form a series.
+      most_outliers: only the first so many of the outliers drawn count; None: all.
     """
 
     name: str
@@ -67,11 +71,15 @@ class Case(NamedTuple):
     inlier_class: int
     images: np.ndarray
     labels: np.ndarray
-    ratios: tuple[float, ...]
     hidden: int
+    ratio: float = 0.1
     varied: str = "ratio"
     max_images: int = _IMAGES
     most_outliers: int | None = None
+
+    def vary(self, column: str, field: str, values: Sequence) -> Iterator["Case"]:
+        """Cases that differ in one field, which shows in one column of the rows."""
+        return (self._replace(**{"varied": column, field: value}) for value in values)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,16 +96,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
     add("--ratios", type=float, nargs="+", default=ratios, help="outliers' shares of the set")
-    add("--initialisations", type=runtime.positive, default=200, help="of the network (200)")
-    add("--hidden", type=runtime.positive, default=64, help="units L (64)")
+    add("--initialisations", type=int, default=200, help="of the network, at least 10 (200)")
+    add("--hidden", type=flags.positive, default=64, help="units L (64)")
     add("--results-dir", default="runs/theory", help="for theory.csv, .png, .pdf (runs/theory)")
-    arguments = parser.parse_args()
-    if arguments.initialisations < 10:
+    args = parser.parse_args()
+    if args.initialisations < 10:
         parser.error("--initialisations must be at least 10: fewer give no interval")
-    if arguments.datasets is None:
-        given = arguments.data_dir or os.environ.get("TFDS_DATA_DIR")
-        arguments.datasets = DATASETS if given else DATASETS[:1]
-    return arguments
+    if args.datasets is None:
+        given = args.data_dir or os.environ.get("TFDS_DATA_DIR")
+        args.datasets = DATASETS if given else DATASETS[:1]
+    return args
 
 
 # --- The network, its gradients and the kernel -------------------------------------------------
@@ -155,24 +163,23 @@ def kernel_sums(views: jax.Array, groups: jax.Array, hidden: int) -> jax.Array:
 # --- The cases and their measurement -----------------------------------------------------------
 
 
-def real_cases(arguments: argparse.Namespace, announce) -> Iterator[Case]:
+def real_cases(args: argparse.Namespace, announce) -> Iterator[Case]:
     """Every class of every data set; for the first also few outliers, and ten times the images."""
-    for name in arguments.datasets:
-        data = datasets.load(name, data_dir=arguments.data_dir, announce=announce)
+    for name in args.datasets:
+        data = datasets.load(name, data_dir=args.data_dir, announce=announce)
         classes = range(len(data.class_names))
         # The order is that of a content hash: the first of a class are a random draw.
         few = np.concatenate([np.flatnonzero(data.labels == c)[:_IMAGES] for c in classes])
-        images, labels = data.images[few], data.labels[few]
         for c in classes:
-            case = Case(name, data.source, c, images, labels, arguments.ratios, arguments.hidden)
-            yield case
+            case = Case(name, data.source, c, data.images[few], data.labels[few], args.hidden)
+            yield from case.vary("ratio", "ratio", args.ratios)
             if c == 0:
-                yield from few_outliers(case)
-                case = case._replace(images=data.images, labels=data.labels, ratios=(0.1,))
-                yield case._replace(varied="n_inliers", max_images=_MANY_IMAGES)
+                yield from case.vary("n_outliers", "most_outliers", _FEW)
+                case = case._replace(images=data.images, labels=data.labels)
+                yield from case.vary("n_inliers", "max_images", [_MANY_IMAGES])
 
 
-def synthetic_cases(arguments: argparse.Namespace) -> Iterator[Case]:
+def synthetic_cases(args: argparse.Namespace) -> Iterator[Case]:
     """Groups of noise, which are incoherent, and of noisy copies of one image, which are not."""
     generator = np.random.default_rng(0)
 
@@ -194,23 +201,17 @@ def synthetic_cases(arguments: argparse.Namespace) -> Iterator[Case]:
     labels = np.repeat([0, 1], _IMAGES)
     for name, groups in pairs.items():
         images = np.concatenate(groups).astype(np.uint8)
-        case = Case(name, "synthetic", 0, images, labels, arguments.ratios, arguments.hidden)
-        yield case
+        case = Case(name, "synthetic", 0, images, labels, args.hidden)
+        yield from case.vary("ratio", "ratio", args.ratios)
         if name == "all noise":
-            yield from few_outliers(case)
+            yield from case.vary("n_outliers", "most_outliers", _FEW)
         if name == "inliers alike, outliers noise":
-            for hidden in _HIDDEN:
-                yield case._replace(varied="hidden", hidden=hidden, ratios=(0.1,))
+            yield from case.vary("hidden", "hidden", _HIDDEN)
 
 
-def few_outliers(case: Case) -> Iterator[Case]:
-    for most in _FEW:
-        yield case._replace(varied="n_outliers", most_outliers=most, ratios=(0.1,))
-
-
-def measure(case: Case, ratio: float, operation_set, initialisations: int) -> list[dict]:
+def measure(case: Case, operation_set, initialisations: int) -> list[dict[str, Any]]:
     """The rows of a contaminated set, one for each of OPERATIONS."""
-    where = (case.images, case.labels, case.inlier_class, ratio, 0)
+    where = (case.images, case.labels, case.inlier_class, case.ratio, 0)
     data = contamination.contaminate(*where, max_images=case.max_images)
     counted = np.cumsum(data.is_outlier) <= (case.most_outliers or len(data.images))
     groups = np.stack([~data.is_outlier, data.is_outlier & counted])
@@ -219,7 +220,7 @@ def measure(case: Case, ratio: float, operation_set, initialisations: int) -> li
 
     chosen = np.array([operation_set.names.index(name) for name in OPERATIONS])
     labels = chosen.repeat(len(data.images))
-    images = jnp.tile(training.to_unit(jnp.asarray(data.images)), (len(chosen), 1, 1, 1))
+    images = jnp.tile(to_unit(jnp.asarray(data.images)), (len(chosen), 1, 1, 1))
     views = jax.jit(operations.views_of)(operation_set, images, labels).reshape(len(labels), -1)
     keys = jax.random.split(jax.random.key(0), initialisations)
     every = (views, labels, np.tile(groups, len(chosen)))
@@ -232,8 +233,8 @@ def measure(case: Case, ratio: float, operation_set, initialisations: int) -> li
         values = (case.name, case.source, case.varied, case.inlier_class)
         values += (n_outliers / (n_inliers + n_outliers), n_inliers, n_outliers)
         values += (case.hidden, initialisations, operation, measured[i], predicted)
-        values += (measured[i] / predicted, low[i] / predicted, high[i] / predicted)
-        values += (float(q_in / q_out) / predicted,)
+        over = (measured[i], low[i], high[i], float(q_in / q_out))
+        values += tuple(value / predicted for value in over)
         rows.append(dict(zip(COLUMNS, values, strict=False)))
     return rows
 
@@ -248,15 +249,16 @@ def ratio_of_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray
 # --- The figure --------------------------------------------------------------------------------
 
 
-def draw(rows: list[dict]) -> Figure:
+def draw(rows: pd.DataFrame) -> Figure:
     """Measured and kernel prediction, both over eq. 3's.
 
     Over the ratio for the classes of each real data set and for the synthetic images, over few
     outliers, over the hidden units, all for the identity; last, all rows against each other.
     """
-    shown = [row for row in rows if row["operation"] == OPERATIONS[0]]
-    made = [row for row in shown if row["source"] == "synthetic"]
-    sets = list(dict.fromkeys(row["case"] for row in shown if row["source"] != "synthetic"))
+    rows = rows.assign(made=rows["source"] == "synthetic")
+    shown = rows[rows["operation"] == OPERATIONS[0]]
+    made, real = shown[shown["made"]], shown[~shown["made"]]
+    sets = real["case"].unique()
     columns = (len(sets) + 5) // 2
     figure = Figure(figsize=(4.2 * columns, 8), layout="constrained")
     figure.suptitle(
@@ -265,16 +267,21 @@ def draw(rows: list[dict]) -> Figure:
     )
     grid = iter(figure.subplots(2, columns).ravel())
     for name in sets:
-        of_set = [row for row in shown if row["case"] == name]
-        _panel(next(grid), of_set, "ratio", "inlier_class", f"{name}, a colour each inlier class")
-    _panel(next(grid), made, "ratio", "case", "synthetic images")
-    _panel(next(grid), shown, "n_outliers", "case", "few outliers, 450 inliers")
-    _panel(next(grid), made, "hidden", "case", "hidden units")
+        title = f"{name}, a colour per inlier class"
+        _panel(next(grid), real[real["case"] == name], "ratio", "outlier ratio ρ", title)
+    _panel(next(grid), made, "ratio", "outlier ratio ρ", "synthetic images")
+    _panel(next(grid), shown, "n_outliers", "outliers", "few outliers, 450 inliers")
+    _panel(next(grid), made, "hidden", "units L", "hidden units")
     axes = next(grid)
-    for name, real in (("synthetic images", False), ("real images", True)):
-        group = [row for row in rows if (row["source"] != "synthetic") == real]
-        kernel = [row["kernel_prediction_over_predicted"] for row in group]
-        axes.plot(kernel, [r["measured_over_predicted"] for r in group], ".", ms=4, label=name)
+    for name, group in (
+        ("synthetic images", rows[rows["made"]]),
+        ("real images", rows[~rows["made"]]),
+    ):
+        kernel, measured = (
+            group["kernel_prediction_over_predicted"],
+            group["measured_over_predicted"],
+        )
+        axes.plot(kernel, measured, ".", ms=4, label=name)
     axes.axline((0.5, 0.5), (2, 2), color="grey", linewidth=0.8)
     axes.set(title="all sets and operations", xlabel="kernel prediction over eq. 3's", xscale="log")
     axes.set(ylabel="measured over eq. 3's", yscale="log")
@@ -286,29 +293,28 @@ def draw(rows: list[dict]) -> Figure:
     return figure
 
 
-def _panel(axes, rows: list[dict], varied: str, series: str, title: str) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, varied: str, xlabel: str, title: str) -> None:
     """Rows of one sweep, their places at equal distances, the series side by side."""
-    rows = [row for row in rows if row["varied"] == varied]
-    values = sorted({row[varied] for row in rows})
-    names = list(dict.fromkeys(row[series] for row in rows))
-    classes = series == "inlier_class"
+    rows = rows[rows["varied"] == varied]
+    values = sorted(set(rows[varied]))
+    of_set = rows["inlier_class"].nunique() > 1  # its classes, else the cases
+    series = rows.groupby("inlier_class" if of_set else "case", sort=False)
     axes.axhline(1, color="grey", linewidth=0.8)
-    for s, name in enumerate(names):
-        group = [row for row in rows if row[series] == name]
-        x = [values.index(row[varied]) + 0.7 * ((s + 0.5) / len(names) - 0.5) for row in group]
-        y, low, high, kernel = np.array([[row[c] for c in COLUMNS[12:16]] for row in group]).T
-        axes.plot(x, kernel, "_", color="black", markersize=7)
-        axes.errorbar(x, y, [y - low, high - y], fmt="o", ms=3.5, color=f"C{s}", label=str(name))
+    for s, (name, group) in enumerate(series):
+        x = group[varied].map(values.index) + 0.7 * ((s + 0.5) / len(series) - 0.5)
+        y = group["measured_over_predicted"]
+        axes.plot(x, group["kernel_prediction_over_predicted"], "_", color="black", markersize=7)
+        bars = [y - group["low"], group["high"] - y]
+        axes.errorbar(x, y, bars, fmt="o", ms=3.5, color=f"C{s}", label=str(name))
     axes.set_xticks(range(len(values)), [f"{100 * v:.2g} %" if v < 1 else str(v) for v in values])
-    names = {"ratio": "outlier ratio ρ", "n_outliers": "outliers", "hidden": "units L"}
-    axes.set(title=title, xlabel=names[varied])
-    if classes:
+    axes.set(title=title, xlabel=xlabel)
+    if of_set:
         axes.set_ylim(0.75, 1.25)
     else:
         axes.set(yscale="log", ylim=(0.25, 2.2))
         axes.hlines([0.5, 2], *axes.get_xlim(), color="grey", linewidth=0.8, linestyle=":")
         _log_ticks(axes.yaxis)
-    axes.legend(fontsize=8, loc="lower right", ncols=5 if classes else 1, frameon=False)
+    axes.legend(fontsize=8, loc="lower right", ncols=5 if of_set else 1, frameon=False)
 
 
 def _log_ticks(axis) -> None:
@@ -321,55 +327,26 @@ def _log_ticks(axis) -> None:
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    try:
-        runtime.start()
-        folder = Path(arguments.results_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = run(arguments, console)
-        sweep.write_csv(folder / "theory.csv", rows, COLUMNS)
-        figure = draw(rows)
-        for kind in ("png", "pdf"):
-            save = functools.partial(figure.savefig, format=kind, dpi=110)
-            files.write_atomically(folder / f"theory.{kind}", save)
-    except (ValueError, OSError) as error:  # images.InputError is a ValueError
-        console.print(f"error: {error}", style="red")
-        return 2
-    except KeyboardInterrupt:
-        console.print("Stopped: nothing is written before the end.")
-        return 130
-    console.print(f"{len(rows)} rows and the figure are in {folder}/")
-    return 0
+    args = parse_arguments()
+    return command.run(lambda console: run(args, console), "Nothing is written before the end.")
 
 
-def run(arguments: argparse.Namespace, console: Console) -> list[dict]:
-    """Says what it will do, measures every case, says how far it is."""
-    names = ", ".join([*arguments.datasets, "synthetic images"])
-    console.print(f"Eq. 3 on {names}, {arguments.initialisations} initialisations a set")
-    operation_set = operations.operation_set()
-    cases = [*real_cases(arguments, console.print), *synthetic_cases(arguments)]
-    work = [arguments.initialisations * _work(case) for case in cases]
-    minutes = max(sum(work) / _RATE / runtime.cores() / 60, 1)
-    console.print(f"Plan: {len(cases)} cases, about {minutes:.0f} minute(s) on this CPU")
-    where = {"device": jax.devices()[0].device_kind} | sweep.provenance()
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Measures every case, then writes the rows and the figure."""
+    names = ", ".join([*args.datasets, "synthetic images"])
+    console.print(f"Eq. 3 on {names}, {args.initialisations} initialisations per set")
+    folder, operation_set = Path(args.results_dir), operations.operation_set()
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = [*real_cases(args, console.print), *synthetic_cases(args)]
+    console.print(f"Plan: {len(cases)} sets")
+    where = {"device": jax.devices()[0].device_kind} | provenance()
     rows = []
-    with progress.Meter(console, sum(work), len(cases), 1) as meter:
-        for case, of_case in zip(cases, work, strict=True):
-            title = f"{case.name}, class {case.inlier_class}, over {case.varied}"
-            bar, first = meter.start(title, of_case), len(rows)
-            for ratio in case.ratios:
-                rows += measure(case, ratio, operation_set, arguments.initialisations)
-                bar.advance(of_case // len(case.ratios), f"ratio {ratio:g}")
-            over = [row["measured_over_predicted"] for row in rows[first:]]
-            bar.finish(f"{title}: measured / eq. 3 is {min(over):.3f} to {max(over):.3f}", "")
-    return [row | where for row in rows]
-
-
-def _work(case: Case) -> int:
-    """FLOPs of an initialisation: two a multiplication in the hidden layer."""
-    views = len(case.ratios) * len(OPERATIONS) * min(case.max_images, len(case.images))
-    return 2 * views * case.images[0].size * case.hidden
+    for case in command.progress(cases, "sets", console):
+        rows += [r | where for r in measure(case, operation_set, args.initialisations)]
+    store.write_csv(folder / "theory.csv", rows, COLUMNS)
+    for kind in ("png", "pdf"):
+        save_figure(folder / f"theory.{kind}", draw(pd.DataFrame(rows)))
+    console.print(f"{len(rows)} rows and the figure are in {folder}/")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Plans, shards, failures and engines: whatever happens to a sweep, its table is the same."""
+"""Plans, stores and engines: whatever happens to a sweep, no run is lost, doubled or changed."""
 
-import functools
+import json
 import os
 import secrets
 import signal
@@ -8,56 +8,269 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import benchmark
+import numpy as np
 import pytest
-import runs
-import sweep
+import stub_sweep
 from conftest import ROOT
-from rich.console import Console
-from test_benchmark import assert_same_results, rows
+from sweep import flags, methods, plan, store
+from sweep.plan import Protocol, Run
+
+from e3jax import training
 
 MNIST = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
 PIXELS = (*MNIST, "--max-images", 40, "--methods", "pixel-pca", "pixel-knn", "--classes", 1, 4)
+QUICK = Protocol("quick", 500)
 
 
-def plan(monkeypatch, folder, *arguments) -> list[sweep.Run]:
-    """What a command would do."""
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, (*MNIST, *arguments))])
-    engine = SimpleNamespace(platform="cpu", split=lambda trainings: None, device="", at_once=1)
-    asked = benchmark.parse_arguments()
-    parts = functools.partial(benchmark.asked, asked), engine, sweep.Folder(folder)
-    return benchmark.Benchmark(asked, *parts, Console(quiet=True)).todo
+def parse(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+    return benchmark.parse_args()
 
 
-def test_methods_of_one_training_are_one_run(monkeypatch, tmp_path, mnist):
+@pytest.fixture
+def grid(monkeypatch, mnist):
+    """``grid(*flags)``: the runs that a command would do."""
+
+    def runs(*arguments) -> list[Run]:
+        args = parse(monkeypatch, *MNIST, *arguments)
+        names = methods.TABLE_METHODS if "all" in args.methods else args.methods
+        variants = [plan.Variant(flags.protocol(args, "cpu"), names, args.ratios)]
+        whole = plan.grid(mnist, variants, methods.METHODS, args.seeds, args.classes)
+        return plan.shard(whole, *args.shard) if args.shard else whole
+
+    return runs
+
+
+# --- Plans -----------------------------------------------------------------------------------
+
+
+def test_methods_of_one_training_are_one_run(grid):
     asked = ("e3outlier-mp", "pixel-if", "e3outlier", "e3outlier-pl")
-    found = plan(monkeypatch, tmp_path, "--classes", 4, 4, "--methods", *asked)
+    found = grid("--classes", 4, 4, "--methods", *asked)
     assert [run.method for run in found] == ["e3outlier", "pixel-if"]
-    found = plan(monkeypatch, tmp_path, "--classes", 4, "--methods", "all")
-    assert [run.method for run in found] == list(
-        dict.fromkeys(map(runs.METHODS.get, runs.TABLE_METHODS))
-    )
+    found = grid("--classes", 4, "--methods", "all")
+    names = [methods.METHODS[name].name for name in methods.TABLE_METHODS]
+    assert [run.method for run in found] == list(dict.fromkeys(names))
     assert not {"cae-64", "cae-views", "e3outlier-epoch10"} & {run.method for run in found}
 
 
-def test_a_training_is_named_after_the_first_method_it_serves():
-    assert all(key == kind.serves[0] for key, kind in runs.TRAININGS.items())
-    assert len(runs.METHODS) == sum(len(kind.serves) for kind in runs.TRAININGS.values())
-    assert set(runs.DEFAULT_METHODS) <= set(runs.METHODS) and "all" not in runs.METHODS
+def test_an_entry_is_named_after_the_first_method_it_scores():
+    assert len(methods.METHODS) == sum(len(entry.scores) for entry in methods.ENTRIES)
+    assert set(methods.DEFAULT_METHODS) <= set(methods.METHODS) and "all" not in methods.METHODS
+    assert {"ssd-if", "cae-if", "rdae-as-published", "pixel-pca"} < set(methods.TABLE_METHODS)
 
 
-def test_shards_are_parts_of_the_plan_with_their_share_of_trainings(monkeypatch, tmp_path, mnist):
-    grid = ("--ratios", 0.1, 0.2, "--seeds", 3)
-    whole = [run.name for run in plan(monkeypatch, tmp_path, *grid)]
+def test_shards_are_parts_of_the_plan_with_their_share_of_trainings(grid):
+    what = ("--ratios", 0.1, 0.2, "--seeds", 3)
+    whole = [run.name for run in grid(*what)]
     assert len(whole) == len(set(whole)) == 2 * 3 * 10 * 4
-    shards = [plan(monkeypatch, tmp_path, *grid, "--shard", f"{i}/4") for i in (1, 2, 3, 4)]
+    shards = [grid(*what, "--shard", f"{i}/4") for i in (1, 2, 3, 4)]
     assert sorted(run.name for shard in shards for run in shard) == sorted(whole)
     for shard in shards:
         assert sum(run.method == "e3outlier" for run in shard) == 15
         names = [run.name for run in shard]
         assert names == [name for name in whole if name in names], "in the order of the plan"
+
+
+def test_what_changes_a_protocol_changes_its_name_and_every_training(grid):
+    arguments = ("--classes", 4, "--methods", "e3outlier", "cae", "--steps", 20)
+    arguments += ("--precision", "bfloat16", "--network", "resnet-20", "--operations", "RA")
+    ours, cae = grid(*arguments)
+    assert ours.protocol == cae.protocol == "quick-20steps-bfloat16"
+    for run in ours, cae:
+        assert (run.config["steps"], run.config["precision"]) == (20, "bfloat16")
+    assert (ours.network, ours.operations) == ("resnet-20", "RA")
+    assert (cae.network, cae.operations, cae.config["network"]) == ("", "", "cae-256")
+
+
+# --- Keys ------------------------------------------------------------------------------------
+
+
+def a_run(**changed) -> Run:
+    entry = methods.METHODS[changed.get("method", "e3outlier")]
+    what = {"dataset": "mnist", "source": "embedded", "method": "e3outlier", "inlier_class": 4}
+    what |= {"ratio": 0.1, "data_seed": 0, "train_seed": 0, "max_images": 500}
+    return Run(**what | entry.describe(QUICK, grey=True) | changed)
+
+
+def test_names_of_finished_runs_are_a_promise():
+    """Whoever changes what is in a key makes everybody's sweeps start over."""
+    config = dict.fromkeys(plan.KEYED, 0)
+    run = a_run(config=config, constants={"weight": 0.5}, protocol="p", network="n", operations="")
+    assert run.name == "mnist-e3outlier-class4-ratio0.1-seed0-335b37bcc055"
+
+
+def test_everything_that_a_result_depends_on_is_in_the_key():
+    run, names = a_run(), set()
+    changes = [{field: "other"} for field in ("dataset", "source", "protocol", "network")]
+    changes += [{"inlier_class": 5}, {"ratio": 0.2}, {"data_seed": 1}, {"train_seed": 1}]
+    changes += [{"max_images": None}, {"constants": {}}, {"operations": "RA"}, {"method": "cae"}]
+    for field, value in run.config.items():
+        changes.append({"config": run.config | {field: f"{value}1"}})
+    for change in [{}, *changes]:
+        names.add(a_run(**change).name)
+    assert len(names) == 1 + len(changes)
+    assert a_run(train_seed=1).title.startswith("mnist class 4 ratio 0.1 seed 0-1")
+
+
+def test_a_new_option_with_a_default_renames_nothing(monkeypatch):
+    before, fields = a_run().name, training.TrainConfig._field_defaults
+    monkeypatch.setattr(training.TrainConfig, "_field_defaults", fields | {"momentum": 0.9})
+    config = a_run().config
+    assert a_run(config=config | {"momentum": 0.9}).name == before
+    assert a_run(config=config | {"momentum": 0.8}).name != before
+
+
+@pytest.mark.parametrize("method", ["pixel-knn", "pixel-pca", "dagmm", "drae", "rdae"])
+def test_constants_in_the_code_of_a_method_are_in_the_key(method):
+    run = a_run(method=method)
+    numbers = {name: value for name, value in run.constants.items() if name != "scores"}
+    assert numbers
+    for name, value in numbers.items():
+        changed = run.constants | {name: f"{value}1"}
+        assert a_run(method=method, constants=changed).name != run.name
+
+
+# --- The folder ------------------------------------------------------------------------------
+
+
+def keep(folder: store.Folder, run: Run, scores=(0.1, 0.2, 0.3, 0.0), **measured) -> list[dict]:
+    is_outlier = np.arange(4) > 2
+    known = {"steps": 433, "pretext_accuracy": 0.7, "train_seconds": 1.0, "score_seconds": 2.0}
+    known |= {"device": "1 x cpu", "precision": "float32", "versions": "v", "commit": "c"}
+    known |= {"n_inliers": 3, "n_outliers": 1} | measured
+    return folder.finish(run, {run.method: np.array(scores)}, is_outlier, np.arange(4), known)
+
+
+def test_tables_from_csv_and_from_json_are_the_same(tmp_path):
+    folder = store.Folder(tmp_path)
+    keep(folder, a_run())
+    keep(folder, a_run(inlier_class=5, max_images=None), pretext_accuracy=0.01)
+    keep(folder, a_run(inlier_class=6), scores=[np.nan, 1, 2, 3])
+    keep(folder, a_run(inlier_class=7), scores=[1, 1, 1, 1])
+    folder.write_tables()
+    assert repr(folder.rows()) == repr(store.read_csv(tmp_path / "results.csv"))
+    rows = {row["inlier_class"]: row for row in folder.rows()}
+    assert [rows[c]["max_images"] for c in (4, 5)] == [500, None]
+    assert rows[4]["warning"] == "" and rows[4]["auroc"] == 1
+    assert "near chance" in rows[5]["warning"] and "not finite" in rows[6]["warning"]
+    assert "all scores are the same" in rows[7]["warning"]
+    header, *_ = (tmp_path / "results.csv").read_text().splitlines()
+    assert header.split(",") == store.COLUMNS
+
+
+def test_a_run_of_constants_that_have_changed_since_is_superseded(tmp_path):
+    folder = store.Folder(tmp_path)
+    keep(folder, a_run(constants={"weight": 1}))
+    keep(folder, a_run(constants={"weight": 2}), scores=[0, 1, 2, 3])
+    [row] = folder.rows()
+    assert row["auroc"] == 0 and len(folder.finished()) == 2
+
+
+def test_figures_are_named_by_all_that_tells_tables_apart(tmp_path):
+    folder = store.Folder(tmp_path)
+    for change in [{}, {"source": "tfds: a/b"}, {"max_images": None}, {"ratio": 0.2}]:
+        keep(folder, a_run(**change))
+    keep(folder, a_run(protocol="quick-bfloat16"), precision="bfloat16")
+    folder.write_tables()
+    assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_what_a_kill_left_beside_a_finished_run_is_removed(tmp_path):
+    folder, run, other = store.Folder(tmp_path), a_run(), a_run(inlier_class=5)
+    keep(folder, run)
+    for name in (run.name, other.name):
+        (folder.runs / f"{name}.state" / "20").mkdir(parents=True)
+        (folder.runs / f"{name}.failed").write_text("Traceback")
+        (folder.runs / f"{name}.npz.{'0' * 32}.partial").write_text("half")
+    assert folder.finished() == {run.name} and not folder.is_finished(other)
+    left = [path.name for path in folder.runs.iterdir() if path.name.startswith(run.name)]
+    assert sorted(left) == [f"{run.name}.{kind}" for kind in ("json", "npz", "png")]
+    assert len(list(folder.runs.glob(f"{other.name}*"))) == 3
+
+
+def test_a_lock_keeps_out_other_processes_until_its_own_ends(tmp_path):
+    """However it ends: this one is killed."""
+    code = "import sys; from test_sweeps import *; folder = store.Folder(sys.argv[1]); "
+    code += "assert folder.lock(a_run()); print('held', flush=True); time.sleep(100)"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        folder = store.Folder(tmp_path)
+        assert not folder.lock(a_run())
+        assert folder.lock(a_run(data_seed=1)), "other runs are free"
+    finally:
+        process.kill()
+        process.communicate()
+    assert folder.lock(a_run())
+    folder.unlock(a_run())
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def lockf(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(store.fcntl, "lockf", lockf)
+    with pytest.warns(UserWarning, match="has no locks.*No locks available"):
+        assert store.Folder(tmp_path).lock(a_run())
+
+
+def test_a_row_is_added_to_files_with_other_columns(tmp_path):
+    path = tmp_path / "rows.csv"
+    store.append_rows(path, ["a", "b"], [{"a": 1, "b": 0.1234567}])
+    store.append_rows(path, ["a", "c"], [{"a": 2, "c": "x"}])
+    assert path.read_text() == "a,c,b\n1,,0.123457\n2,x,\n"
+
+
+@pytest.mark.parametrize("name", ["quick", "quick_embedded", "quick_bfloat16", "ablations"])
+def test_the_repositorys_results_are_read(name):
+    rows = store.read_csv(ROOT / "results" / f"{name}.csv")
+    assert {row["max_images"] for row in rows} == {500}
+    assert {row["precision"] for row in rows} <= {"float32", "bfloat16"}
+    assert all(row["train_seed"] == row["seed"] for row in rows)
+    assert (name == "quick_bfloat16") == (rows[0]["precision"] == "bfloat16")
+
+
+def test_folders_of_the_first_edition_are_read(tmp_path):
+    """Their rows have neither train_seed nor, before that, precision."""
+    folder = store.Folder(tmp_path)
+    [row] = keep(folder, a_run())
+    new = {**row, "inlier_class": 5}
+    for column in ("train_seed", "precision", "constants"):
+        del row[column]
+    old = {"format": 2, "rows": [row]}
+    (folder.runs / f"{a_run().name}.json").write_text(json.dumps(old))
+    (folder.runs / "other.json").write_text(json.dumps({"format": 3, "rows": [new]}))
+    first, second = folder.rows()
+    assert {**first, "inlier_class": 5} == second
+
+
+def test_fifteen_thousand_finished_runs_are_found_and_read_in_ten_seconds(tmp_path, grid):
+    stub_sweep.register()
+    runs = grid("--methods", "stub", "--seeds", 1500)
+    folder = store.Folder(tmp_path)
+    [row] = keep(folder, runs[0])
+    for run in runs:
+        text = json.dumps({"format": plan.FORMAT, "rows": [row | run.columns]}, indent=1)
+        (folder.runs / f"{run.name}.json").write_text(text)
+        for kind in ("npz", "png"):
+            (folder.runs / f"{run.name}.{kind}").touch()
+    began = time.monotonic()
+    finished = folder.finished()
+    assert sum(run.name not in finished for run in runs) == 0
+    listed = time.monotonic() - began
+    assert len(folder.rows()) == len(runs) == 15_000
+    assert time.monotonic() - began < 10 and listed < 1
+
+
+# --- The command, in this process ------------------------------------------------------------
+
+
+JOB = ("--distributed", "--num-processes", 2)
 
 
 @pytest.mark.parametrize(
@@ -73,66 +286,124 @@ def test_shards_are_parts_of_the_plan_with_their_share_of_trainings(monkeypatch,
         (["--engine", "ray", "--runs-at-once", 2], "leave out"),
         (["--engine", "ray", "--tensorboard", "events"], "needs --engine local"),
         (["--methods", "cats"], "invalid choice: 'cats'"),
+        (["--seeds", 0], "0 is less than 1"),
+        (["--process-id", 0], "need --distributed"),
+        (JOB, "together or not at all"),
+        (["--distributed", "--runs-at-once", 2], "one run at a time"),
+        ([*JOB, "--coordinator", "here", "--process-id", 0], "HOST:PORT, got 'here'"),
+        ([*JOB, "--coordinator", "here:1", "--process-id", 2], "0 to 1, got 2"),
     ],
 )
 def test_wrong_flags_are_one_sentence(monkeypatch, capsys, arguments, sentence):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, (*MNIST, *arguments))])
     with pytest.raises(SystemExit, match="2"):
-        benchmark.parse_arguments()
+        parse(monkeypatch, *MNIST, *arguments)
     assert sentence in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_failing_run_is_told_at_the_end_and_tried_again(monkeypatch, capsys, tmp_path, mnist):
-    """One of four fails: the others are done, the next start does that one alone."""
-    command = ["benchmark.py", *map(str, PIXELS), "--results-dir", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", command)
-    knn = runs.TRAININGS["pixel-knn"]
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """``command(*arguments)``: exit code, standard output and error of benchmark.py."""
 
-    def fail(task):
-        if task.run.inlier_class == 4:
+    def run(*arguments, folder=tmp_path / "results"):
+        arguments = ["benchmark.py", *arguments, "--results-dir", folder]
+        monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+        return benchmark.main(), *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--classes", 11], "has the inlier class 11"),
+        (["--classes", -1], "has the inlier class -1"),
+        (["--ratios", 0.7], "outlier ratio is 0.7"),
+        (["--max-images", 5], "max_images is 5"),
+        (["--operations", "RA+XY"], "operation set 'RA+XY'"),
+        (["--network", "vgg"], "unknown network 'vgg'"),
+        (["--dataset", "svhn"], "svhn"),
+        (["--runs-at-once", 3], "cannot share 2 devices evenly"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(command, tmp_path, mnist, arguments, sentence):
+    code, out, err = command("--dataset", "mnist", "--source", "embedded", *arguments)
+    assert (code, out) == (2, "") and sentence in err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def rows(folder) -> list[dict]:
+    return store.read_csv(folder / "results.csv")
+
+
+def test_a_failing_run_is_told_at_the_end_and_tried_again(command, monkeypatch, tmp_path, mnist):
+    """One of four fails: the others are done, the next start does that one alone."""
+    folder, knn = tmp_path / "results", methods.METHODS["pixel-knn"]
+
+    def fail(run, images, watch, mesh):
+        if run.inlier_class == 4:
             raise RuntimeError("the disk of the neighbour\nis on fire")
-        return knn.do(task)
+        return knn.do(run, images, watch, mesh)
 
     with monkeypatch.context() as patch:
-        patch.setitem(runs.TRAININGS, "pixel-knn", knn._replace(do=fail))
-        assert benchmark.main() == 1
-    said, told = capsys.readouterr()
-    assert "[4/4]" in told and "4 of them" not in told
+        patch.setitem(methods.METHODS, "pixel-knn", knn._replace(do=fail))
+        code, said, told = command(*PIXELS)
+    assert code == 1 and "[4/4]" in told and "4 of them" not in told
     sentence = "mnist class 4 ratio 0.1 seed 0 pixel-knn: RuntimeError: the disk of the neighbour"
     assert told.splitlines()[-2:][0] == f"failed: {sentence}"
     assert "1 run(s) failed" in told.splitlines()[-1]
     assert "| 1 of 2, missing: class 4 seed 0 |" in said
-    [traceback] = (tmp_path / "runs").glob("*.failed")
+    [traceback] = (folder / "runs").glob("*.failed")
     assert "Traceback" in traceback.read_text() and "in fail" in traceback.read_text()
-    assert len(rows(tmp_path)) == 3
-    assert benchmark.main() == 0
-    assert "3 of them finished before" in capsys.readouterr().err
-    assert len(rows(tmp_path)) == 4 and not list((tmp_path / "runs").glob("*.failed"))
+    assert len(rows(folder)) == 3
+    code, _, told = command(*PIXELS)
+    assert code == 0 and "3 of them finished before" in told
+    assert len(rows(folder)) == 4 and not list((folder / "runs").glob("*.failed"))
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    code, again, told = command(*PIXELS)
+    assert code == 0 and "4 of them finished before" in told and "[1/" not in told
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
 
 
-def test_without_ray_its_engine_says_what_to_do():
-    hide = "import sys; sys.modules['ray'] = None; import benchmark; sys.exit(benchmark.main())"
-    command = [sys.executable, "-c", hide, *map(str, PIXELS), "--engine", "ray"]
-    done = subprocess.run(command, cwd=ROOT / "experiments", capture_output=True, text=True)
-    assert done.returncode == 2 and "pip install ray" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_engine_is_an_executor_whose_calls_have_devices_of_their_own(mnist):
+    from sweep import engines
+
+    def devices_of(number, mesh):
+        time.sleep(0.1)
+        return number, mesh.devices.flat[0].id, mesh.size
+
+    with engines.Local(2) as engine:
+        futures = [engine.submit(devices_of, number) for number in range(4)]
+        found = [future.result() for future in futures]
+    assert [number for number, *_ in found] == [0, 1, 2, 3]
+    assert {device for _, device, _ in found} == {0, 1} and {size for *_, size in found} == {1}
+    with engines.Local(1) as engine:
+        assert engine.submit(devices_of, 0).result() == (0, 0, 2)
 
 
-# --- Real sweeps -----------------------------------------------------------------------------
+def test_without_ray_its_engine_says_what_to_do(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, out, err = command(*PIXELS, "--engine", "ray")
+    assert (code, out) == (2, "") and "pip install ray" in err
 
-GRID = (
-    *(*MNIST, "--operations", "PR", "--max-images", 20, "--steps", 20),
-    *("--methods", "e3outlier", "--classes", 1, 4, 7, 9),
-)
+
+# --- Commands that are disturbed, with runs that sleep ---------------------------------------
+
 # What Ray's workers have for a share of one CPU, so that all engines give the same bits.
 ONE_CORE = {"JAX_NUM_CPU_DEVICES": "1", "NPROC": "1", "OMP_NUM_THREADS": "1"}
+STUBS = (*MNIST, "--max-images", 40, "--methods", "stub")
+REAL = (*MNIST, "--operations", "PR", "--max-images", 20, "--steps", 20, "--methods", "e3outlier")
 
 
-def start(folder, *arguments) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "experiments/benchmark.py"), *map(str, GRID)]
-    command += ["--results-dir", str(folder), *map(str, arguments)]
+def start(folder, *arguments, script="tests/stub_sweep.py", **stub) -> subprocess.Popen:
+    """A command; of stubs the log is beside its folder."""
+    variables = {"LOG": folder.with_suffix(".log"), "SECONDS": 1, "FAILS": -1} | stub
+    env = os.environ | ONE_CORE | {f"STUB_{name}": str(v) for name, v in variables.items()}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))
+    command = [sys.executable, ROOT / script, *arguments, "--results-dir", folder]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | ONE_CORE, **pipes)
+    # Where the tests run in the background, programs start with Ctrl-C ignored.
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, **pipes)
 
 
 def wait_until(condition, process: subprocess.Popen) -> None:
@@ -144,24 +415,75 @@ def wait_until(condition, process: subprocess.Popen) -> None:
 
 
 def end(process: subprocess.Popen) -> str:
-    _, errors = process.communicate(timeout=300)
+    try:
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     return errors
 
 
+def begun(folder) -> list[tuple[str, int]]:
+    """(class, process) of every run that began."""
+    log = folder.with_suffix(".log")
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(line.split()[0], int(line.split()[-1])) for line in lines]
+
+
+def untimed(folder) -> list[dict]:
+    return [{c: v for c, v in row.items() if not c.endswith("_seconds")} for row in rows(folder)]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(cache, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    end(start(folder))
-    return folder
+    folder = tmp_path_factory.mktemp("stubs") / "undisturbed"
+    end(start(folder, *STUBS, SECONDS=0))
+    return untimed(folder)
 
 
 @pytest.mark.campaign
-def test_shards_at_the_same_time_in_one_folder_make_the_table_of_the_whole(undisturbed, tmp_path):
-    shards = [start(tmp_path, "--shard", f"{i}/2") for i in (1, 2)]
-    for errors in map(end, shards):
-        assert "Plan: 2 runs of shard" in errors
-    assert_same_results(tmp_path, undisturbed)
+def test_two_commands_in_one_folder_share_its_runs_and_both_have_the_whole_table(
+    undisturbed, tmp_path
+):
+    folder = tmp_path / "shared"
+    commands = [start(folder, *STUBS) for _ in range(2)]
+    told = [end(command) for command in commands]
+    classes, processes = zip(*begun(folder), strict=True)
+    assert sorted(classes) == sorted(map(str, range(10))), "every run began once"
+    assert len(set(processes)) == 2
+    assert sum(text.count("finished by another command") for text in told) > 0
+    assert untimed(folder) == undisturbed
+
+
+@pytest.mark.campaign
+def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
+    undisturbed, tmp_path
+):
+    folder = tmp_path / "shared"
+    killed, other = start(folder, *STUBS, SECONDS=2), start(folder, *STUBS, SECONDS=2)
+    wait_until(lambda: len({process for _, process in begun(folder)}) == 2, other)
+    killed.kill()
+    end(other)
+    classes = [name for name, _ in begun(folder)]
+    twice = {name for name in classes if classes.count(name) == 2}
+    assert set(classes) == set(map(str, range(10))) and len(classes) == 10 + len(twice)
+    assert twice <= {name for name, process in begun(folder) if process == killed.pid}
+    assert untimed(folder) == undisturbed
+    assert {path.suffix for path in (folder / "runs").iterdir()} == {".json", ".npz", ".png"}
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, number):
+    folder = tmp_path / "interrupted"
+    process = start(folder, *STUBS)
+    wait_until(lambda: any((folder / "runs").glob("*.json")), process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in errors
+    assert "Traceback" not in errors and 0 < len(rows(folder)) < 10
+    end(start(folder, *STUBS, SECONDS=1))
+    assert untimed(folder) == undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -197,30 +519,46 @@ def workers(node) -> list[int]:
 
 
 @pytest.mark.campaign
-def test_a_sweep_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, tmp_path):
-    head, [other] = cluster.head_node, cluster.worker_nodes
-    driver = start(tmp_path, "--engine", "ray", "--ray-address", cluster.address)
+def test_ray_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, tmp_path):
+    folder, head, [other] = tmp_path / "ray", cluster.head_node, cluster.worker_nodes
+    on_ray = ("--engine", "ray", "--ray-address", cluster.address)
+    driver = start(folder, *STUBS, *on_ray, SECONDS=2)
     try:
-        wait_until(lambda: workers(head) and workers(other), driver)
-        os.kill(workers(head)[0], signal.SIGKILL)
-        assert workers(other) and not list((tmp_path / "runs").glob("*.json"))
+        wait_until(lambda: workers(head) and workers(other) and len(begun(folder)) > 1, driver)
+        lost = [workers(head)[0], *workers(other)]
+        os.kill(lost[0], signal.SIGKILL)
+        assert not list((folder / "runs").glob("*.json"))
         cluster.remove_node(other, allow_graceful=False)
         errors = end(driver)
     finally:
         driver.kill()
-    assert "Ray cluster with 2 node(s)" in errors and "[4/4]" in errors
-    assert_same_results(tmp_path, undisturbed)
+    assert "Ray cluster with 2 node(s)" in errors and "[10/10]" in errors
+    assert {process for _, process in begun(folder)} > set(lost)
+    assert untimed(folder) == undisturbed
 
 
 @pytest.mark.campaign
 def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, cluster, tmp_path):
-    """A run in process; Ray, its driver killed after one more; then Ray to the end."""
-    finished = tmp_path / "runs"
+    """Two runs in process; Ray, its driver killed after one more; then Ray to the end."""
+    folder = tmp_path / "turns"
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
-    end(start(tmp_path, "--classes", 4))
-    driver = start(tmp_path, *on_ray)
-    wait_until(lambda: len(list(finished.glob("*.json"))) == 2, driver)
+    end(start(folder, *STUBS, "--classes", 4, 5))
+    driver = start(folder, *STUBS, *on_ray)
+    wait_until(lambda: len(list((folder / "runs").glob("*.json"))) > 2, driver)
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
-    assert "2 of them finished before" in end(start(tmp_path, *on_ray))
-    assert_same_results(tmp_path, undisturbed)
+    assert "of them finished before" in end(start(folder, *STUBS, *on_ray))
+    assert untimed(folder) == undisturbed
+
+
+@pytest.mark.campaign
+def test_ray_trains_as_this_process_does_bit_for_bit(cluster, tmp_path):
+    what, benchmark = (*REAL, "--classes", 4), "experiments/benchmark.py"
+    end(start(tmp_path / "here", *what, script=benchmark))
+    on_ray = ("--engine", "ray", "--ray-address", cluster.address)
+    end(start(tmp_path / "there", *what, *on_ray, script=benchmark))
+    assert untimed(tmp_path / "here") == untimed(tmp_path / "there")
+    [here], [there] = ((tmp_path / f / "runs").glob("*.npz") for f in ("here", "there"))
+    assert here.name == there.name
+    for name, values in np.load(here).items():
+        np.testing.assert_array_equal(values, np.load(there)[name])

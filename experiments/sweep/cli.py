@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import contamination, images, networks
+from e3jax import images, networks
+from e3jax.contamination import Contaminated
 from sweep import curves, engines, flags, plan
 from sweep.methods import METHODS, Watch, perform
 from sweep.plan import Protocol, Run, Variant
@@ -94,7 +95,7 @@ class Sweep:
         finished = folder.finished() if folder else set()
         self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
         self.left, self.failures = len(self.todo), []
-        self.in_flight: dict[futures.Future, tuple[Run, contamination.Contaminated, Bar]] = {}
+        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar]] = {}
 
     def _check(self, whole: list[Run]) -> None:
         """Finds what is wrong with a plan before its first run, not after an hour."""

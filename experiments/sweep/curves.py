@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import contamination, priority, training
+from e3jax import priority, training
+from e3jax.contamination import Contaminated
 from e3jax.training import TrainConfig
 
 # The control splits the inliers at random as the set is split: what shows there is group size.
@@ -81,10 +82,7 @@ def series(log: priority.PriorityLog, groups: np.ndarray) -> PriorityCurves:
         "loss": log.loss,
     }
     with np.errstate(invalid="ignore"):  # 0 / 0: no view of that group in the batch
-        values = {
-            name: ((weights * of_views).sum(2) / weights.sum(2)).T
-            for name, of_views in views.items()
-        }
+        values = {name: ((weights * a).sum(2) / weights.sum(2)).T for name, a in views.items()}
     return PriorityCurves(log.step, {"gradient_magnitude": log.gradient_magnitude} | values)
 
 
@@ -113,9 +111,7 @@ class TensorBoardWriter:
       devices: of the training.
     """
 
-    def __init__(
-        self, folder: Path | None, data: contamination.Contaminated, config: TrainConfig, devices: int
-    ):
+    def __init__(self, folder: Path | None, data: Contaminated, config: TrainConfig, devices: int):
         n, self.rate = len(data.images), training.learning_rate(config)
         self.views_per_step, self.num_steps = config.batch(n), config.num_steps(n)
         self.groups = split_groups(data.is_outlier, 0)

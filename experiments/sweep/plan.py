@@ -21,7 +21,7 @@ OPERATIONS = "RA+IA+PR"
 FORMAT = 3
 # Always part of a run's key. An option that TrainConfig gains later is part of it where it differs
 # from its default, so it renames no finished run; whoever changes such a default adds it here.
-_KEYED = (
+KEYED = (
     "network,operations,optimizer,learning_rate,schedule,weight_decay,batch_size,steps,epochs,"
     "precision"
 ).split(",")
@@ -127,7 +127,7 @@ class Run:
         differs from it.
         """
         defaults = TrainConfig._field_defaults
-        config = {k: v for k, v in self.config.items() if k in _KEYED or v != defaults[k]}
+        config = {k: v for k, v in self.config.items() if k in KEYED or v != defaults[k]}
         fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
         key = {f.name: value for f, value in fields if value != f.default} | {"config": config}
         text = json.dumps([FORMAT, key], sort_keys=True)

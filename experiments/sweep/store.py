@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from paper import figures, tables
 
-from e3jax import files, metrics, report, scoring
+from e3jax import files, metrics, scoring
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 
 try:
@@ -92,7 +93,8 @@ class Folder:
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
-        files.write_text(self.runs / f"{run.name}.failed", "".join(traceback.format_exception(error)))
+        text = "".join(traceback.format_exception(error))
+        files.write_text(self.runs / f"{run.name}.failed", text)
         error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
         line = (str(error).strip() or "no message").splitlines()[0]
         return f"{type(error).__name__}: {line}"
@@ -107,17 +109,18 @@ class Folder:
           ids: int [n], of the images in their data set.
           measured: further columns: values, or dictionaries of values by method.
         """
-        rows, path, arrays = [], self.runs / run.name, {"is_outlier": is_outlier, "ids": ids}
+        rows, path = [], self.runs / run.name
+        arrays = {"is_outlier": is_outlier, "ids": ids, **scores}
         for method, values in scores.items():
-            row = run.columns | {"method": method} | dict.fromkeys(report.METRICS, np.nan)
+            row = run.columns | {"method": method} | dict.fromkeys(tables.METRICS, np.nan)
             row |= {c: v[method] if isinstance(v, dict) else v for c, v in measured.items()}
             if np.isfinite(values).all():
-                row |= {m: getattr(metrics, m)(values, is_outlier) for m in report.METRICS}
+                row |= {m: getattr(metrics, m)(values, is_outlier) for m in tables.METRICS}
             rows.append(row)
-        files.write_atomically(f"{path}.npz", lambda file: np.savez_compressed(file, **arrays, **scores))
+        files.write_atomically(f"{path}.npz", lambda file: np.savez_compressed(file, **arrays))
         if np.isfinite(own := scores[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
-            report.plot_scores(f"{path}.png", own, is_outlier, title)
+            figures.plot_scores(f"{path}.png", own, is_outlier, title)
         # Last: where this file is, the run is finished.
         about = {"format": FORMAT, "finished": time.time(), "rows": rows}
         files.write_text(f"{path}.json", json.dumps(about, indent=1))
@@ -145,16 +148,10 @@ class Folder:
 
     def _write_tables(self) -> str:
         rows = self.rows()
-        table = report.markdown(rows)
+        table = tables.markdown(rows)
         write_csv(self.path / "results.csv", rows)
         files.write_text(self.path / "results.md", table)
-        for key, group in report.comparable(rows).items():
-            parts = [key.dataset, f"ratio{key.ratio:g}", *key[4:]]
-            parts += [f"{key.max_images}images" if key.max_images else "", key.source]
-            name = re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, parts)))
-            group = [row for row in group if row["method"] not in ("e3outlier-pl", "e3outlier-mp")]
-            title = f"{key.dataset}, ρ = {key.ratio:.0%}, images from {key.source}"
-            report.plot_overview(self.path / f"{name}.png", group, title)
+        figures.draw_overviews(self.path, rows)
         return table
 
 
@@ -171,7 +168,7 @@ def _read(file: TextIO) -> list[dict]:
     rows = [_migrate(row) for row in csv.DictReader(file)]
     for row in rows:
         row |= {name: int(row[name]) for name in _INTEGERS}
-        row |= {name: float(row[name]) for name in ("ratio", *report.METRICS)}
+        row |= {name: float(row[name]) for name in ("ratio", *tables.METRICS)}
         row["max_images"] = int(row["max_images"]) if row["max_images"] else None
         row["warning"] = _warning(row)
     return rows
@@ -179,10 +176,10 @@ def _read(file: TextIO) -> list[dict]:
 
 def _warning(row: dict) -> str:
     """What is wrong with a row's scores, as far as its columns show."""
-    shares = np.array([row["n_inliers"], row["n_outliers"]])
-    of_equal_scores = (0.5, *(1 + shares / shares.sum()) / 2)
-    found = np.array([row[name] for name in report.METRICS])
-    scores = np.array([0, 0 if np.allclose(found, of_equal_scores, atol=1e-5) else 1 + found[0]])
+    n_in, n_out, *found = (row[name] for name in ("n_inliers", "n_outliers", *tables.METRICS))
+    of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
+    equal = all(abs(a - b) < 1e-5 for a, b in zip(found, of_equal_scores, strict=True))
+    scores = np.array([0, 0 if equal else 1 + found[0]])
     if (warning := scoring.check_scores(scores)) or not row["pretext_accuracy"]:
         return warning
     return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))

@@ -1,0 +1,35 @@
+"""How a command ends: in what it prints, or in one sentence and an exit code."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import track
+
+from e3jax import runtime
+
+
+def run(work: Callable[[Console], None], stopped: str) -> int:
+    """Does the work of a command and returns its exit code.
+
+    Args:
+      work: is given the console for people who watch, which is stderr.
+      stopped: said after Ctrl-C or SIGTERM.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        runtime.prepare()
+        work(console)
+    except (ValueError, OSError) as error:  # InputError is a ValueError
+        console.print(f"error: {error}", style="red")
+        return 2
+    except KeyboardInterrupt:
+        console.print(f"Stopped. {stopped}")
+        return 130
+    return 0
+
+
+def progress(items: Sequence, title: str, console: Console) -> Iterator:
+    """The items; on a terminal a bar shows how many are done and how long the rest will take."""
+    return track(items, title, console=console, disable=not console.is_terminal)

@@ -1,0 +1,329 @@
+"""Figures of result rows, beside the paper's numbers: Figs. 1 b to 6."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from e3jax import training
+from e3jax.sheet import save_figure
+from paper import tables
+
+_INLIERS, _OUTLIERS = "#4477aa", "#ee6677"
+# Groups of images whose priority is recorded: label, colour, dashes.
+_GROUPS = {
+    "inliers": ("inliers", _INLIERS, ""),
+    "outliers": ("outliers", _OUTLIERS, ""),
+    "control_large": ("control: random 1 - ρ of the inliers", "#555555", (4, 2)),
+    "control_small": ("control: the other ρ of them", "#aa9900", (4, 2)),
+}
+_OPERATIONS, _RATIO = "RA+IA+PR", 0.1
+# Suffixes of protocols: the lengths of Fig. 6 a that are not the protocol's own, and Fig. 6 d.
+BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
+_LENGTHS = ("equal steps", "the paper's epochs")
+_IMAGES = ["dataset", "source", "max_images"]
+# Names stand in this order on an axis, all others behind them.
+_ORDER = ("CAE", "SSD", "PL", "MP", "NE", "RA", "RA+IA", "RA+IA+PR")
+
+
+def file_name(*parts) -> str:
+    """A file name made of all parts that are not empty."""
+    return re.sub(r"[^\w.+=-]+", "_", "-".join(str(part) for part in parts if part)).strip("_")
+
+
+# --- Results of a sweep ------------------------------------------------------------------------
+
+
+def plot_scores(path: Path | str, scores: np.ndarray, is_outlier: np.ndarray, title: str) -> None:
+    """Draws normalised histograms of inliers' and outliers' scores [n], as Fig. 4 of the paper."""
+    figure = Figure(figsize=(5, 3))
+    _histograms(figure.add_subplot(title=title), scores, is_outlier)
+    save_figure(path, figure)
+
+
+def _histograms(axes: Axes, scores: np.ndarray, is_outlier: np.ndarray) -> None:
+    bins = np.linspace(scores.min(), scores.max() + 1e-9, 41)
+    for outlier, colour, name in ((False, _INLIERS, "inliers"), (True, _OUTLIERS, "outliers")):
+        group = scores[is_outlier == outlier]
+        share, label = np.full(len(group), 1 / max(len(group), 1)), f"{name} ({len(group)})"
+        axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
+    axes.set(xlabel="score (smaller = more outlying)", ylabel="share of the group")
+    axes.locator_params(axis="x", nbins=6)
+    axes.legend(frameon=False)
+
+
+def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
+    """Draws one overview per table of :func:`paper.tables.comparable`; returns the files."""
+    drawn = []
+    for key, runs in tables.comparable(rows).items():
+        size = f"{key.max_images}images" if key.max_images else ""
+        name = file_name(key.dataset, f"ratio{key.ratio:g}", *key[4:], size, key.source)
+        runs = runs[~runs["method"].isin(["e3outlier-pl", "e3outlier-mp"])]
+        title = f"{key.dataset}, ρ = {100 * key.ratio:g} %, images from {key.source}"
+        drawn.append(folder / f"{name}.png")
+        plot_overview(drawn[-1], runs, title)
+    return drawn
+
+
+def plot_overview(path: Path | str, runs: pd.DataFrame, title: str) -> None:
+    """Draws the AUROC of every method for every inlier class: one dot per run, bars are means.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      runs: with columns ``inlier_class``, ``method`` and ``auroc``, a fraction or NaN.
+      title: of the figure.
+    """
+    methods = tables.ordered(set(runs["method"]))
+    figure = Figure(figsize=(2.5 + 0.8 * runs["inlier_class"].nunique(), 3.4))
+    axes = figure.add_subplot(title=title, xlabel="inlier class", ylabel="AUROC (%)")
+    options = {"x": "inlier_class", "y": "auroc", "hue": "method", "hue_order": methods, "ax": axes}
+    runs = runs.assign(auroc=100 * runs["auroc"])
+    sns.barplot(runs, palette=_palette(methods), errorbar=None, saturation=1, **options)
+    black = {"palette": dict.fromkeys(methods, "black"), "size": 3, "legend": False}
+    sns.stripplot(runs, dodge=True, jitter=False, **black, **options)
+    axes.axhline(50, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="inlier class", ylabel="AUROC (%)", ylim=(0, 101))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    save_figure(path, figure)
+
+
+def _palette(names: Sequence[str]) -> dict[str, tuple]:
+    return dict(zip(names, sns.color_palette("tab20", len(names)), strict=True))
+
+
+# --- Figs. 1 b, 5 and 6: one factor at a time ----------------------------------------------------
+
+
+# By the name of the file: title, what is on the x axis (see :func:`_places`), and in which columns
+# runs may differ from the protocol's own.
+FIGURES = {
+    "fig1b-representations": ("Fig. 1 b: isolation forest", "representation", ()),
+    "fig5-ratios": ("Fig. 5: outlier ratio", "ρ (%)", ["ratio"]),
+    "fig6a-operations": ("Fig. 6 a: operations", "operations", ["operations", "protocol"]),
+    "fig6b-networks": ("Fig. 6 b: network", "network", ["network"]),
+    "fig6c-scores": ("Fig. 6 c: score", "score", ()),
+    "fig6d-epochs": ("Fig. 6 d: epochs", "epochs", ["protocol"]),
+}
+
+
+def _places(runs: pd.DataFrame, xlabel: str) -> pd.DataFrame:
+    """The runs that have a place in a figure, with their x and, line by line, their series."""
+    method, e3outlier = runs["method"], runs["method"] == "e3outlier"
+    x = {
+        "representation": method.map({"cae-if": "CAE", "ssd-if": "SSD"}),
+        "ρ (%)": 100 * runs["ratio"].mask(method.str.match("e3outlier-|cae-views|cae-64")),
+        "operations": runs["operations"].where(e3outlier),
+        "network": runs["network"].where(e3outlier),
+        "score": method.map({"e3outlier-pl": "PL", "e3outlier-mp": "MP", "e3outlier": "NE"}),
+        "epochs": method.str.extract(r"^e3outlier-epoch(\d+)$")[0].astype(float),
+    }
+    # A length in steps is the same for all sets of operations, one in epochs is the paper's.
+    by_epochs = runs["protocol"].str.contains(f"^paper(?!.*{EQUAL_STEPS})|{BY_EPOCHS}$")
+    whole = zip(runs["operations"] == _OPERATIONS, by_epochs, strict=True)
+    series = {
+        "representation": "isolation forest",
+        "ρ (%)": method,
+        "operations": [_LENGTHS if all_of else _LENGTHS[own] for all_of, own in whole],
+    }.get(xlabel, "E³Outlier")
+    return runs.assign(series=series, x=x[xlabel]).dropna(subset="x").explode("series")
+
+
+def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
+    """Draws every figure of FIGURES that the rows have something of, one file per protocol."""
+    runs, drawn = tables.frame(rows), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for protocol in sorted(set(_bases(runs)) - {""}):
+        for name in FIGURES:
+            if panels := factor_panels(runs, protocol, name):
+                drawn.append(folder / f"{file_name(name, protocol)}.png")
+                plot_factor(
+                    drawn[-1], panels, f"{FIGURES[name][0]}; protocol {protocol}", FIGURES[name][1]
+                )
+    return drawn
+
+
+def _bases(runs: pd.DataFrame) -> pd.Series:
+    """The protocols that the runs' protocols are variants of."""
+    return runs["protocol"].str.replace(f"({BY_EPOCHS}|{EQUAL_STEPS}|{EPOCHS})$", "", regex=True)
+
+
+def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.DataFrame]:
+    """One panel for each set of images in which the factor takes two values or more.
+
+    Different precisions and kinds of device have panels of their own. The points of a panel are
+    means over the classes that all of them have.
+
+    Args:
+      runs: see :func:`paper.tables.frame`.
+      protocol: the runs shown are its own, except for what the factor varies, and pixel methods'.
+      name: of FIGURES.
+
+    Returns:
+      By title: columns ``series``, ``x``, ``seed``, ``auroc`` and ``paper`` (percent, or NaN).
+    """
+    _, xlabel, varies = FIGURES[name]
+    config = training.quick_config() if protocol.startswith("quick") else training.TrainConfig()
+    own = {
+        "network": config.network,
+        "operations": _OPERATIONS,
+        "ratio": _RATIO,
+        "protocol": protocol,
+    }
+    runs = runs[_bases(runs).isin(["", protocol])]
+    for column in own.keys() - varies:
+        runs = runs[runs[column].isin(["", own[column]])]
+    runs = _places(runs, xlabel)
+    runs["paper"] = [_paper(row, "network" in varies) for row in runs.to_dict("records")]
+    untrained, panels = runs[runs["protocol"] == ""], {}
+    for key, own in runs[runs["protocol"] != ""].groupby([*_IMAGES, "precision", "device_kind"]):
+        cells = tables.together(own, untrained[(untrained[_IMAGES] == list(key[:3])).all(axis=1)])
+        classes = set.intersection(*cells.groupby(["series", "x"])["inlier_class"].agg(set))
+        if cells["x"].nunique() < 2 or not classes:
+            continue
+        by_class = cells.groupby(["series", "x", "paper", "seed", "inlier_class"], dropna=False)
+        values = 100 * by_class["auroc"].mean().unstack()[sorted(classes)]
+        dataset, source, max_images, *how = key
+        size = [f"{max_images} images"] if max_images else []
+        title = f"{dataset}, {source}\n{', '.join(size + how)}\n{_classes(dataset, classes)}"
+        panels[title] = values.mean(axis=1, skipna=False).dropna().rename("auroc").reset_index()
+    return panels
+
+
+def factor_table(panels: dict[str, pd.DataFrame]) -> str:
+    """AUROC in percent: a line per panel and series that has several places, a column per place."""
+    points = pd.concat(panels, names=["panel"])
+    means = points.pivot_table("auroc", ["panel", "series"], "x").dropna(thresh=2)
+    means = means[sorted(means, key=_rank)]
+    lines = [
+        [panel.replace("\n", "; "), series, *(f"{v:.1f}".replace("nan", "") for v in values)]
+        for panel, series, *values in means.reset_index().itertuples(index=False)
+    ]
+    columns = [f"{x:g}" if isinstance(x, float) else x for x in means]
+    return tables.table(["images", "series", *columns], lines)
+
+
+def _paper(row: dict, other_networks: bool) -> float:
+    """The paper's AUROC at a run's place in a figure, or NaN."""
+    other_network = other_networks and row["network"] != training.TrainConfig().network
+    if other_network or row["operations"] not in ("", _OPERATIONS):
+        return np.nan
+    method = row["method"].replace("-epoch03", "")  # the paper's training has three epochs
+    return tables.PAPER.get((row["dataset"], row["ratio"], method), (np.nan,))[0]
+
+
+def _classes(dataset: str, classes: set[int]) -> str:
+    every, some = tables.num_classes(dataset), ", ".join(map(str, sorted(classes)))
+    return "all classes" if len(classes) == every else f"classes {some} of {every}"
+
+
+def _rank(x: str | float) -> tuple:
+    return _ORDER.index(x) if x in _ORDER else len(_ORDER), x
+
+
+def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, xlabel: str) -> None:
+    """Draws AUROC against a factor, a panel per data set, as Figs. 5 and 6 of the paper.
+
+    Numbers are joined by lines, names are not. Bars are one standard deviation over seeds; hollow
+    diamonds are the paper's numbers.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      panels: see :func:`factor_panels`.
+      title: of the figure.
+      xlabel: the factor.
+    """
+    figure = Figure(figsize=(2.8 + 3.2 * len(panels), 3.8), layout="constrained")
+    figure.suptitle(title)
+    points = pd.concat(panels.values())
+    names = tables.ordered(set(points["series"]))
+    places = sorted(set(points["x"]), key=_rank)
+    named, shift = isinstance(places[0], str), 0.5 * (len(names) > 1)
+    options = {"x": "x", "hue": "series", "hue_order": names, "palette": _palette(names)}
+    options |= {"order": places, "dodge": shift} if named else {"native_scale": True}
+    measured = {"errorbar": "sd", "capsize": 0.1, "markersize": 5, "linewidth": 1.5}
+    measured["linestyle"] = "none" if named else "-"
+    hollow = {"errorbar": None, "marker": "D", "linestyle": "none", "markerfacecolor": "none"}
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (heading, panel) in zip(drawn, panels.items(), strict=True):
+        sns.pointplot(panel, y="auroc", ax=axes, **measured, **options)
+        handles, labels = axes.get_legend_handles_labels()
+        sns.pointplot(panel, y="paper", ax=axes, **hollow, **options)
+        axes.get_legend().remove()
+        axes.set_title(heading, size=9)
+        axes.set(xlabel=xlabel, ylabel="AUROC (%)" if axes is drawn[0] else "")
+        axes.margins(x=0.1)
+        axes.tick_params(axis="x", labelsize=8)
+        # A difference of a tenth of a point is none, and must not look like one.
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))
+        axes.grid(axis="y", alpha=0.3)
+    handles += axes.plot([], [], "D", fillstyle="none", color="black")
+    labels += ["the paper (all classes)"]
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    save_figure(path, figure)
+
+
+# --- Figs. 2, 3 and 4: inlier priority ---------------------------------------------------------
+
+
+def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, title: str) -> None:
+    """Draws inlier priority on one page: Figs. 2, 3 and 4 of the paper, each with the control.
+
+    Lines are means over seeds, bands one standard deviation.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      points: columns ``seed``, ``step`` and QUANTITY_GROUP, for the quantities gradient_magnitude,
+        de_facto_update, leave_one_out_update and loss and the groups inliers, outliers,
+        control_large and control_small.
+      scores: columns ``pl`` and ``is_outlier``, one line per image and seed.
+      title: of the page.
+    """
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure.suptitle(title)
+    (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
+    # A batch has few outliers: what is a mean over a batch is averaged over 1/25 of the training.
+    part = points.groupby("seed").cumcount() // max(points["step"].nunique() // 25, 1)
+    smooth = points.groupby(["seed", part]).mean(numeric_only=True).reset_index("seed")
+    for axes, data, quantity, heading in (
+        (fig2, points, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
+        (fig3, smooth, "de_facto_update", "Fig. 3: mean de facto update"),
+        (others, smooth, "leave_one_out_update", "the same, by the other views of the batch"),
+        (loss, smooth, "loss", "mean loss (nats)"),
+    ):
+        axes.set_title(heading, size=10)
+        for group, (label, colour, dashes) in _GROUPS.items():
+            values = data[f"{quantity}_{group}"]
+            _line(axes, data["step"], values, color=colour, dashes=dashes, label=label)
+    of = {group: points[f"gradient_magnitude_{group}"] for group in _GROUPS}
+    control = of["control_large"] / of["control_small"]
+    _line(
+        ratio,
+        points["step"],
+        of["inliers"] / of["outliers"],
+        color="black",
+        label="inliers / outliers",
+    )
+    _line(ratio, points["step"], control, color="grey", label="control")
+    expected = 1 / scores["is_outlier"].mean() - 1
+    ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
+    ratio.set_title("ratio of Fig. 2", size=10)
+    for axes in (fig2, ratio, fig3, others, loss):
+        axes.set(xlabel="step", ylabel="", xlim=(0, points["step"].max()))
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+    for axes in (fig2, ratio):
+        axes.legend(frameon=False, fontsize=8)
+    _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
+    fig4.set_title("Fig. 4: PL scores after training", size=10)
+    fig4.set_xlabel("PL score (smaller = more outlying)")
+    save_figure(path, figure)
+
+
+def _line(axes: Axes, steps: pd.Series, values: pd.Series, **style) -> None:
+    band = {"errorbar": "sd", "err_kws": {"linewidth": 0}}
+    sns.lineplot(x=steps, y=values, ax=axes, legend=False, **band, **style)

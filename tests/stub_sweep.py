@@ -1,0 +1,39 @@
+"""benchmark.py with one more method, "stub": its runs train nothing, and a test can disturb them.
+
+A run notes in a log that it began, sleeps, and scores images by their brightness. Environment
+variables say the rest: STUB_LOG, STUB_SECONDS (of a run), STUB_FAILS (a class whose runs fail).
+"""
+
+import os
+import sys
+import time
+
+import benchmark
+from sweep import methods
+
+
+def describe(protocol, grey):
+    constants = {name: os.environ.get(f"STUB_{name}", "0") for name in ("LOG", "SECONDS", "FAILS")}
+    how = {"protocol": protocol.name, "network": "", "operations": "", "config": {}}
+    return how | {"constants": constants}
+
+
+def do(run, images, watch, mesh):
+    with open(run.constants["LOG"], "a") as log:
+        print(run.inlier_class, run.data_seed, os.getpid(), file=log)
+    end = time.monotonic() + float(run.constants["SECONDS"])
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        watch.on_progress("training", 0, 1)
+    if run.inlier_class == int(run.constants["FAILS"]):
+        raise RuntimeError("the stub\nfails")
+    return {"stub": images.reshape(len(images), -1).mean(1, dtype=float)}, {"score_seconds": 0.0}
+
+
+def register():
+    methods.METHODS["stub"] = methods.Entry(("stub",), describe, do)
+
+
+if __name__ == "__main__":
+    register()
+    sys.exit(benchmark.main())
