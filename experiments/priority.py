@@ -43,18 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     flags.add_protocol(parser)
     flags.add_network_and_operations(parser)
     add("--every", type=flags.positive, default=5, help="steps between recorded points")
-    add(
-        "--probe-views",
-        type=flags.positive,
-        default=2000,
-        help="fixed views on which gradient magnitudes are measured",
-    )
-    add(
-        "--overhead",
-        action="store_true",
-        help="instead: time training with and without recording, in turns, as benchmark.py "
-        "--tensorboard records",
-    )
+    add("--probe-views", type=flags.positive, default=2000, help="fixed views measured for Fig. 2")
+    add("--overhead", action="store_true", help="instead: time training with and without recording")
     add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
     return parser.parse_args()
 
@@ -71,6 +61,7 @@ class Study:
         self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
         self.views = max(args.probe_views // self.mesh.size, 1) * self.mesh.size
         self.kind = self.mesh.devices.flat[0].device_kind
+        self.device = f"{self.mesh.size} x {self.kind}"
         variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
         runs = plan.grid(self.dataset, [variant], METHODS, args.seeds, args.inlier_class)
         # What a training is told by besides: its file must not be another one's.
@@ -85,14 +76,11 @@ class Study:
         return self.folder / "runs" / f"{run.name}.json"
 
     def announce(self, todo: int) -> None:
-        run, config, say = self.runs[0], self.config, self.console.print
-        say(f"Data: {run.dataset} from {run.source}, sets of up to {self.n} images")
-        say(
-            f"Protocol: {run.protocol} ({config.network}, {config.optimizer}, {self.num_steps} "
-            f"steps of {config.batch(self.n)} views); a point every {self.args.every} steps, "
-            f"gradient magnitudes on {self.views} views"
-        )
-        say(f"Device: {self.mesh.size} x {self.kind}")
+        say, where = self.console.print, f"{self.runs[0].dataset} from {self.runs[0].source}"
+        say(f"Data: {where}, sets of up to {self.n} images")
+        say(f"Protocol: {self.runs[0].describe(self.n)}")
+        say(f"Recording: every {self.args.every} steps; gradient magnitudes on {self.views} views")
+        say(f"Device: {self.device}")
         say(f"Plan: {len(self.runs)} trainings, {len(self.runs) - todo} of them finished before")
 
     def record(self) -> None:
@@ -112,8 +100,7 @@ class Study:
     def train(self, run: plan.Run, bar: Bar) -> None:
         """Does one training and keeps its points and scores."""
         data, config, logs = run.draw(self.dataset), self.config, []
-        groups = curves.split_groups(data.is_outlier, run.data_seed)
-        views = (data.images, groups, config.k, self.views, run.data_seed)
+        groups, seed = curves.split_groups(data.is_outlier, run.data_seed), run.data_seed
         fitted = fitting.fit(
             jax.random.fold_in(jax.random.key(run.train_seed), run.inlier_class),
             data.images,
@@ -123,7 +110,7 @@ class Study:
             on_log=lambda step, log: logs.append(log.probe),
             probe=priority.make_probe(config.network, config.k, config.precision),
             probe_every=self.args.every,
-            probe_data=curves.probe_set(*views),
+            probe_data=curves.probe_set(data.images, groups, config.k, self.views, seed),
         )
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = curves.series(log, groups)
@@ -134,11 +121,10 @@ class Study:
             for quantity, of_groups in values.items()
             for g, group in enumerate(curves.GROUPS)
         }
-        made = {"device": f"{self.mesh.size} x {self.kind}"} | provenance()
+        made = {"device": self.device} | provenance()
         outcome = {"points": {"step": steps} | points, "scores": scores, "made": made}
-        text = json.dumps(outcome, default=lambda array: array.tolist())
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(self.path(run), lambda file: file.write(text.encode()))
+        files.write_text(self.path(run), json.dumps(outcome, default=np.ndarray.tolist))
         auroc = metrics.auroc(scores["pl"], data.is_outlier)
         bar.finish(f"{run.title}: PL AUROC {auroc:.1%}", scoring.check_fit(evaluation))
 
@@ -163,50 +149,35 @@ class Study:
         case, points, scores = self.folder / self.case(runs), pd.concat(points), pd.concat(scores)
         store.write_csv(f"{case}.csv", points.to_dict("records"), points)
         store.write_csv(f"{case}-scores.csv", scores.to_dict("records"), scores)
-        title = (
-            f"{run.dataset}, class {run.inlier_class} as inliers, ρ = {100 * run.ratio:g} %, "
-            f"{run.network}, {len(runs)} seed(s)"
-        )
+        title = f"{run.dataset}, class {run.inlier_class} as inliers, ρ = {100 * run.ratio:g} %"
+        title += f", {run.network}, {len(runs)} seed(s)"
         for suffix in ("png", "pdf"):
             plot_priority(f"{case}.{suffix}", points, scores, title)
         return rows
 
     def measure_overhead(self) -> None:
-        """Adds a row to recording.csv: how much longer training takes with recording, in turns."""
+        """Adds a row to recording.csv: training with and without recording, in turns.
+
+        It is recorded as by ``benchmark.py --tensorboard``.
+        """
         self.announce(0)
-        data = self.runs[0].draw(self.dataset)
-        config = self.config._replace(steps=_EVERY * (_ROUNDS + 1))
-        probe_set = curves.TensorBoardWriter(
-            None, config=config, data=data, devices=self.mesh.size
-        ).probe_set
+        data, config = self.runs[0].draw(self.dataset), self.config
+        config = config._replace(steps=_EVERY * (_ROUNDS + 1))
+        views = curves.TensorBoardWriter(None, data, config, self.mesh.size).probe_set
         probe = priority.make_probe(config.network, config.k, config.precision)
-        recording = {"probe": probe, "probe_every": _EVERY, "probe_data": probe_set}
-        fitted, seconds = {}, np.empty((_ROUNDS + 1, 2))
-        for number, recorded in itertools.product(range(_ROUNDS + 1), (False, True)):
-            began = time.monotonic()
-            fitted[recorded] = fitting.fit(
-                jax.random.key(0),
-                data.images,
-                config=config,
-                mesh=self.mesh,
-                start=fitted.get(recorded),
-                until=_EVERY * (number + 1),
-                **(recording if recorded else {}),
-            )
-            seconds[number, int(recorded)] = time.monotonic() - began
-            if recorded:
-                self.console.print(f"[{number}/{_ROUNDS}] {'measured' if number else 'compiled'}")
-        low, middle, high = np.percentile(seconds[1:, 1] / seconds[1:, 0], [25, 50, 75])
-        row = {
-            "network": config.network,
-            "batch_size": config.batch_size,
-            "every": _EVERY,
-            "probe_views": len(probe_set.labels),
-            "rounds": _ROUNDS,
-            **{"time_ratio": middle, "quartile_1": low, "quartile_3": high},
-            "device": f"{self.mesh.size} x {self.kind}",
-        } | provenance()
+        recording = {"probe": probe, "probe_every": _EVERY, "probe_data": views}
+        fitted, seconds = [None, None], np.empty((_ROUNDS + 1, 2))
+        for number, recorded in itertools.product(range(_ROUNDS + 1), (0, 1)):
+            began, how = time.monotonic(), {"config": config, "mesh": self.mesh}
+            how |= {"start": fitted[recorded], "until": _EVERY * (number + 1)}
+            how |= recording if recorded else {}
+            fitted[recorded] = fitting.fit(jax.random.key(0), data.images, **how)
+            seconds[number, recorded] = time.monotonic() - began
         self.folder.mkdir(parents=True, exist_ok=True)
+        low, middle, high = np.percentile(seconds[1:, 1] / seconds[1:, 0], [25, 50, 75])
+        row = {"network": config.network, "batch_size": config.batch_size, "every": _EVERY}
+        row |= {"probe_views": len(views.labels), "rounds": _ROUNDS, "time_ratio": middle}
+        row |= {"quartile_1": low, "quartile_3": high, "device": self.device} | provenance()
         store.append_rows(self.folder / "recording.csv", row, [row])
         print(f"recording makes training take {middle:.3f} times as long ({low:.3f} to {high:.3f})")
 
