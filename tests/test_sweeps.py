@@ -13,7 +13,7 @@ import benchmark
 import numpy as np
 import pytest
 import stub_sweep
-from commands import end, here, rows, start, untimed, wait_until
+from commands import end, here, kill, rows, start, untimed, wait_until
 from conftest import ROOT
 from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
@@ -425,7 +425,7 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
     folder = tmp_path / "shared"
     killed, other = start_stubs(folder, seconds=2), start_stubs(folder, seconds=2)
     wait_until(lambda: len({process for _, process in begun(folder)}) == 2, other)
-    killed.kill()
+    kill(killed)
     end(other)
     classes = [name for name, _ in begun(folder)]
     twice = {name for name in classes if classes.count(name) == 2}
@@ -486,15 +486,12 @@ def test_ray_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, t
     folder, head, [other] = tmp_path / "ray", cluster.head_node, cluster.worker_nodes
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
     driver = start_stubs(folder, *on_ray, seconds=2)
-    try:
-        wait_until(lambda: workers(head) and workers(other) and len(begun(folder)) > 1, driver)
-        lost = [workers(head)[0], *workers(other)]
-        os.kill(lost[0], signal.SIGKILL)
-        assert not list((folder / "runs").glob("*.json"))
-        cluster.remove_node(other, allow_graceful=False)
-        errors = end(driver)
-    finally:
-        driver.kill()
+    wait_until(lambda: workers(head) and workers(other) and len(begun(folder)) > 1, driver)
+    lost = [workers(head)[0], *workers(other)]
+    os.kill(lost[0], signal.SIGKILL)
+    assert not list((folder / "runs").glob("*.json"))
+    cluster.remove_node(other, allow_graceful=False)
+    errors = end(driver)
     assert "Ray cluster with 2 node(s)" in errors and "[10/10]" in errors
     assert {process for _, process in begun(folder)} > set(lost)
     assert untimed(folder) == undisturbed
@@ -508,8 +505,7 @@ def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, clust
     end(start_stubs(folder, "--classes", 4, 5))
     driver = start_stubs(folder, *on_ray)
     wait_until(lambda: len(list((folder / "runs").glob("*.json"))) > 2, driver)
-    driver.kill()
-    assert driver.wait() == -signal.SIGKILL
+    kill(driver)
     assert "of them finished before" in end(start_stubs(folder, *on_ray))
     assert untimed(folder) == undisturbed
 
