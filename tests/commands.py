@@ -1,6 +1,7 @@
 """Commands of experiments/: started as a person would, or called in this process."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,10 +33,18 @@ def end(process: subprocess.Popen) -> str:
     """Waits for a command that should succeed; returns what it said."""
     try:
         _, errors = process.communicate(timeout=300)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
     assert process.returncode == 0, errors
     return errors
+
+
+def kill(process: subprocess.Popen) -> None:
+    """As kill -9 does; it must not have ended before."""
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it finished before it could be killed"
 
 
 def here(monkeypatch, capsys, main, *arguments) -> tuple[int, str, str]:

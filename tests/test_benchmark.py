@@ -1,13 +1,12 @@
 """The command a researcher types, on real digits."""
 
 import json
-import signal
 
 import ablations
 import benchmark
 import numpy as np
 import pytest
-from commands import end, here, rows, start, untimed, wait_until
+from commands import end, here, kill, rows, start, untimed, wait_until
 from sweep import store
 
 from e3jax import metrics
@@ -120,9 +119,7 @@ def test_kill_minus_nine_loses_and_doubles_nothing(tmp_path):
     for moment in moments:
         process = start(folder, *arguments, **two)
         wait_until(moment, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it finished before it could be killed"
+        kill(process)
         states.append(sorted(p.name for p in (*runs.iterdir(), *runs.glob("*.state/*"))))
     end(start(folder, *arguments, **two))
     assert states[0] != states[1] != states[2]

@@ -1,5 +1,6 @@
 """Plans, stores and engines: whatever happens to a sweep, no run is lost, doubled or changed."""
 
+import collections
 import json
 import os
 import secrets
@@ -13,7 +14,7 @@ import benchmark
 import numpy as np
 import pytest
 import stub_sweep
-from commands import end, here, rows, start, untimed, wait_until
+from commands import end, here, kill, rows, start, untimed, wait_until
 from conftest import ROOT
 from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
@@ -117,8 +118,9 @@ def test_everything_that_a_result_depends_on_is_in_the_key():
 
 
 def test_a_new_option_with_a_default_renames_nothing(monkeypatch):
-    before, fields = a_run().name, training.TrainConfig._field_defaults
-    monkeypatch.setattr(training.TrainConfig, "_field_defaults", fields | {"momentum": 0.9})
+    before, fields = a_run().name, training.TrainConfig()._asdict() | {"momentum": 0.9}
+    later = collections.namedtuple("TrainConfig", fields, defaults=fields.values())
+    monkeypatch.setattr(plan, "TrainConfig", later)
     config = a_run().config
     assert a_run(config=config | {"momentum": 0.9}).name == before
     assert a_run(config=config | {"momentum": 0.8}).name != before
@@ -425,7 +427,7 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
     folder = tmp_path / "shared"
     killed, other = start_stubs(folder, seconds=2), start_stubs(folder, seconds=2)
     wait_until(lambda: len({process for _, process in begun(folder)}) == 2, other)
-    killed.kill()
+    kill(killed)
     end(other)
     classes = [name for name, _ in begun(folder)]
     twice = {name for name in classes if classes.count(name) == 2}
@@ -447,6 +449,10 @@ def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, nu
     assert "Traceback" not in errors and 0 < len(rows(folder)) < 10
     end(start_stubs(folder))
     assert untimed(folder) == undisturbed
+
+
+# Ray forks this process, and JAX warns of it where it has been used.
+forks = pytest.mark.filterwarnings("ignore:os.fork")
 
 
 @pytest.fixture(scope="module")
@@ -481,25 +487,24 @@ def workers(node) -> list[int]:
     return found
 
 
+@forks
 @pytest.mark.campaign
 def test_ray_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, tmp_path):
     folder, head, [other] = tmp_path / "ray", cluster.head_node, cluster.worker_nodes
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
     driver = start_stubs(folder, *on_ray, seconds=2)
-    try:
-        wait_until(lambda: workers(head) and workers(other) and len(begun(folder)) > 1, driver)
-        lost = [workers(head)[0], *workers(other)]
-        os.kill(lost[0], signal.SIGKILL)
-        assert not list((folder / "runs").glob("*.json"))
-        cluster.remove_node(other, allow_graceful=False)
-        errors = end(driver)
-    finally:
-        driver.kill()
+    wait_until(lambda: workers(head) and workers(other) and len(begun(folder)) > 1, driver)
+    lost = [workers(head)[0], *workers(other)]
+    os.kill(lost[0], signal.SIGKILL)
+    assert not list((folder / "runs").glob("*.json"))
+    cluster.remove_node(other, allow_graceful=False)
+    errors = end(driver)
     assert "Ray cluster with 2 node(s)" in errors and "[10/10]" in errors
     assert {process for _, process in begun(folder)} > set(lost)
     assert untimed(folder) == undisturbed
 
 
+@forks
 @pytest.mark.campaign
 def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, cluster, tmp_path):
     """Two runs in process; Ray, its driver killed after one more; then Ray to the end."""
@@ -508,12 +513,12 @@ def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, clust
     end(start_stubs(folder, "--classes", 4, 5))
     driver = start_stubs(folder, *on_ray)
     wait_until(lambda: len(list((folder / "runs").glob("*.json"))) > 2, driver)
-    driver.kill()
-    assert driver.wait() == -signal.SIGKILL
+    kill(driver)
     assert "of them finished before" in end(start_stubs(folder, *on_ray))
     assert untimed(folder) == undisturbed
 
 
+@forks
 @pytest.mark.campaign
 def test_ray_trains_as_this_process_does_bit_for_bit(cluster, tmp_path):
     end(start(tmp_path / "here", *REAL, "--classes", 4))

@@ -139,7 +139,10 @@ class Sweep:
                 return
 
     def _take(self) -> Run | None:
-        """The next run that no other command is doing; None if there is none at the moment."""
+        """The next run that no other command is doing; None if there is none at the moment.
+
+        The first process of a job decides for all.
+        """
         taken = -1
         for i in list(self.todo) if self.folder else ():
             run = self.runs[i]
@@ -150,14 +153,11 @@ class Sweep:
                     break
                 self.folder.unlock(run)
                 self.meter.tell(f"{run.title}: finished by another command")
-        taken, self.left = self._from_first(taken, len(self.todo))
+        self.left = len(self.todo)
+        if jax.process_count() > 1:
+            numbers = np.array([taken, self.left])
+            taken, self.left = multihost_utils.broadcast_one_to_all(numbers).tolist()
         return self.runs[taken] if taken >= 0 else None
-
-    def _from_first(self, *numbers: int) -> tuple[int, ...]:
-        """The first process's numbers, in all processes of a job."""
-        if jax.process_count() == 1:
-            return numbers
-        return tuple(multihost_utils.broadcast_one_to_all(np.array(numbers)).tolist())
 
     def _start(self, bank, run: Run) -> None:
         entry, data, watch = METHODS[run.method], run.draw(self.dataset), Watch()

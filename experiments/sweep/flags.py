@@ -44,8 +44,9 @@ def load(args: argparse.Namespace, announce: Callable[[str], None]) -> datasets.
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = f"the paper's training, or one sized for a CPU, on {QUICK_IMAGES} images per class; "
-    text += "auto: paper on an accelerator, quick on a CPU"
+    text = (
+        f"auto: paper on an accelerator, on a CPU quick: {QUICK_IMAGES} images per class, few steps"
+    )
     add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
     add("--steps", type=positive, help="length of a training (default: the protocol's)")
     add_precision(parser)
@@ -106,13 +107,11 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("a cluster", text).add_argument
     add("--engine", default="local", choices=("local", "ray"), help="where runs are done")
     add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
-    text = "what a run takes of the cluster, e.g. CPU=2, GPU=0.5 or TPU=1 (default: one GPU or TPU "
-    text += "chip where there are any, else one CPU)"
+    text = "what a run takes, e.g. CPU=2, GPU=0.5 or TPU=1 (default: a GPU or TPU chip, else a CPU)"
     add("--share", nargs="+", type=engines.parse_share, metavar="NAME=AMOUNT", help=text)
     text = "Every process runs the same command; the first alone writes."
     add = parser.add_argument_group("several processes", text).add_argument
-    text = "this is one of several processes of one job, see jax.distributed.initialize; under "
-    text += "Slurm, Open MPI, Kubernetes or on a TPU pod the rest is found out"
+    text = "this is one process of a job; Slurm, Open MPI, Kubernetes and TPU pods tell the rest"
     add("--distributed", action="store_true", help=text)
     add("--coordinator", metavar="HOST:PORT", help="where the first process can be reached")
     add("--num-processes", type=positive, help="processes of the job")
@@ -132,10 +131,8 @@ def _complaints(args: argparse.Namespace):
     """(whether it is so, what is then wrong with the flags), for each bad combination."""
     ray, job, at_once = args.engine == "ray", args.distributed, args.runs_at_once
     shared = "--engine ray shares out the cluster: leave out --distributed and --runs-at-once"
-    yield (
-        not ray and (args.ray_address or args.share),
-        "--ray-address and --share need --engine ray",
-    )
+    alone = "--ray-address and --share need --engine ray"
+    yield not ray and (args.ray_address or args.share), alone
     yield ray and (job or at_once != "auto"), shared
     yield ray and args.tensorboard, "--tensorboard needs --engine local"
     one = "--distributed does one run at a time, so --runs-at-once must be 1"
