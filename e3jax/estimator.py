@@ -17,6 +17,7 @@ from e3jax import (
     devices,
     fitting,
     images,
+    networks,
     operations,
     ranking,
     reading,
@@ -297,6 +298,8 @@ class E3Outlier(BaseEstimator):
             raise ValueError(f"time_budget is {self.time_budget!r}, expected seconds above 0")
         if self.image_size % 2 or self.image_size < 4:
             raise ValueError(f"image_size is {self.image_size}, expected an even number from 4")
+        if self.network != "auto":
+            networks.check_classifier(self.network)
         if self.resize not in images.FITS:
             raise ValueError(f"resize is {self.resize!r}, expected one of {', '.join(images.FITS)}")
         if self.value_range is not None and not _is_range(self.value_range):

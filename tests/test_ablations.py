@@ -82,7 +82,7 @@ class Stages:
             raise Interrupted
 
 
-def train(images, epochs, stages=None, state=None, **changed):
+def train(images, after, stages=None, state=None, **changed):
     """Three epochs of seven steps, each of which is then scored, or only the last."""
     config = training.TrainConfig("wrn-10-1", "PR", "adam", batch_size=32, epochs=3)
     what = {"dataset": "mnist", "source": "", "method": "e3outlier-epoch10", "inlier_class": 4}
@@ -90,7 +90,7 @@ def train(images, epochs, stages=None, state=None, **changed):
     config = config._replace(**changed)._asdict()
     run = Run(**what, network="", operations="", config=config, constants={})
     watch = Watch(on_progress=stages or Stages(), save_seconds=0, state=state)
-    return methods.train(run, images, watch, devices.device_mesh(jax.devices()[:1]), epochs)
+    return methods.train(run, images, watch, devices.device_mesh(jax.devices()[:1]), after)
 
 
 @pytest.fixture(scope="module")

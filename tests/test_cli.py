@@ -97,7 +97,7 @@ def test_score_gives_the_scores_of_rank_also_of_one_image(ranked, photos, tmp_pa
     e3jax_command("score", model, photos, "--out", tmp_path / "all", code=1)
     assert rows(tmp_path / "all") == rows(report)
     (tmp_path / "one").mkdir()
-    Image.open(photos / "3.png").save(tmp_path / "one" / "3.png")
+    shutil.copy(photos / "3.png", tmp_path / "one")
     assert here("score", model, tmp_path / "one", "--out", tmp_path / "one") == 1
     [row] = rows(tmp_path / "one")
     expected = {row["path"]: row["score"] for row in rows(report)}[str(photos / "3.png")]
@@ -115,7 +115,8 @@ def test_a_time_budget_shortens_the_training(photos, tmp_path):
 def test_views_are_drawn(photos, tmp_path, capsys):
     assert here("views", photos / "3.png", "--out", tmp_path / "views.png") == 0
     assert "111 views" in capsys.readouterr().err
-    assert Image.open(tmp_path / "views.png").width > 500
+    with Image.open(tmp_path / "views.png") as sheet:
+        assert sheet.width > 500
 
 
 def test_the_version():

@@ -252,6 +252,7 @@ def test_bad_images_are_one_sentence(images, sentence):
         ({"resize": "stretch"}, "resize is 'stretch', expected one of squash"),
         ({"value_range": (1, 0)}, "value_range is .1, 0., expected two numbers"),
         ({"network": "vgg"}, "unknown network 'vgg'"),
+        ({"network": "cae-64"}, "'cae-64' reconstructs images: choose a classifier"),
         ({"operations": "XY"}, "operation set 'XY'"),
     ],
 )

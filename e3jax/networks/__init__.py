@@ -23,6 +23,7 @@ __all__ = [
     "ResNet",
     "WideResNet",
     "build",
+    "check_classifier",
     "forward_flops",
 ]
 
@@ -93,3 +94,11 @@ def build(
             return network.make(num_outputs, *numbers, dtype, axis_name)
     known = ", ".join(network.form for network in NETWORKS.values())
     raise ValueError(f"unknown network {name!r}: expected {known}, for example wrn-10-4")
+
+
+def check_classifier(name: str | Callable[..., nn.Module]) -> None:
+    """Raises a ValueError where :func:`build` would not return a classifier for this name."""
+    if isinstance(build(name, 2), ConvAutoencoder | MixtureAutoencoder):
+        raise ValueError(
+            f"network {name!r} reconstructs images: choose a classifier, e.g. wrn-10-4"
+        )

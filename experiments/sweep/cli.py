@@ -104,7 +104,8 @@ class Sweep:
                 where = f"{run.dataset} has the inlier class {run.inlier_class}"
                 raise images.InputError(f"no image of {where}: choose from 0 to {last}")
         for network, names in {(run.network, run.operations) for run in whole if run.network}:
-            networks.build(network, plan.count(names))
+            networks.check_classifier(network)
+            plan.count(names)
         for ratio in {run.ratio for run in whole}:
             sets = [run for run in whole if run.ratio == ratio]
             min(sets, key=lambda run: run.size(self.dataset)).draw(self.dataset)

@@ -126,7 +126,7 @@ class Run:
         A field that gets a default here is, like one of the config, part of the key where it
         differs from it.
         """
-        defaults = TrainConfig._field_defaults
+        defaults = TrainConfig()._asdict()
         config = {k: v for k, v in self.config.items() if k in KEYED or v != defaults[k]}
         fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
         key = {f.name: value for f, value in fields if value != f.default} | {"config": config}
@@ -164,15 +164,18 @@ class Run:
 
     def steps(self, n: int) -> int:
         """Steps of its training on n images; 0 without one."""
-        return TrainConfig(**self.config).num_steps(n) if self.config else 0
+        return _training(TrainConfig(**self.config), n)[0] if self.config else 0
 
     def describe(self, n: int) -> str:
         """Its training on n images, for people."""
-        config = TrainConfig(**self.config)
-        views = f"{config.k} operations, " if config.operations else ""
-        steps = f"{config.num_steps(n)} steps of {config.batch(n)} views"
-        how = f"{config.network}, {views}{config.optimizer}, {steps}, {config.precision}"
-        return f"{self.protocol} ({how})"
+        return f"{self.protocol} ({_training(TrainConfig(**self.config), n)[1]})"
+
+
+@functools.cache  # a plan has thousands of runs, and few trainings
+def _training(config: TrainConfig, n: int) -> tuple[int, str]:
+    steps, k = config.num_steps(n), f"{config.k} operations, " if config.operations else ""
+    length = f"{steps} steps of {config.batch(n)} views, {config.precision}"
+    return steps, f"{config.network}, {k}{config.optimizer}, {length}"
 
 
 def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, classes=None):
