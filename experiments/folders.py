@@ -101,11 +101,8 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
         if done.returncode not in (0, 1):
             raise ValueError(f"e3jax rank failed: {done.stderr.strip()}")
         ranked = pd.read_csv(report / "scores.csv")
-    truth, normality, n = (
-        ranked["path"].map(is_outlier).to_numpy(),
-        -ranked["score"],
-        folder.n_outliers,
-    )
+    truth, normality = ranked["path"].map(is_outlier).to_numpy(), -ranked["score"]
+    n = folder.n_outliers
     return folder.row | {
         "source": data.source,
         "auroc": metrics.auroc(normality, truth),
@@ -131,52 +128,43 @@ def missing(cases: Sequence[str], rows: list[dict[str, str]]) -> list[Folder]:
 
 def as_table(rows: list[dict]) -> str:
     """Means over seeds."""
+    numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[4:13], float))
     lines = []
-    numbers = pd.DataFrame(rows).astype(dict.fromkeys(COLUMNS[4:13], float))
-    for (case, dataset, source, classes, inliers, n), group in numbers.groupby(
-        COLUMNS[:6], sort=False
-    ):
-        mean, warned = group[COLUMNS[7:13]].mean(), int(group["warned"].sum())
+    for case, group in numbers.groupby(COLUMNS[:6], sort=False):
+        name, dataset, source, classes, inliers, n = case
+        mean, warned = group[COLUMNS[7:13]].mean(), group["warned"].sum()
         images = f"{dataset} (JPEG)" if "JPEG" in source else dataset
-        folders = f"{len(group)}, {warned} ⚠" if warned else len(group)
+        folders = f"{len(group)}, {warned:.0f} ⚠" if warned else len(group)
         found = [f"{n * mean[c]:.1f} of {n:.0f}" for c in ("precision", "found_in_twice")]
-        size = f"{inliers:.0f} + {n:.0f}"
-        lines.append([case, images, classes, size, folders, f"{100 * mean['auroc']:.1f}", *found])
+        size, auroc = f"{inliers:.0f} + {n:.0f}", f"{100 * mean['auroc']:.1f}"
+        lines.append([name, images, classes, size, folders, auroc, *found])
     head = ["case", "images", "inliers' classes", "inliers + outliers", "folders", "AUROC, %"]
     return table([*head, "outliers among the first n", "among the first 2 n"], lines)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--data-dir", help="folder of data prepared by TFDS")
     parser.add_argument("--out", type=Path, default=Path("runs/folders.csv"), help="the rows")
     parser.add_argument("--table", action="store_true", help="print the rows' table, do nothing")
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_arguments()
-    if not args.table:
-        stopped = f"Finished rows are in {args.out}; the same command continues."
-        if code := command.run(lambda console: run(args, console), stopped):
-            return code
-    print(as_table(read_rows(args.out)))
-    return 0
+    args = parser.parse_args()
+    stopped = f"Finished rows are in {args.out}; the same command continues."
+    code = 0 if args.table else command.run(lambda console: run(args, console), stopped)
+    if code == 0:
+        print(as_table(read_rows(args.out)))
+    return code
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Measures the folders that have no row yet, and adds their rows."""
-    rows = read_rows(args.out)
+    rows, how = read_rows(args.out), {"data_dir": args.data_dir, "announce": console.print}
     todo = missing(args.cases, rows)
     console.print(f"Plan: {len(todo)} folders")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    data = {
-        name: datasets.load(name, data_dir=args.data_dir, announce=console.print)
-        for name in sorted({folder.dataset for folder in todo})
-    }
+    names = sorted({folder.dataset for folder in todo})
+    data = {name: datasets.load(name, **how) for name in names}
     for folder in command.progress(todo, "folders", console):
         row = measure(folder, data[folder.dataset]) | provenance()
         rows.append(row)

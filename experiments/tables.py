@@ -13,11 +13,9 @@ from sweep import store
 from e3jax import files
 
 ROOT = Path(__file__).parents[1]
-# Files in results/ that the page is made from.
-_QUICK, _EMBEDDED, _ABLATIONS = "quick.csv", "quick_embedded.csv", "ablations.csv"
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="results.csv files, e.g. results/quick.csv")
     what = parser.add_mutually_exclusive_group()
@@ -27,18 +25,12 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.files) == bool(args.write):
         parser.error("give files of results, or --write PAGE, which reads those in results/")
-    return args
-
-
-def main() -> int:
-    args = parse_args()
     return command.run(lambda console: work(args), "Nothing was written.")
 
 
 def work(args: argparse.Namespace) -> None:
     if args.write:
-        text = page(ROOT / "results")
-        return files.write_atomically(args.write, lambda file: file.write(text.encode()))
+        return files.write_text(args.write, page(ROOT / "results"))
     rows = []
     for path in args.files:
         try:
@@ -53,30 +45,26 @@ def work(args: argparse.Namespace) -> None:
 
 def page(results: Path) -> str:
     """The text of docs/results.md: the prose of paper/results.md with tables of the results."""
-    quick = store.read_csv(results / _QUICK)
-    runs = tables.frame([*quick, *store.read_csv(results / _ABLATIONS)])
+    quick, embedded = (
+        store.read_csv(results / f"{name}.csv") for name in ("quick", "quick_embedded")
+    )
+    runs = tables.frame([*quick, *store.read_csv(results / "ablations.csv")])
+    memory = pd.read_csv(results / "memory.csv").sort_values("images")["peak_resident_bytes"] / 1e9
+    overhead = pd.read_csv(results / "priority" / "recording.csv")["time_ratio"].iloc[-1]
+    [summary] = results.glob("priority/mnist-*-summary.csv")
     parts = {
         name: figures.factor_table(figures.factor_panels(runs, "quick", name))
         for name in figures.FIGURES
+    } | {
+        "benchmark": tables.summary([*quick, *embedded]),
+        "priority": tables.priority_table(pd.read_csv(summary)),
+        "overhead": f"{100 * (overhead - 1):.0f} %",
+        "theory": theory_table(pd.read_csv(results / "theory.csv")),
+        "folders": folders.as_table(folders.read_rows(results / "folders.csv")),
+        "memory": f"{memory.iloc[-1]:.2f} GB",
+        "memory_growth": f"{memory.iloc[-1] - memory.iloc[0]:.2f} GB",
     }
-    [summary] = results.glob("priority/mnist-*-summary.csv")
-    memory = pd.read_csv(results / "memory.csv").set_index("images")["peak_resident_bytes"] / 1e9
-    overhead = pd.read_csv(results / "priority" / "recording.csv")["time_ratio"].iloc[-1]
-    return (
-        Path(tables.__file__)
-        .with_name("results.md")
-        .read_text()
-        .format(
-            benchmark=tables.summary([*quick, *store.read_csv(results / _EMBEDDED)]),
-            priority=tables.priority_table(pd.read_csv(summary)),
-            overhead=f"{100 * (overhead - 1):.0f} %",
-            theory=theory_table(pd.read_csv(results / "theory.csv")),
-            folders=folders.as_table(folders.read_rows(results / "folders.csv")),
-            memory=f"{memory.max():.2f} GB",
-            memory_growth=f"{memory[memory.idxmax()] - memory.min():.2f} GB",
-            **parts,
-        )
-    )
+    return Path(tables.__file__).with_name("results.md").read_text().format(**parts)
 
 
 def theory_table(rows: pd.DataFrame) -> str:

@@ -54,6 +54,7 @@ _FEW = (1, 2, 5, 10)  # outliers
 _HIDDEN = (1, 4, 16, 64, 256)
 _BLOCK = 2500  # views at a time
 _RESAMPLES = 2000
+_MEASURED, _KERNEL = "measured_over_predicted", "kernel_prediction_over_predicted"
 
 
 class Case(NamedTuple):
@@ -82,18 +83,13 @@ class Case(NamedTuple):
         return (self._replace(**{"varied": column, field: value}) for value in values)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_args() -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
-    add(
-        "--datasets",
-        nargs="*",
-        choices=datasets.NAMES,
-        help=f"real images (default: {', '.join(DATASETS)} if a data folder is given, else mnist)",
-    )
+    most = f"real images (default: {', '.join(DATASETS)} if a data folder is given, else mnist)"
+    add("--datasets", nargs="*", choices=datasets.NAMES, help=most)
     ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
     add("--ratios", type=float, nargs="+", default=ratios, help="outliers' shares of the set")
     add("--initialisations", type=int, default=200, help="of the network, at least 10 (200)")
@@ -113,20 +109,18 @@ def parse_arguments() -> argparse.Namespace:
 
 def initialise(key: jax.Array, inputs: int, hidden: int, k: int) -> dict:
     """Weights of the network, all i.i.d. U[-1, 1]."""
-    shapes = {
-        "hidden": {"kernel": (inputs, hidden), "bias": (hidden,)},
-        "head": {"kernel": (hidden, k), "bias": (k,)},
-    }
-    leaves, tree = jax.tree.flatten(shapes, is_leaf=lambda shape: isinstance(shape, tuple))
-    uniform = functools.partial(jax.random.uniform, minval=-1, maxval=1)
-    return tree.unflatten(map(uniform, jax.random.split(key, len(leaves)), leaves))
+    shapes = ((k,), (hidden, k), (hidden,), (inputs, hidden))
+    keys = zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+    weights = [jax.random.uniform(key, shape, minval=-1, maxval=1) for key, shape in keys]
+    head, layer = ({"bias": b, "kernel": w} for b, w in (weights[:2], weights[2:]))
+    return {"hidden": layer, "head": head}
 
 
 def apply(variables: dict, views: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Logits [v, k] and representation [v, hidden] of flat views [v, inputs]."""
     hidden, head = variables["hidden"], variables["head"]
-    representation = jax.nn.sigmoid(views @ hidden["kernel"] + hidden["bias"])
-    return representation @ head["kernel"] + head["bias"], representation
+    representation = jax.nn.sigmoid(views @ hidden["kernel"] + hidden["bias"][None])
+    return representation @ head["kernel"] + head["bias"][None], representation
 
 
 @functools.partial(jax.jit, static_argnames=("hidden", "k"))
@@ -227,15 +221,13 @@ def measure(case: Case, operation_set, initialisations: int) -> list[dict[str, A
     squares = squared_gradients(keys, *every, case.hidden, len(operation_set))
     measured, low, high = ratio_of_means(*np.float64(squares)[:, :, chosen].swapaxes(0, 1))
 
-    rows = []
+    rows, ratio = [], n_outliers / (n_inliers + n_outliers)
     for i, operation in enumerate(OPERATIONS):
         q_in, q_out = kernel_sums(views[labels == chosen[i]], groups, case.hidden)
-        values = (case.name, case.source, case.varied, case.inlier_class)
-        values += (n_outliers / (n_inliers + n_outliers), n_inliers, n_outliers)
-        values += (case.hidden, initialisations, operation, measured[i], predicted)
-        over = (measured[i], low[i], high[i], float(q_in / q_out))
-        values += tuple(value / predicted for value in over)
-        rows.append(dict(zip(COLUMNS, values, strict=False)))
+        over = np.array([measured[i], low[i], high[i], float(q_in / q_out)]) / predicted
+        values = (case.name, case.source, case.varied, case.inlier_class, ratio, n_inliers)
+        values += (n_outliers, case.hidden, initialisations, operation, measured[i], predicted)
+        rows.append(dict(zip(COLUMNS, values + tuple(over.tolist()), strict=False)))
     return rows
 
 
@@ -255,79 +247,69 @@ def draw(rows: pd.DataFrame) -> Figure:
     Over the ratio for the classes of each real data set and for the synthetic images, over few
     outliers, over the hidden units, all for the identity; last, all rows against each other.
     """
-    rows = rows.assign(made=rows["source"] == "synthetic")
-    shown = rows[rows["operation"] == OPERATIONS[0]]
-    made, real = shown[shown["made"]], shown[~shown["made"]]
-    sets = real["case"].unique()
-    columns = (len(sets) + 5) // 2
+    images = rows["source"].where(rows["source"] == "synthetic", "real") + " images"
+    shown = rows.assign(images=images)[rows["operation"] == OPERATIONS[0]]
+    made, real = shown[shown["source"] == "synthetic"], shown[shown["source"] != "synthetic"]
+    panels = [
+        (f"{name}, a colour per inlier class", of_set, "ratio", "outlier ratio ρ")
+        for name, of_set in real.groupby("case", sort=False)
+    ]
+    panels += [
+        ("synthetic images", made, "ratio", "outlier ratio ρ"),
+        ("few outliers, 450 inliers", shown, "n_outliers", "outliers"),
+        ("hidden units", made, "hidden", "units L"),
+    ]
+    columns = len(panels) // 2 + 1
     figure = Figure(figsize=(4.2 * columns, 8), layout="constrained")
     figure.suptitle(
         "Ratio of mean squared gradient norms over eq. 3's N_in² / N_out²: measured (points, 95 % "
         "intervals) and predicted from the kernel (dashes); dotted: no images can leave this"
     )
-    grid = iter(figure.subplots(2, columns).ravel())
-    for name in sets:
-        title = f"{name}, a colour per inlier class"
-        _panel(next(grid), real[real["case"] == name], "ratio", "outlier ratio ρ", title)
-    _panel(next(grid), made, "ratio", "outlier ratio ρ", "synthetic images")
-    _panel(next(grid), shown, "n_outliers", "outliers", "few outliers, 450 inliers")
-    _panel(next(grid), made, "hidden", "units L", "hidden units")
-    axes = next(grid)
-    for name, group in (
-        ("synthetic images", rows[rows["made"]]),
-        ("real images", rows[~rows["made"]]),
-    ):
-        kernel, measured = (
-            group["kernel_prediction_over_predicted"],
-            group["measured_over_predicted"],
-        )
-        axes.plot(kernel, measured, ".", ms=4, label=name)
+    for i, panel in enumerate(panels):
+        _panel(figure.add_subplot(2, columns, i + 1), *panel)
+    axes = figure.add_subplot(2, columns, len(panels) + 1, title="all sets and operations")
+    for name, of_kind in rows.groupby(images, sort=False):
+        axes.plot(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name)
     axes.axline((0.5, 0.5), (2, 2), color="grey", linewidth=0.8)
-    axes.set(title="all sets and operations", xlabel="kernel prediction over eq. 3's", xscale="log")
-    axes.set(ylabel="measured over eq. 3's", yscale="log")
+    axes.set(xlabel="kernel prediction over eq. 3's", ylabel="measured over eq. 3's")
     axes.legend(fontsize=8, frameon=False)
-    _log_ticks(axes.xaxis)
-    _log_ticks(axes.yaxis)
-    for axes in grid:
-        axes.axis("off")
+    _log_scale(axes, "xy")
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, varied: str, xlabel: str, title: str) -> None:
+def _panel(axes: Axes, title: str, rows: pd.DataFrame, varied: str, xlabel: str) -> None:
     """Rows of one sweep, their places at equal distances, the series side by side."""
     rows = rows[rows["varied"] == varied]
-    values = sorted(set(rows[varied]))
-    of_set = rows["inlier_class"].nunique() > 1  # its classes, else the cases
+    values, of_set = sorted(set(rows[varied])), rows["inlier_class"].nunique() > 1
     series = rows.groupby("inlier_class" if of_set else "case", sort=False)
     axes.axhline(1, color="grey", linewidth=0.8)
     for s, (name, group) in enumerate(series):
         x = group[varied].map(values.index) + 0.7 * ((s + 0.5) / len(series) - 0.5)
-        y = group["measured_over_predicted"]
-        axes.plot(x, group["kernel_prediction_over_predicted"], "_", color="black", markersize=7)
+        y = group[_MEASURED]
+        axes.plot(x, group[_KERNEL], "_", color="black", markersize=7)
         bars = [y - group["low"], group["high"] - y]
         axes.errorbar(x, y, bars, fmt="o", ms=3.5, color=f"C{s}", label=str(name))
     axes.set_xticks(range(len(values)), [f"{100 * v:.2g} %" if v < 1 else str(v) for v in values])
-    axes.set(title=title, xlabel=xlabel)
-    if of_set:
-        axes.set_ylim(0.75, 1.25)
-    else:
-        axes.set(yscale="log", ylim=(0.25, 2.2))
+    axes.set(title=title, xlabel=xlabel, ylim=(0.75, 1.25) if of_set else (0.25, 2.2))
+    if not of_set:
         axes.hlines([0.5, 2], *axes.get_xlim(), color="grey", linewidth=0.8, linestyle=":")
-        _log_ticks(axes.yaxis)
+        _log_scale(axes, "y")
     axes.legend(fontsize=8, loc="lower right", ncols=5 if of_set else 1, frameon=False)
 
 
-def _log_ticks(axis) -> None:
-    ticks = (0.5, 0.6, 0.8, 1, 1.25, 1.6, 2)
-    axis.set_ticks([], minor=True)
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+def _log_scale(axes: Axes, names: str) -> None:
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis, ticks = getattr(axes, f"{name}axis"), (0.5, 0.6, 0.8, 1, 1.25, 1.6, 2)
+        axis.set_ticks([], minor=True)
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 # --- The command -------------------------------------------------------------------------------
 
 
 def main() -> int:
-    args = parse_arguments()
+    args = parse_args()
     return command.run(lambda console: run(args, console), "Nothing is written before the end.")
 
 

@@ -1,12 +1,11 @@
 """Tables of hand-made rows, what stands where in a figure, and the page of results."""
 
-import sys
-
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import tables as command
+from commands import here
 from conftest import ROOT
 from paper import figures, tables
 from PIL import Image
@@ -235,10 +234,8 @@ def test_the_page_of_results_is_what_the_results_say():
 )
 def test_what_is_no_table_of_results_is_one_sentence(arguments, said, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["tables.py", *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        sys.exit(command.main())
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    code, printed, errors = here(monkeypatch, capsys, command.main, *arguments)
+    assert (code, printed) == (2, "") and said in errors.splitlines()[-1]
 
 
 # --- Figures of results ------------------------------------------------------------------------

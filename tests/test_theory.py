@@ -10,6 +10,7 @@ import optax
 import pandas as pd
 import pytest
 import theory
+from commands import here
 from conftest import ROOT
 
 from e3jax import operations
@@ -141,11 +142,11 @@ def test_one_outlier_is_coherent_by_itself(synthetic, operation_set):
 
 
 @pytest.mark.campaign
-def test_the_command_writes_its_table_and_figure(run_script, tmp_path):
+def test_the_command_writes_its_table_and_figure(monkeypatch, capsys, tmp_path):
     small = ("--initialisations", 10, "--hidden", 2, "--ratios", 0.1, "--datasets")
-    finished = run_script("experiments/theory.py", "--results-dir", tmp_path, *small)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stderr.startswith("Eq. 3 on synthetic images, 10 initialisations")
+    asked = ("--results-dir", tmp_path, *small)
+    code, _, said = here(monkeypatch, capsys, theory.main, *asked)
+    assert code == 0 and said.startswith("Eq. 3 on synthetic images, 10 initialisations")
     assert {path.name for path in tmp_path.iterdir()} == {
         "theory.csv",
         "theory.png",
@@ -171,8 +172,7 @@ def test_the_figure_of_the_rows_that_were_measured():
 
 
 def test_a_wrong_ratio_is_one_sentence(monkeypatch, capsys, tmp_path):
-    asked = ("--ratios", "0.7", "--datasets", "--results-dir", str(tmp_path))
-    monkeypatch.setattr("sys.argv", ["theory.py", *asked])
-    assert theory.main() == 2
-    assert "error: outlier ratio is 0.7" in capsys.readouterr().err
+    asked = ("--ratios", 0.7, "--datasets", "--results-dir", tmp_path)
+    code, _, said = here(monkeypatch, capsys, theory.main, *asked)
+    assert code == 2 and "error: outlier ratio is 0.7" in said
     assert not list(tmp_path.iterdir())

@@ -84,14 +84,14 @@ def plot_overview(path: Path | str, runs: pd.DataFrame, title: str) -> None:
     """
     methods = tables.ordered(set(runs["method"]))
     figure = Figure(figsize=(2.5 + 0.8 * runs["inlier_class"].nunique(), 3.4))
-    axes = figure.add_subplot(title=title, xlabel="inlier class", ylabel="AUROC (%)")
+    axes = figure.add_subplot(title=title, ylim=(0, 101))
     options = {"x": "inlier_class", "y": "auroc", "hue": "method", "hue_order": methods, "ax": axes}
     runs = runs.assign(auroc=100 * runs["auroc"])
     sns.barplot(runs, palette=_palette(methods), errorbar=None, saturation=1, **options)
     black = {"palette": dict.fromkeys(methods, "black"), "size": 3, "legend": False}
     sns.stripplot(runs, dodge=True, jitter=False, **black, **options)
     axes.axhline(50, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="inlier class", ylabel="AUROC (%)", ylim=(0, 101))
+    axes.set(xlabel="inlier class", ylabel="AUROC (%)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     save_figure(path, figure)
 
@@ -145,9 +145,8 @@ def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
         for name in FIGURES:
             if panels := factor_panels(runs, protocol, name):
                 drawn.append(folder / f"{file_name(name, protocol)}.png")
-                plot_factor(
-                    drawn[-1], panels, f"{FIGURES[name][0]}; protocol {protocol}", FIGURES[name][1]
-                )
+                title = f"{FIGURES[name][0]}; protocol {protocol}"
+                plot_factor(drawn[-1], panels, title, FIGURES[name][1])
     return drawn
 
 
@@ -172,12 +171,8 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
     """
     _, xlabel, varies = FIGURES[name]
     config = training.quick_config() if protocol.startswith("quick") else training.TrainConfig()
-    own = {
-        "network": config.network,
-        "operations": _OPERATIONS,
-        "ratio": _RATIO,
-        "protocol": protocol,
-    }
+    own = {"network": config.network, "operations": config.operations, "ratio": _RATIO}
+    own["protocol"] = protocol
     runs = runs[_bases(runs).isin(["", protocol])]
     for column in own.keys() - varies:
         runs = runs[runs[column].isin(["", own[column]])]
@@ -304,16 +299,11 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
         for group, (label, colour, dashes) in _GROUPS.items():
             values = data[f"{quantity}_{group}"]
             _line(axes, data["step"], values, color=colour, dashes=dashes, label=label)
-    of = {group: points[f"gradient_magnitude_{group}"] for group in _GROUPS}
-    control = of["control_large"] / of["control_small"]
-    _line(
-        ratio,
-        points["step"],
-        of["inliers"] / of["outliers"],
-        color="black",
-        label="inliers / outliers",
-    )
-    _line(ratio, points["step"], control, color="grey", label="control")
+    pairs = {"inliers": "outliers", "control_large": "control_small"}
+    looks = (("inliers / outliers", "black"), ("control", "grey"))
+    for (a, b), (label, colour) in zip(pairs.items(), looks, strict=True):
+        values = points[f"gradient_magnitude_{a}"] / points[f"gradient_magnitude_{b}"]
+        _line(ratio, points["step"], values, color=colour, label=label)
     expected = 1 / scores["is_outlier"].mean() - 1
     ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
     ratio.set_title("ratio of Fig. 2", size=10)

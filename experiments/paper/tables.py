@@ -48,12 +48,9 @@ class TableKey(NamedTuple):
 
     def fits(self, table: "TableKey") -> bool:
         """Whether runs of this kind may stand in the table of that kind."""
-        if self[:4] != table[:4]:
-            return False
-        same_device = self.device_kind == table.device_kind or (
-            table.protocol and not self.protocol
-        )
-        return same_device and all(a in ("", b) for a, b in zip(self[4:8], table[4:8], strict=True))
+        same_device = self.device_kind == table.device_kind or "" == self.protocol < table.protocol
+        fitting = all(a in ("", b) for a, b in zip(self[4:8], table[4:8], strict=True))
+        return self[:4] == table[:4] and fitting and same_device
 
 
 def frame(rows: Iterable[dict]) -> pd.DataFrame:
@@ -62,10 +59,8 @@ def frame(rows: Iterable[dict]) -> pd.DataFrame:
     runs = pd.DataFrame([missing | row for row in rows])
     runs[_TEXTS] = runs[_TEXTS].fillna("").astype(str)
     runs["max_images"] = pd.to_numeric(runs["max_images"]).fillna(0).astype(int)
-    for name in ("inlier_class", "seed", "n_inliers"):
-        runs[name] = runs[name].astype(int)
-    for name in ("ratio", *METRICS):
-        runs[name] = runs[name].map(lambda value: float(f"{float(value):.6g}"))
+    for name in METRICS:
+        runs[name] = runs[name].map("{:.6g}".format).astype(float)
     runs["device_kind"] = runs["device"].str.split(" x ").str[-1]
     runs.loc[runs["protocol"] == "", "precision"] = ""
     return runs
@@ -80,13 +75,13 @@ def comparable(rows: Iterable[dict]) -> dict[TableKey, pd.DataFrame]:
     device fill in for those that a table's own device lacks.
     """
     kinds = {TableKey(*key): runs for key, runs in frame(rows).groupby(list(TableKey._fields))}
-    tables = {}
-    for table in kinds:
-        if any(table.fits(kind) for kind in kinds if kind != table):
-            continue
-        others = [runs for kind, runs in kinds.items() if kind != table and kind.fits(table)]
-        tables[table] = together(kinds[table], *others)
-    return tables
+    of_table = {table: [k for k in kinds if k != table and k.fits(table)] for table in kinds}
+    inside = set().union(*of_table.values())
+    return {
+        table: together(kinds[table], *(kinds[other] for other in others))
+        for table, others in of_table.items()
+        if table not in inside
+    }
 
 
 def together(own: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +99,7 @@ def markdown(rows: Iterable[dict]) -> str:
     The second is that of :func:`summary`.
 
     Args:
-      rows: with numbers as numbers or as text; ``warning`` is optional.
+      rows: with numbers as numbers; ``warning`` is optional.
     """
     return _pages(rows, _class_table)
 
@@ -154,22 +149,21 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def _class_table(runs: pd.DataFrame) -> str:
-    found, warned = cells(runs), set()
-    for row in runs[runs["warning"] != ""].itertuples():
-        warned.add((row.method, row.inlier_class))
-    lines = []
-    for name in found.columns.unique(0):
-        values = []
-        for method in found.index:
-            seeds = found.loc[method, name]
-            done, mark = seeds.dropna(), " ⚠" if (method, name) in warned else ""
-            if 0 < len(done) < len(seeds):
-                mark = f" ({len(done)} of {len(seeds)} seeds)" + mark
-            values.append(_number(done.mean(), "missing") + mark)
-        lines.append([name, *values])
-    texts = runs[runs["warning"] != ""].groupby("inlier_class")["warning"].unique()
-    notes = [f"\n\n⚠ class {name}: {text}" for name, of in texts.items() for text in sorted(of)]
-    return table(["AUROC, inlier class", *found.index], lines) + "".join(notes)
+    found, warned = cells(runs), runs[runs["warning"] != ""]
+    marked = set(zip(warned["method"], warned["inlier_class"], strict=True))
+    lines = [
+        [name, *(_cell(found.loc[m, name], (m, name) in marked) for m in found.index)]
+        for name in found.columns.unique(0)
+    ]
+    notes = sorted(set(zip(warned["inlier_class"], warned["warning"], strict=True)))
+    text = table(["AUROC, inlier class", *found.index], lines)
+    return text + "".join(f"\n\n⚠ class {name}: {warning}" for name, warning in notes)
+
+
+def _cell(seeds: pd.Series, marked: bool) -> str:
+    done = seeds.dropna()
+    some = f" ({len(done)} of {len(seeds)} seeds)" if 0 < len(done) < len(seeds) else ""
+    return _number(done.mean(), "missing") + some + (" ⚠" if marked else "")
 
 
 def _number(value: float, missing: str) -> str:
@@ -263,23 +257,20 @@ def priority_table(trainings: pd.DataFrame) -> str:
       trainings: the summary that ``priority.py`` writes: columns QUANTITY_start, QUANTITY_half1,
         QUANTITY_half2, and ``pl_auroc``.
     """
-    parts, table_of = ("start", "half1", "half2"), trainings.copy()
-    names = list(dict.fromkeys(c.rpartition("_")[0] for c in trainings if c.endswith(parts)))
-    pairs = [(name, name.replace("_inliers", "_outliers")) for name in names if "_inliers" in name]
+    parts = ("start", "half1", "half2")
+    wide = trainings[[column for column in trainings if column.endswith(parts)]]
+    wide.columns = pd.MultiIndex.from_tuples(column.rsplit("_", 1) for column in wide)
+    found = {name: wide[name] for name in wide.columns.unique(0)}
+    pairs = [(name, name.replace("_inliers", "_outliers")) for name in found if "_inl" in name]
     for a, b in [("magnitude_ratio", "magnitude_ratio_control"), *pairs]:
-        names.append(f"{a} - {b}")
-        for part in parts:
-            if f"{a}_{part}" in trainings:
-                difference = trainings[f"{a}_{part}"] - trainings[f"{b}_{part}"]
-                table_of[f"{names[-1]}_{part}"] = difference
+        found[f"{a} - {b}"] = found[a] - found[b]
     lines = [
-        [name, *(_interval(table_of.get(f"{name}_{part}")) for part in parts)] for name in names
+        [name.replace("_", " "), *(_interval(values.get(part)) for part in parts)]
+        for name, values in found.items()
     ]
     lines.append(["PL AUROC after training", "", "", _interval(trainings["pl_auroc"])])
-    lines = [[name.replace("_", " "), *values] for name, *values in lines]
-    return table(
-        [f"mean of {len(trainings)} training(s)", "start", "first half", "second half"], lines
-    )
+    head = f"mean of {len(trainings)} training(s)"
+    return table([head, "start", "first half", "second half"], lines)
 
 
 def _interval(values: pd.Series | None) -> str:
