@@ -108,8 +108,8 @@ def make_evaluator(
       mesh: devices to split the images over (default: all).
       precision: of products, see :class:`e3jax.TrainConfig`.
       inputs: ``(x, image index [b], extra) -> x``: what the network is applied to, if not x.
-      views_per_call: on one device (default: 128 on a CPU, to keep its caches; else 1,792, which is
-        16 images of the paper's operations).
+      views_per_call: on one device (default: on a CPU one image's, or 128 without operations; else
+        1,792, which is 16 images of the paper's operations).
     """
     mesh = mesh or devices.device_mesh()
     tables = operation_set or ()
@@ -125,7 +125,9 @@ def make_evaluator(
         return evaluate(x, tuple(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs))
 
     on_cpu = devices.is_cpu(mesh)
-    together = max((views_per_call or (128 if on_cpu else 1792)) // (1 + len(tables)), 1)
+    # One image at a time keeps a CPU's caches, and an image alone waits for no other.
+    views = views_per_call or (1792 if not on_cpu else 128 if not len(tables) else 1)
+    together = max(views // (1 + len(tables)), 1)
     block = max(64 if on_cpu else 256 * mesh.size, mesh.size * together)
     mapped = devices.BatchMap(evaluate_some, mesh, block, together, precision)
     place_tables = functools.cache(lambda: devices.place(mesh, tables))

@@ -167,24 +167,21 @@ def test_dagmms_layers_are_those_of_same_padding(mixture_variables):
     y = x
     for i in range(3):
         layer = params[LAYERS[i]]
-        y = jax.lax.conv_general_dilated(
-            y, turned(layer["kernel"]), (2, 2), "SAME", dimension_numbers=dimensions
+        y = np.asarray(
+            jax.lax.conv_general_dilated(
+                y, turned(layer["kernel"]), (2, 2), "SAME", dimension_numbers=dimensions
+            )
         )
-        y = jax.nn.relu(norm(i, y + layer["bias"]))
+        y = np.maximum(0, norm(i, y + layer["bias"]))
     code = y[:, ::-1, ::-1].reshape(3, -1) @ params[LAYERS[3]]["kernel"] + params[LAYERS[3]]["bias"]
     y = code @ params[LAYERS[4]]["kernel"] + params[LAYERS[4]]["bias"]
-    y = jax.nn.relu(norm(3, y)).reshape(3, 4, 4, 256)[:, ::-1, ::-1]
+    y = np.maximum(0, norm(3, y)).reshape(3, 4, 4, 256)[:, ::-1, ::-1]
     for i in range(5, 8):
         layer = params[LAYERS[i]]
-        y = layer["bias"] + jax.lax.conv_transpose(
-            y,
-            turned(layer["kernel"]),
-            (2, 2),
-            "SAME",
-            dimension_numbers=dimensions,
-            transpose_kernel=True,
-        )
-        y = jax.nn.relu(norm(i - 1, y)) if i < 7 else jnp.tanh(y)
+        options = {"dimension_numbers": dimensions, "transpose_kernel": True}
+        y = jax.lax.conv_transpose(y, turned(layer["kernel"]), (2, 2), "SAME", **options)
+        y = layer["bias"] + np.asarray(y)
+        y = np.maximum(0, norm(i - 1, y)) if i < 7 else np.tanh(y)
     (reconstruction, z, membership), _ = apply(MixtureAutoencoder(), False)(mixture_variables, x)
     np.testing.assert_allclose(reconstruction, y, atol=1e-4)
     flat, again = x.reshape(3, -1), np.reshape(y, (3, -1))

@@ -212,7 +212,7 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
     np.testing.assert_allclose(
         detector.decision_function([tmp_path / "4.png"]), fitted.decision_scores_[4], rtol=1e-5
     )
-    with pytest.raises(InputError, match="set value_range"):
+    with pytest.raises(InputError, match="give value_range"):
         fitted.decision_function(np.full((2, 8, 8, 1), 77.7))
     with pytest.raises(InputError, match="3 channels, those of fit had 1"):
         fitted.decision_function(np.zeros((2, 8, 8, 3), np.uint8))
@@ -228,7 +228,7 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
         (np.full((5, 8, 8), np.inf), "not finite"),
         (np.full((5, 8, 8), 300), "expected integers from 0 to 255"),
         (np.full((5, 8, 8), "x"), "expected integers from 0 to 255"),
-        ([np.zeros((4, 4)), np.zeros((6, 6))], "differ in shape"),
+        ([np.zeros((4, 4)), np.zeros((6, 6))], "different shapes"),
         ("/nowhere/at/all", "does not exist"),
         (["/nowhere/1.png", "/nowhere/2.png"], "0 of 2 files are readable .*: no such file"),
     ],

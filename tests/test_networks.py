@@ -278,7 +278,7 @@ def test_logits_are_the_head_of_the_representation_and_do_not_see_other_images(s
     assert (representation >= 0).all() and np.ptp(representation) > 0
     head = variables["params"]["head"]
     np.testing.assert_allclose(
-        logits, representation @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-5
+        logits, representation @ head["kernel"] + head["bias"][None], rtol=1e-5, atol=1e-5
     )
     (turned, _), _ = traced(False)(variables, images[::-1])
     np.testing.assert_allclose(turned[::-1], logits, rtol=1e-5, atol=1e-5)

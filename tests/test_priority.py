@@ -110,8 +110,10 @@ def test_losses_of_a_coupled_batch():
     def apply(variables, x, mean=None, spread=None):
         x = x @ variables["in"]
         own = mean is None
-        x = (x - (x.mean(0) if own else mean)) / (x.std(0) if own else spread)
-        return jax.nn.relu(x) @ variables["kernel"] + variables["bias"], jax.nn.relu(x)
+        x = (x - (x.mean(0, keepdims=True) if own else mean)) / (
+            x.std(0, keepdims=True) if own else spread
+        )
+        return jax.nn.relu(x) @ variables["kernel"] + variables["bias"][None], jax.nn.relu(x)
 
     def losses(weights):
         logits, _ = apply(variables | {"in": weights}, x)
@@ -125,7 +127,8 @@ def test_losses_of_a_coupled_batch():
     expected = jacobian @ jacobian.mean(0) / np.linalg.norm(jacobian, axis=1)
     np.testing.assert_allclose(measured, expected, rtol=1e-4, atol=1e-5)
     # The same statistics as constants: every view by itself, and other gradients.
-    mean, spread = (x @ variables["in"]).mean(0), (x @ variables["in"]).std(0)
+    inside = x @ variables["in"]
+    mean, spread = inside.mean(0, keepdims=True), inside.std(0, keepdims=True)
     fixed = functools.partial(apply, mean=mean, spread=spread)
     apart = priority.de_facto_update(fixed, *batch[1:], wrt=("in",))
     assert np.abs(measured - apart).max() > 1e-3
@@ -136,7 +139,7 @@ def test_losses_of_a_coupled_batch():
 
 def linear(variables, x):
     """The smallest network: the representation is the input."""
-    return x @ variables["kernel"] + variables["bias"], x
+    return x @ variables["kernel"] + variables["bias"][None], x
 
 
 HALF = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}  # p = 1/2 for both operations
@@ -171,7 +174,7 @@ def test_a_view_without_gradient_has_no_update():
 
 def small(variables, x):
     hidden = jnp.tanh(x @ variables["in"])
-    return hidden @ variables["kernel"] + variables["bias"], hidden
+    return hidden @ variables["kernel"] + variables["bias"][None], hidden
 
 
 def test_finite_differences():
