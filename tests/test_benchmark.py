@@ -100,11 +100,12 @@ def test_ablations_train_and_draw(monkeypatch, capsys, tmp_path, mnist):
 def test_kill_minus_nine_loses_and_doubles_nothing(tmp_path):
     """Killed at three moments, each later in its work than the last, then left to finish.
 
-    At the last two both trainings are in flight and have saved their state.
+    At the last two both trainings, ours and a compared method's, have saved their state.
     """
     folder, two = tmp_path / "killed", {"JAX_NUM_CPU_DEVICES": 2, "NPROC": 2}
-    arguments = (*SWEEP, "--checkpoint-minutes", 0)
-    end(start(tmp_path / "undisturbed", *SWEEP, **two))
+    sweep = (*SMALL, "--classes", 4, "--methods", "e3outlier", "rdae", "pixel-pca")
+    arguments = (*sweep, "--checkpoint-minutes", 0)
+    end(start(tmp_path / "undisturbed", *sweep, **two))
     runs, states = folder / "runs", []
 
     def both_beyond(step: int) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,7 +212,7 @@ def test_a_selection_is_saved_and_moved_by_quarantine(collection, open_page, tmp
         page.click("#export")
     folder = collection[0].parent
     shutil.copytree(folder / "photos", tmp_path / "photos")
-    text = open(download.value.path(), encoding="utf-8").read()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
     assert len(text.splitlines()) == 3
     listing, report = tmp_path / "selection.txt", tmp_path / "report"
     listing.write_text(text.replace(str(folder), str(tmp_path)), encoding="utf-8")
