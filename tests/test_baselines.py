@@ -148,10 +148,9 @@ def test_over_all_views_the_error_is_the_views_mean_and_the_code_the_images_own(
         np.testing.assert_allclose(found.code[i], code[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cae", "drae"])
-def test_two_devices_train_as_one(name, ones):
+def test_two_devices_train_as_one(ones):
     """Batch statistics, loss and gradient are the whole batch's; only rounding differs."""
-    one, two = (run(name, ones.images, count=c, steps=3, batch_size=32)[1] for c in (1, 2))
+    one, two = (run("drae", ones.images, count=c, steps=3, batch_size=32)[1] for c in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-3)
 
 

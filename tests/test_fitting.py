@@ -4,11 +4,12 @@ import chex
 import jax
 import numpy as np
 import pytest
+from tiny import Tiny
 
 from e3jax import baselines, checkpoint, devices, fitting, methods, scoring, training
 from e3jax.baselines import rdae
 
-CONFIG = training.quick_config()._replace(operations="PR", batch_size=16, steps=24)
+CONFIG = training.quick_config()._replace(network=Tiny, operations="PR", batch_size=16, steps=24)
 KEY = jax.random.key(0)
 
 

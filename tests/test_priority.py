@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import Tiny
 
-from e3jax import devices, fitting, networks, operations, priority, sampling, training
+from e3jax import devices, fitting, operations, priority, sampling, training
 from e3jax.images import to_unit
 
 OPERATIONS = operations.operation_set("PR")
 K = len(OPERATIONS)
-NETWORK = networks.build("wrn-10-1", K)
+NETWORK = Tiny(K)
 CONFIG = training.TrainConfig(
-    network="wrn-10-1",
+    network=Tiny,
     operations="PR",
     optimizer="adam",
     learning_rate=0.005,
@@ -259,7 +260,7 @@ def recorded(digits):
     found = []
     for some in (jax.devices()[:1], jax.devices()):
         mesh = devices.device_mesh(some)
-        probe, logs = priority.make_probe("wrn-10-1", K), []
+        probe, logs = priority.make_probe(Tiny, K), []
         fitted = fitting.fit(
             jax.random.key(0),
             digits,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import Tiny
 
 from e3jax import devices, losses, operations, training
 
 CONFIG = training.TrainConfig(
-    network="wrn-10-1", operations="PR", optimizer="sgd", learning_rate=0.01, batch_size=32
+    network=Tiny, operations="PR", optimizer="sgd", learning_rate=0.01, batch_size=32
 )
 OPERATIONS = operations.operation_set("PR")
 
@@ -139,7 +140,7 @@ def test_one_and_two_devices_take_the_same_steps(trainer, digits):
 
 
 def test_loss_falls_on_real_digits(digits):
-    config = CONFIG._replace(optimizer="adam", learning_rate=0.005)
+    config = CONFIG._replace(network="wrn-10-1", optimizer="adam", learning_rate=0.005)
     _, log = run(make_trainer(config=config, steps_per_call=20), digits, num_steps=60)
     assert np.mean(log.loss[:20]) > np.mean(log.loss[40:]) + 0.5
     assert np.mean(log.metrics["pretext_accuracy"][40:]) > 3 / len(OPERATIONS)
