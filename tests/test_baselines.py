@@ -9,8 +9,9 @@ import pytest
 import scipy.special
 import scipy.stats
 from jax.sharding import PartitionSpec
+from tiny import TinyAutoencoder
 
-from e3jax import contamination, devices, fitting, metrics, networks, operations
+from e3jax import contamination, devices, fitting, metrics, operations
 from e3jax.baselines import METHODS, dagmm, drae, rdae
 from e3jax.images import to_unit
 from e3jax.losses import Batch
@@ -135,12 +136,12 @@ def test_methods_beat_chance_and_repeat_themselves(name, ones):
 
 def test_over_all_views_the_error_is_the_views_mean_and_the_code_the_images_own(ones):
     method, images = METHODS["cae"], ones.images[:3]
-    config = method.quick_config()._replace(operations="RA", network="cae-64", steps=2)
+    config = method.quick_config()._replace(operations="RA", network=TinyAutoencoder, steps=2)
     fitted = fitting.fit(jax.random.key(0), images, method, config)
     found = fitting.score(fitted, images)
     unit = np.asarray(to_unit(images))
     views = operations.all_views(operations.operation_set("RA", 16), unit)
-    apply = jax.jit(functools.partial(networks.ConvAutoencoder(64).apply, train=False))
+    apply = jax.jit(functools.partial(TinyAutoencoder(1).apply, train=False))
     for i in range(3):
         again, code = apply(fitted.state.variables, views[i])
         expected = np.square(views[i] - again).sum((1, 2, 3)).mean()
@@ -150,7 +151,8 @@ def test_over_all_views_the_error_is_the_views_mean_and_the_code_the_images_own(
 
 def test_two_devices_train_as_one(ones):
     """Batch statistics, loss and gradient are the whole batch's; only rounding differs."""
-    one, two = (run("drae", ones.images, count=c, steps=3, batch_size=32)[1] for c in (1, 2))
+    small = {"network": TinyAutoencoder, "steps": 3, "batch_size": 32}
+    one, two = (run("drae", ones.images, count=c, **small)[1] for c in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-3)
 
 

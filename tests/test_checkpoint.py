@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from sklearn.exceptions import NotFittedError
-from test_estimator import SMALL
+from test_estimator import SMALL as TINY
 
 from e3jax import E3Outlier, InputError, load, save
 from e3jax.ranking import HealthWarning
+
+SMALL = TINY | {"network": "wrn-10-1"}  # a name can be saved
 
 
 @pytest.fixture(scope="module")

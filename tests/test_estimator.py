@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from tiny import Tiny
 
 from e3jax import (
     E3Outlier,
@@ -32,7 +33,7 @@ from e3jax.ranking import HealthWarning
 
 # As small as a network can be trained: for the contract, not for the scores.
 SMALL = {
-    "network": "wrn-10-1",
+    "network": Tiny,
     "operations": "PR",
     "steps": 3,
     "batch_size": 8,
@@ -293,7 +294,8 @@ def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
     assert np.ptp(detector.decision_scores_) > 0
     with pytest.raises(ValueError, match="network is a function, which cannot be saved"):
         save(detector, tmp_path / "model")
-    detector = E3Outlier(**SMALL | {"operations": turns}).fit(digits)
+    named = {"operations": turns, "network": "wrn-10-1"}
+    detector = E3Outlier(**SMALL | named).fit(digits)
     save(detector, tmp_path / "model")
     again = load(tmp_path / "model")
     assert again.operations == tuple(turns)

@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from tiny import Tiny
+from tiny import Tiny, TinyAutoencoder
 
 from e3jax import baselines, checkpoint, devices, fitting, methods, scoring, training
 from e3jax.baselines import rdae
@@ -19,7 +19,8 @@ def fit(images, method=methods.E3OUTLIER, config=CONFIG, **options):
 
 def small(name):
     """A compared method's config for some steps."""
-    return baselines.METHODS[name].quick_config()._replace(steps=40, batch_size=16)
+    config = baselines.METHODS[name].quick_config()._replace(steps=40, batch_size=16)
+    return config._replace(network=TinyAutoencoder) if name == "rdae" else config
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from tiny import Tiny
 
 from e3jax import devices, losses, operations, priority, scoring, training
 
@@ -199,9 +200,9 @@ def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
     assert done.returncode == 0, done.stderr
 
 
-def make_trainer(probe=None):
+def make_trainer(probe=None, network=CONFIG.network):
     return training.make_trainer(
-        CONFIG.network,
+        network,
         losses.surrogate_supervision,
         training.make_optimizer(CONFIG),
         32,
@@ -213,7 +214,7 @@ def make_trainer(probe=None):
 
 
 def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits):
-    trainer = make_trainer()
+    trainer = make_trainer(network=Tiny)
     bank = training.place_bank(trainer.mesh, digits)
     state = trainer.init(jax.random.key(0), 1)
     state, log = trainer.run_steps(state, bank, len(digits), 3)

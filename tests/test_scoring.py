@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.ensemble import IsolationForest
+from tiny import Tiny
 
-from e3jax import devices, networks, operations, scoring
+from e3jax import devices, operations, scoring
 from e3jax.images import to_unit
 
 OPERATIONS = operations.operation_set("IA")
@@ -14,7 +15,7 @@ K = len(OPERATIONS)
 @pytest.fixture(scope="module")
 def variables():
     """A network at its random start, with a head large enough to be sure of itself."""
-    network = networks.build("wrn-10-1", K)
+    network = Tiny(K)
     variables = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False)
     return jax.tree.map(lambda a: a, variables) | {
         "params": variables["params"]
@@ -30,7 +31,7 @@ def score():
 def scorer(mesh=None):
     """(variables, images, on_block) -> ViewScores"""
     evaluator = scoring.make_evaluator(
-        "wrn-10-1", scoring.view_scores, 32, OPERATIONS, mesh=mesh, views_per_call=20
+        Tiny, scoring.view_scores, 32, OPERATIONS, mesh=mesh, views_per_call=20
     )
     return lambda variables, *images: evaluator.run(variables, (), *images)
 
@@ -43,7 +44,7 @@ def scores(score, variables, digits):
 def test_scores_are_equations_4_to_6(scores, variables, digits):
     unit = to_unit(jnp.asarray(digits[:5]))
     views = operations.all_views(OPERATIONS, unit).reshape(-1, 32, 32, 1)
-    network = networks.build("wrn-10-1", K)
+    network = Tiny(K)
     logits = np.asarray(network.apply(variables, views, train=False)[0], np.float64)
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p = (p / p.sum(-1, keepdims=True)).reshape(5, K, K)
