@@ -104,25 +104,27 @@ def test_kill_minus_nine_loses_and_doubles_nothing(tmp_path):
     """
     folder, two = tmp_path / "killed", {"JAX_NUM_CPU_DEVICES": 2, "NPROC": 2}
     sweep = (*SMALL, "--classes", 4, "--methods", "e3outlier", "rdae", "pixel-pca")
+    sweep += ("--steps", 300)
     arguments = (*sweep, "--checkpoint-minutes", 0)
     end(start(tmp_path / "undisturbed", *sweep, **two))
     runs, states = folder / "runs", []
 
-    def both_beyond(step: int) -> bool:
-        saved = [int(p.name) for p in runs.glob("*.state/[0-9]*") if p.name.isdigit()]
-        return len(saved) > 1 and min(saved) > step
+    def saved() -> list[int]:
+        """The steps of both trainings, or [0]."""
+        steps = [int(p.name) for p in runs.glob("*.state/[0-9]*") if p.name.isdigit()]
+        return steps if len(steps) > 1 else [0]
 
     moments = (
         lambda: any(runs.glob("*pca*.json")),
-        lambda: both_beyond(0),
-        lambda: both_beyond(20),
+        lambda: min(saved()) > 0,
+        lambda: min(saved()) > min(states[-1]),
     )
     for moment in moments:
         process = start(folder, *arguments, **two)
         wait_until(moment, process)
         kill(process)
-        states.append(sorted(p.name for p in (*runs.iterdir(), *runs.glob("*.state/*"))))
+        states.append(saved())
     end(start(folder, *arguments, **two))
-    assert states[0] != states[1] != states[2]
+    assert 0 < min(states[1]) < min(states[2]) < 300
     assert_same_results(folder, tmp_path / "undisturbed")
     assert {p.suffix for p in runs.iterdir()} == {".json", ".npz", ".png"}
