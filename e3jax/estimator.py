@@ -167,12 +167,6 @@ class E3Outlier(BaseEstimator):
         if unreadable:
             path, reason = unreadable[0]
             raise InputError(f"{path} cannot be read ({reason}): leave it out")
-        channels = 3 if self.colour_ else 1
-        if bank.images.shape[-1] != channels:
-            raise InputError(
-                f"images have {bank.images.shape[-1]} channels, those of fit had {channels}: give "
-                "images of the same kind"
-            )
         return self._score(bank.images)
 
     @property
@@ -189,7 +183,7 @@ class E3Outlier(BaseEstimator):
         """
         check_is_fitted(self, "decision_scores_")
         bank, unreadable, _ = self.read(X)
-        entropies = ranking.view_entropies(self.view_scores(bank.images))
+        entropies = ranking.view_entropies(self._score(bank.images))
         return self._rank(bank.ids, entropies, unreadable)
 
     def _rank(self, paths, entropies, unreadable) -> ranking.Ranking:
@@ -349,6 +343,12 @@ class E3Outlier(BaseEstimator):
         return config._replace(steps=min(config.steps, max(int(steps), _LEAST_STEPS)))
 
     def _score(self, pictures: np.ndarray) -> scoring.ViewScores:
+        channels = 3 if self.colour_ else 1
+        if pictures.shape[-1] != channels:
+            raise InputError(
+                f"images have {pictures.shape[-1]} channels, those of fit had {channels}: give "
+                "images of the same kind"
+            )
         config = training.quick_config()._replace(
             network=self.network_, operations=self._operations, steps=self.steps_
         )
