@@ -64,6 +64,11 @@ def is_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def describe(mesh: Mesh) -> str:
+    """How many devices of which kind, e.g. "2 x cpu"."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+
+
 def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """Puts a pytree of arrays on a mesh, by default a copy on every device.
 
@@ -190,14 +195,17 @@ def mean_over_devices(tree: Any) -> Any:
     need threads to arrive. Two collectives at once can therefore deadlock, so all collectives of a
     program form one chain, each depending on the one before.
     """
-    flat, unflatten = jax.flatten_util.ravel_pytree(tree)
-    return unflatten(jax.lax.pmean(flat, AXIS))
+    return _in_one(jax.lax.pmean, tree)
 
 
 def sum_over_devices(tree: Any) -> Any:
     """Inside a program: sums float32 arrays over the devices, see :func:`mean_over_devices`."""
+    return _in_one(jax.lax.psum, tree)
+
+
+def _in_one(collective: Callable, tree: Any) -> Any:
     flat, unflatten = jax.flatten_util.ravel_pytree(tree)
-    return unflatten(jax.lax.psum(flat, AXIS))
+    return unflatten(collective(flat, AXIS))
 
 
 def gather_over_devices(tree: Any) -> Any:

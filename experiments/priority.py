@@ -33,7 +33,7 @@ _EVERY, _ROUNDS = 50, 9  # of --overhead
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     parser = flags.parser(__doc__)
     add = parser.add_argument
     flags.add_data(parser)
@@ -61,7 +61,7 @@ class Study:
         self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
         self.views = max(args.probe_views // self.mesh.size, 1) * self.mesh.size
         self.kind = self.mesh.devices.flat[0].device_kind
-        self.device = f"{self.mesh.size} x {self.kind}"
+        self.device = devices.describe(self.mesh)
         variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
         runs = plan.grid(self.dataset, [variant], METHODS, args.seeds, args.inlier_class)
         # What a training is told by besides: its file must not be another one's.
@@ -102,7 +102,7 @@ class Study:
         data, config, logs = run.draw(self.dataset), self.config, []
         groups, seed = curves.split_groups(data.is_outlier, run.data_seed), run.data_seed
         fitted = fitting.fit(
-            jax.random.fold_in(jax.random.key(run.train_seed), run.inlier_class),
+            run.key,
             data.images,
             config=config,
             mesh=self.mesh,
@@ -197,7 +197,7 @@ def summary(points: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
 
 
 def main() -> int:
-    args = parse_arguments()
+    args = parse_args()
 
     def work(console: Console) -> None:
         study = Study(args, console)

@@ -31,9 +31,8 @@ class Ours(Backend):
         self.operation_set = operations.operation_set(self.config.operations, self.side)
 
     def hello(self) -> dict:
-        first, size = self.mesh.devices.flat[0], self.mesh.size
-        device = f"{size} x {first.device_kind}"
-        return {"platform": first.platform, "device": device, "devices": size}
+        platform, device = self.mesh.devices.flat[0].platform, devices.describe(self.mesh)
+        return {"platform": platform, "device": device, "devices": self.mesh.size}
 
     def make_train(self, mesh: Any = None) -> tuple[Callable, int]:
         """A few steps, from where the last call stopped."""

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from e3jax import baselines, checkpoint, files, fitting, priority, scoring
+from e3jax import baselines, checkpoint, devices, files, fitting, priority, scoring
 from e3jax.baselines import pixels
 from e3jax.methods import E3OUTLIER, Method
 from e3jax.training import StepLog, TrainConfig
@@ -74,7 +74,7 @@ def perform(
     columns = dict.fromkeys(("steps", "pretext_accuracy", "train_seconds"), "")
     columns["warning"] = {name: scoring.check_scores(values) for name, values in scores.items()}
     columns["precision"] = run.config.get("precision", "float32")
-    columns["device"] = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    columns["device"] = devices.describe(mesh)
     return scores, columns | {"versions": versions()} | measured
 
 
@@ -93,7 +93,7 @@ def train(run: Run, images: np.ndarray, watch: Watch, mesh: Mesh, epochs=(None,)
         fit = _prepare(run, config, watch, mesh, stack)
         for epoch in epochs:
             end = (config._replace(epochs=epoch) if epoch else config).num_steps(len(images))
-            fitted = fit(_key(run), images, start=fitted, until=end)
+            fitted = fit(run.key, images, start=fitted, until=end)
             began = time.monotonic()
             # A state that was restored may be beyond an epoch, whose scores were kept before.
             found = _score(fitted, run, images, watch, mesh, epoch, fitted.steps > end)
@@ -140,7 +140,7 @@ def _score(fitted, run: Run, images, watch: Watch, mesh: Mesh, epoch, beyond) ->
     rules = fitted.method.scores
     if epoch:
         rules = {f"e3outlier-epoch{epoch:02d}": rules["e3outlier"]}
-    found = {name: np.asarray(rule(_key(run), evaluation)) for name, rule in rules.items()}
+    found = {name: np.asarray(rule(run.key, evaluation)) for name, rule in rules.items()}
     if isinstance(evaluation, scoring.ViewScores):
         found["pretext_accuracy"] = float(evaluation.accuracy.mean())
     if keeps:
@@ -150,11 +150,6 @@ def _score(fitted, run: Run, images, watch: Watch, mesh: Mesh, epoch, beyond) ->
 
 def _method(run: Run) -> Method:
     return baselines.METHODS.get(run.method, E3OUTLIER)
-
-
-def _key(run: Run) -> jax.Array:
-    """The key of all that a training draws."""
-    return jax.random.fold_in(jax.random.key(run.train_seed), run.inlier_class)
 
 
 def _describe(method: Method, protocol: Protocol, grey: bool) -> dict[str, Any]:

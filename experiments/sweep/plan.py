@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from e3jax import contamination, datasets
@@ -145,6 +146,11 @@ class Run:
     def _seeds(self) -> str:
         seeds = (self.data_seed, self.train_seed)
         return "-".join(map(str, dict.fromkeys(seeds)))
+
+    @property
+    def key(self) -> jax.Array:
+        """The key of all that its training draws."""
+        return jax.random.fold_in(jax.random.key(self.train_seed), self.inlier_class)
 
     @property
     def columns(self) -> dict[str, Any]:
