@@ -7,7 +7,6 @@ there. ``NAME.state`` holds an unfinished training, ``NAME.failed`` the tracebac
 
 import contextlib
 import csv
-import io
 import json
 import os
 import re
@@ -17,7 +16,6 @@ import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from paper import figures, tables
@@ -136,7 +134,8 @@ class Folder:
         for run in sorted(found, key=lambda run: run.get("finished", 0)):
             rows = map(_migrate, run["rows"])
             by_identity |= {tuple(str(row[c]) for c in _IDENTITY): row for row in rows}
-        return _read(io.StringIO(_csv([by_identity[key] for key in sorted(by_identity)], COLUMNS)))
+        rows = (_texts(by_identity[key], COLUMNS) for key in sorted(by_identity))
+        return _read(dict(zip(COLUMNS, row, strict=True)) for row in rows)
 
     def write_tables(self) -> str:
         """Builds results.csv, results.md and a figure per table from all finished runs, if any."""
@@ -158,11 +157,11 @@ class Folder:
 def read_csv(path: str | os.PathLike) -> list[dict]:
     """The rows of a results.csv of any age, numbers as numbers, warnings told again from them."""
     with open(path, newline="", encoding="utf-8") as file:
-        return _read(file)
+        return _read(csv.DictReader(file))
 
 
-def _read(file: TextIO) -> list[dict]:
-    rows = [_migrate(row) for row in csv.DictReader(file)]
+def _read(rows: Iterable[dict[str, str]]) -> list[dict]:
+    rows = [_migrate(row) for row in rows]
     for row in rows:
         row |= {name: int(row[name]) for name in _INTEGERS}
         row |= {name: float(row[name]) for name in ("ratio", *tables.METRICS)}
@@ -204,14 +203,11 @@ def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
     """Writes these columns of rows, whole or not at all, floats with six digits."""
-    files.write_text(path, _csv(rows, list(columns)))
+    columns = list(columns)
+    files.write_csv(path, columns, (_texts(row, columns) for row in rows))
 
 
-def _csv(rows: Sequence[dict], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (row.get(name, "") for name in columns)
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
-    return text.getvalue()
+def _texts(row: dict, columns: Iterable[str]) -> list[str]:
+    """What a CSV file says of a row."""
+    values = (row.get(name) for name in columns)
+    return ["" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
