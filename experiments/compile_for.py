@@ -202,7 +202,10 @@ def _kind(instruction: str, name: str) -> str:
 def main() -> int:
     args = parse_args()
     cases, failed = left_to_do(plan(args), args.out), 0
-    CONSOLE.print(f"Plan: {len(cases)} cases, each of 5 to 120 seconds on two cores")
+    how_long = (
+        "most of 5 to 120 seconds on two cores, a training in float32 for a TPU up to 30 minutes"
+    )
+    CONSOLE.print(f"Plan: {len(cases)} cases, {how_long}")
     try:
         for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):
             CONSOLE.print(f"{target}, {count} device(s)")
