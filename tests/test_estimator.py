@@ -3,7 +3,6 @@
 import warnings
 from types import SimpleNamespace
 
-import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
-from tiny import Tiny
+from tiny import Plain, Tiny
 
 from e3jax import (
     E3Outlier,
@@ -273,24 +272,11 @@ def test_nothing_is_scored_before_fit(digits):
 # --- Own operations and networks ------------------------------------------------------------
 
 
-class Small(nn.Module):
-    """One convolution, no running statistics."""
-
-    num_outputs: int
-    dtype: object = None
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.relu(nn.Conv(4, (3, 3))(x)).mean(axis=(1, 2))
-        return nn.Dense(self.num_outputs)(x), x
-
-
 def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
     turns = [Operation(quarter_turns=q, angle=a) for q in range(2) for a in (0, 10.0)]
-    own = SMALL | {"operations": turns, "network": Small}
+    own = SMALL | {"operations": turns, "network": Plain}
     detector = clone(E3Outlier(**own)).fit(digits)
-    assert detector.view_entropies_.shape == (60, 4) and detector.network_ is Small
+    assert detector.view_entropies_.shape == (60, 4) and detector.network_ is Plain
     assert np.ptp(detector.decision_scores_) > 0
     with pytest.raises(ValueError, match="network is a function, which cannot be saved"):
         save(detector, tmp_path / "model")

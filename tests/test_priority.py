@@ -1,13 +1,12 @@
 import functools
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import Tiny
+from tiny import Plain, Tiny
 
 from e3jax import devices, fitting, operations, priority, sampling, training
 from e3jax.images import to_unit
@@ -317,19 +316,6 @@ def test_one_and_two_devices_record_the_same(recorded):
     for name, a, b in zip(one._fields, one, two, strict=True):
         np.testing.assert_allclose(a[:1], b[:1], rtol=1e-3, atol=1e-5, err_msg=name)
         assert np.array_equal(one.image, two.image)
-
-
-class Plain(nn.Module):
-    """A network of one's own, whose last layer has no particular name."""
-
-    num_outputs: int
-    dtype: object = None
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.relu(nn.Conv(4, (3, 3), strides=4)(x)).mean((1, 2))
-        return nn.Dense(self.num_outputs)(x), x
 
 
 def test_any_network_is_recorded(recorded, digits):

@@ -1,4 +1,4 @@
-"""A network that compiles in a second, for tests of what is around it."""
+"""Networks that compile in a second, for tests of what is around them."""
 
 import flax.linen as nn
 
@@ -16,6 +16,19 @@ class Tiny(nn.Module):
         norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)
         representation = nn.relu(norm(x)).mean((1, 2))
         return nn.Dense(self.num_outputs, name="head")(representation), representation
+
+
+class Plain(nn.Module):
+    """A network of one's own: no running statistics, no particular names."""
+
+    num_outputs: int
+    dtype: object = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.Conv(4, (3, 3))(x)).mean((1, 2))
+        return nn.Dense(self.num_outputs)(x), x
 
 
 class TinyAutoencoder(nn.Module):
