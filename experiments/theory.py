@@ -272,7 +272,7 @@ def draw(rows: pd.DataFrame) -> Figure:
         axes.plot(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name)
     axes.axline((0.5, 0.5), (2, 2), color="grey", linewidth=0.8)
     axes.set(xlabel="kernel prediction over eq. 3's", ylabel="measured over eq. 3's")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     _log_scale(axes, "xy")
     return figure
 

@@ -54,7 +54,7 @@ def _histograms(axes: Axes, scores: np.ndarray, is_outlier: np.ndarray) -> None:
         axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
     axes.set(xlabel="score (smaller = more outlying)", ylabel="share of the group")
     axes.locator_params(axis="x", nbins=6)
-    axes.legend(frameon=False)
+    axes.legend(loc="upper left", frameon=False)
 
 
 def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
@@ -311,7 +311,7 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
         axes.set(xlabel="step", ylabel="", xlim=(0, points["step"].max()))
         axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
     for axes in (fig2, ratio):
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8)
     _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
     fig4.set_title("Fig. 4: PL scores after training", size=10)
     fig4.set_xlabel("PL score (smaller = more outlying)")
