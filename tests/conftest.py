@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny  # noqa: F401 - a network's name, "tiny-8"
 
 from e3jax import contamination, datasets
 
@@ -21,11 +22,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """A fresh cache folder, so that nothing depends on what the machine had."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A fresh cache folder, so that nothing depends on what the machine had.
+
+    All workers share it: what one has compiled serves the others and every program they start.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("E3JAX_CACHE_DIR")
     os.environ["E3JAX_CACHE_DIR"] = str(folder)
-    # The folder benchmark.py uses: what is compiled once serves every test and every program.
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     yield folder
     if before is None:

@@ -109,9 +109,9 @@ def ones(mnist):
     return data._replace(images=np.ascontiguousarray(data.images[:, ::2, ::2]))
 
 
-def run(name, images, seed=0, count=1, **changes):
+def run(name, images, count=1, **changes):
     """Scores by name, and the losses of all steps."""
-    method, key, logs = METHODS[name], jax.random.key(seed), []
+    method, key, logs = METHODS[name], jax.random.key(0), []
     config = method.quick_config()._replace(**{"steps": 40, "batch_size": 16} | changes)
     mesh = devices.device_mesh(jax.devices()[:count])
     fitted = fitting.fit(
@@ -122,16 +122,13 @@ def run(name, images, seed=0, count=1, **changes):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_beat_chance_and_repeat_themselves(name, ones):
+def test_methods_beat_chance(name, ones):
     scores, losses = run(name, ones.images)
     assert next(iter(scores)) == METHODS[name].name == name
     assert losses.shape == (40,) and np.isfinite(losses).all()
     for values in scores.values():
         assert values.shape == (80,)
         assert metrics.auroc(values, ones.is_outlier) > 0.7
-    again, other = run(name, ones.images)[0], run(name, ones.images, seed=1)[0]
-    np.testing.assert_array_equal(scores[name], again[name])
-    assert not np.array_equal(scores[name], other[name])
 
 
 def test_over_all_views_the_error_is_the_views_mean_and_the_code_the_images_own(ones):

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import chex
@@ -17,7 +18,7 @@ from test_estimator import SMALL as TINY
 from e3jax import E3Outlier, InputError, load, save
 from e3jax.ranking import HealthWarning
 
-SMALL = TINY | {"network": "wrn-10-1"}  # a name can be saved
+SMALL = TINY | {"network": "tiny-8"}  # a name can be saved
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,12 @@ def test_a_loaded_detector_says_the_same(fitted, saved, digits):
 def test_another_program_that_loads_it_scores_the_same(fitted, saved, digits, tmp_path):
     np.save(tmp_path / "new.npy", digits[:7] / 255)
     code = (
-        "import e3jax, numpy, sys; d = e3jax.load(sys.argv[1]); "
+        "import e3jax, numpy, sys, tiny; d = e3jax.load(sys.argv[1]); "
         "numpy.save(sys.argv[3], d.decision_function(numpy.load(sys.argv[2])))"
     )
     names = [str(tmp_path / name) for name in ("model", "new.npy", "scores.npy")]
-    subprocess.run([sys.executable, "-c", code, *names], check=True, capture_output=True)
+    command = [sys.executable, "-c", code, *names]
+    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parent)
     # One device there, two here: the same up to rounding.
     np.testing.assert_allclose(
         np.load(tmp_path / "scores.npy"), fitted.decision_scores_[:7], rtol=1e-4

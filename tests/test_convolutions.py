@@ -56,9 +56,7 @@ def assert_same(ours, theirs, share=1e-6):
 @on_every_platform
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    "shape",
-    [(8, 8, 8, 3, 5, 3), (5, 9, 7, 3, 5, 3), (6, 8, 8, 7, 5, 3), (3, 9, 8, 3, 4, 5)]
-    + [(4, 6, 6, 3, 5, 1), (5, 7, 7, 3, 5, 1)],
+    "shape", [(5, 9, 7, 3, 5, 3), (6, 8, 8, 7, 5, 3), (3, 9, 8, 3, 4, 5), (5, 7, 8, 3, 5, 1)]
 )
 def test_convolutions_and_their_gradients_are_pytorchs(shape, stride, platform):
     b, h, w, i, o, k = shape
@@ -70,7 +68,7 @@ def test_convolutions_and_their_gradients_are_pytorchs(shape, stride, platform):
 # (images, height, width, channels in, channels out): the paper's shapes, and odd ones.
 @pytest.mark.parametrize(
     "shape",
-    [(4, 32, 32, 64, 64), (4, 16, 16, 128, 128), (8, 8, 8, 256, 256), (3, 12, 4, 16, 24)],
+    [(4, 16, 16, 64, 64), (8, 8, 8, 128, 256), (3, 12, 4, 16, 24)],
 )
 def test_winograds_algorithm_is_pytorchs_convolution(shape):
     b, h, w, i, o = shape
@@ -90,10 +88,7 @@ def test_winograds_algorithm_is_used_where_it_is_claimed():
 # (images, height, width, channels in, channels out): the autoencoder's last one, and odd ones.
 @on_every_platform
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize(
-    "shape",
-    [(4, 16, 16, 64, 1, 3), (5, 7, 4, 3, 24, 3), (3, 4, 4, 32, 16, 3), (3, 4, 5, 6, 3, 5)],
-)
+@pytest.mark.parametrize("shape", [(4, 8, 8, 64, 1, 3), (5, 7, 4, 3, 24, 3), (3, 4, 5, 6, 3, 5)])
 def test_transposed_convolutions_and_their_gradients_are_pytorchs(shape, stride, platform):
     b, h, w, i, o, k = shape
     arrays = random_arrays((b, h, w, i), (k, k, o, i), (b, stride * h, stride * w, o))

@@ -280,7 +280,7 @@ def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
     assert np.ptp(detector.decision_scores_) > 0
     with pytest.raises(ValueError, match="network is a function, which cannot be saved"):
         save(detector, tmp_path / "model")
-    named = {"operations": turns, "network": "wrn-10-1"}
+    named = {"operations": turns, "network": "tiny-8"}
     detector = E3Outlier(**SMALL | named).fit(digits)
     save(detector, tmp_path / "model")
     again = load(tmp_path / "model")

@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from tiny import Tiny, TinyAutoencoder
+from tiny import Tiny, TinyAutoencoder, TinyMixture
 
 from e3jax import baselines, checkpoint, devices, fitting, methods, scoring, training
 from e3jax.baselines import rdae
@@ -17,10 +17,11 @@ def fit(images, method=methods.E3OUTLIER, config=CONFIG, **options):
     return fitting.fit(KEY, images, method, config, **options)
 
 
-def small(name):
-    """A compared method's config for some steps."""
-    config = baselines.METHODS[name].quick_config()._replace(steps=40, batch_size=16)
-    return config._replace(network=TinyAutoencoder) if name == "rdae" else config
+def small(name, **changes):
+    """A compared method's config for some steps of a small network."""
+    network = TinyMixture if name == "dagmm" else TinyAutoencoder
+    changes = {"network": network, "steps": 40, "batch_size": 16} | changes
+    return baselines.METHODS[name].quick_config()._replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_what_rdae_sees_are_the_images_without_their_outliers():
 
 def test_unsound_runs_are_told(digits):
     method = baselines.METHODS["cae"]
-    config = method.quick_config()._replace(steps=3, batch_size=16, learning_rate=1e30)
+    config = small("cae", steps=3, learning_rate=1e30)
     found = fitting.score(fit(digits, method, config), digits)
     scores = {name: rule(KEY, found) for name, rule in method.scores.items()}
     assert "not finite" in scoring.check_scores(scores["cae"])

@@ -17,7 +17,7 @@ from tiny import Tiny
 from e3jax import devices, losses, operations, priority, scoring, training
 
 CONFIG = training.TrainConfig(
-    network="wrn-10-1",
+    network="tiny-8",
     operations="PR",
     optimizer="sgd",
     learning_rate=0.01,
@@ -29,7 +29,7 @@ CONFIG = training.TrainConfig(
 # out; then takes the state up again from a checkpoint.
 PROGRAM = """
 import sys
-import jax, numpy as np
+import jax, numpy as np, tiny
 from e3jax import checkpoint, contamination, datasets, devices, fitting, training
 
 process, processes, port, folder, *counts = sys.argv[1:]
@@ -76,6 +76,7 @@ def environment(devices, **more) -> dict[str, str]:
     """Of a program with so many CPU devices."""
     return os.environ | {
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(ROOT / "tests"),
         "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
         **more,
     }
@@ -171,7 +172,7 @@ def test_two_processes_do_the_same_run_as_one(one_process, tmp_path):
 # Two runs side by side, on a device each and on the same one, against each alone.
 IN_FLIGHT = """
 import concurrent.futures
-import jax, numpy as np
+import jax, numpy as np, tiny
 from e3jax import contamination, datasets, devices, fitting, training
 
 config = training.TrainConfig(**CONFIG)
@@ -200,7 +201,7 @@ def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
     assert done.returncode == 0, done.stderr
 
 
-def make_trainer(probe=None, network=CONFIG.network):
+def make_trainer(network, probe=None):
     return training.make_trainer(
         network,
         losses.surrogate_supervision,
@@ -214,7 +215,7 @@ def make_trainer(probe=None, network=CONFIG.network):
 
 
 def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits):
-    trainer = make_trainer(network=Tiny)
+    trainer = make_trainer(Tiny)
     bank = training.place_bank(trainer.mesh, digits)
     state = trainer.init(jax.random.key(0), 1)
     state, log = trainer.run_steps(state, bank, len(digits), 3)
@@ -244,7 +245,8 @@ def collectives(jaxpr) -> list[str]:
 def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
     """Each takes a thread that another device may need to arrive at it."""
     monkeypatch.setattr(devices, "compiler_options", lambda mesh, level: None)
-    trainer = make_trainer(priority.make_probe(CONFIG.network, 23) if watched else None)
+    name = "wrn-10-1"
+    trainer = make_trainer(name, priority.make_probe(name, 23) if watched else None)
     views = (digits[:4], np.zeros(4, np.int32), np.ones((2, 4), np.float32))
     data = priority.ProbeSet(*views) if watched else ()
     program = jax.make_jaxpr(lambda *a: trainer.run_steps(*a[:2], len(digits), 3, 3, a[2]))(

@@ -2,6 +2,9 @@
 
 import flax.linen as nn
 
+from e3jax.networks import NETWORKS, Network
+from e3jax.networks.layers import batch_norm
+
 
 class Tiny(nn.Module):
     """One convolution and batch normalisation; it learns little."""
@@ -13,9 +16,15 @@ class Tiny(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Conv(8, (5, 5), strides=4, dtype=self.dtype)(x)
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)
+        norm = batch_norm(train, self.axis_name)()
         representation = nn.relu(norm(x)).mean((1, 2))
         return nn.Dense(self.num_outputs, name="head")(representation), representation
+
+
+# A detector can be saved with a network's name alone.
+NETWORKS["tiny"] = Network(
+    "tiny-SIZE", (range(8, 9),), lambda k, size, dtype, axis_name: Tiny(k, dtype, axis_name)
+)
 
 
 class Plain(nn.Module):
@@ -40,8 +49,24 @@ class TinyAutoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)
+        norm = batch_norm(train, self.axis_name)()
         maps = nn.relu(norm(nn.Conv(4, (4, 4), strides=4)(x)))
         code = nn.tanh(nn.Dense(8)(maps.reshape(len(x), -1)))
         maps = nn.Dense(maps[0].size)(code).reshape(maps.shape)
         return nn.tanh(nn.ConvTranspose(x.shape[-1], (4, 4), strides=(4, 4))(maps)), code
+
+
+class TinyMixture(nn.Module):
+    """DAGMM's outputs from two dense layers, with dropout in training."""
+
+    num_outputs: int
+    dtype: object = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        flat = x.reshape(len(x), -1)
+        z = nn.Dense(2)(flat)
+        reconstruction = nn.tanh(nn.Dense(flat.shape[1])(z)).reshape(x.shape)
+        membership = nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(z))
+        return reconstruction, z, nn.softmax(membership)
