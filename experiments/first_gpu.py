@@ -8,13 +8,14 @@ numbers differ by more than their limits, or a part failed.
 """
 
 import argparse
+import functools
 import itertools
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import command
@@ -31,7 +32,6 @@ from e3jax import datasets, devices, fitting, images, networks, operations, runt
 
 # Differences from the CPU in float32: rounding alone, of sums in another order.
 _LIMITS = {"views": 1e-5, "logits": 1e-3, "step": 1e-2, "scores": 1e-3}
-_CLASS = 4
 
 
 def parse_args() -> argparse.Namespace:
@@ -154,23 +154,15 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
 # --- The paper's protocol -----------------------------------------------------------------------
 
 
-def one_class(args: argparse.Namespace) -> Iterator[dict]:
-    return _benchmark(args, [_CLASS])
-
-
-def classes(args: argparse.Namespace) -> Iterator[dict]:
-    return _benchmark(args, [_CLASS] if args.toy else range(10))
-
-
-def _benchmark(args: argparse.Namespace, inlier_classes) -> Iterator[dict]:
-    folder = args.results_dir / "runs"
-    command = [sys.executable, str(Path(__file__).with_name("benchmark.py")), "--dataset", "mnist"]
-    command += ["--protocol", "paper", "--methods", "e3outlier", "--results-dir", str(folder)]
-    command += ["--source", args.source, "--classes", *map(str, inlier_classes)]
-    command += ["--data-dir", args.data_dir] if args.data_dir else []
+def benchmark(inlier_classes: Sequence[int], args: argparse.Namespace) -> Iterator[dict]:
+    folder, inlier_classes = args.results_dir / "runs", [4] if args.toy else inlier_classes
+    words = [sys.executable, Path(__file__).with_name("benchmark.py"), "--results-dir", folder]
+    words += "--dataset mnist --protocol paper --methods e3outlier --source".split()
+    words += [args.source, "--classes", *map(str, inlier_classes)]
+    words += ["--data-dir", args.data_dir] if args.data_dir else []
     if args.toy:
-        command += "--operations PR --network wrn-10-1 --max-images 20 --steps 12".split()
-    with subprocess.Popen(command) as process:
+        words += "--operations PR --network wrn-10-1 --max-images 20 --steps 12".split()
+    with subprocess.Popen(words) as process:
         try:
             process.wait(60 * args.minutes - 20)
         except subprocess.TimeoutExpired:
@@ -185,7 +177,12 @@ def _benchmark(args: argparse.Namespace, inlier_classes) -> Iterator[dict]:
         yield row | {"what": what, "value": row["auroc"], "unit": unit}
 
 
-PARTS = {"numerics": numerics, "speed": speeds, "class": one_class, "classes": classes}
+PARTS = {
+    "numerics": numerics,
+    "speed": speeds,
+    "class": functools.partial(benchmark, [4]),
+    "classes": functools.partial(benchmark, range(10)),
+}
 
 
 if __name__ == "__main__":

@@ -27,22 +27,23 @@ def random_images(n, channels):
 def backend(kind, *, n=2, **changes):
     config = e3jax.quick_config()._replace(**changes)
     options = {"mode": "eager"} if kind is pytorch.Tuned else {}
-    return kind(config._asdict(), [n, 32, 32, 1], **options)
+    made = kind(config._asdict(), [n, 32, 32, 1], **options)
+    if kind is pytorch.Straightforward:
+        made.fill_views()
+        made.start()
+    return made
 
 
 def to_torch(network, variables):
     """Copies a Flax network's numbers; both list their layers in the order of their use."""
-    layers = list(network.modules())
-    for kind, name in ((torch.nn.Conv2d, "Conv"), (torch.nn.BatchNorm2d, "BatchNorm")):
-        for i, layer in enumerate(layer for layer in layers if isinstance(layer, kind)):
-            ours = variables["params"][f"{name}_{i}"]
-            if name == "Conv":
-                copy_into(layer, {"weight": ours["kernel"].transpose(3, 2, 0, 1)})
-            else:
-                copy_into(layer, {"weight": ours["scale"], "bias": ours["bias"]})
-                stats = variables["batch_stats"][f"{name}_{i}"]
-                copy_into(layer, {"running_mean": stats["mean"], "running_var": stats["var"]})
-    head = variables["params"]["head"]
+    layers, params, stats = list(network.modules()), variables["params"], variables["batch_stats"]
+    for i, layer in enumerate(layer for layer in layers if isinstance(layer, torch.nn.Conv2d)):
+        copy_into(layer, {"weight": params[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1)})
+    for i, layer in enumerate(layer for layer in layers if isinstance(layer, torch.nn.BatchNorm2d)):
+        ours = params[f"BatchNorm_{i}"] | stats[f"BatchNorm_{i}"]
+        names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+        copy_into(layer, {theirs: ours[name] for theirs, name in names.items()})
+    head = params["head"]
     copy_into(network[-1], {"weight": head["kernel"].T, "bias": head["bias"]})
 
 
@@ -106,9 +107,6 @@ def test_with_the_same_weights_scores_are_the_same(kind):
     state = fitting.fit(jax.random.key(0), peer.images, config=peer.config, until=0)
     state = state._replace(state=state.state._replace(variables=variables))
     ours = fitting.score(state, peer.images).mean()
-    if kind is pytorch.Straightforward:
-        peer.fill_views()
-        peer.start()
     to_torch(peer.network, variables)
     assert np.ptp(ours) > 5e-4
     np.testing.assert_allclose(peer.score(2), ours, atol=1e-4)
@@ -124,9 +122,6 @@ def test_an_epoch_of_the_tuned_program_visits_each_view_once():
 @pytest.mark.parametrize("kind", [pytorch.Tuned, pytorch.Straightforward])
 def test_training_learns(kind):
     peer = backend(kind, batch_size=37, steps=20)
-    if kind is pytorch.Straightforward:
-        peer.fill_views()
-        peer.start()
     peer.train(1)
     first = float(peer.loss)
     peer.train(19)

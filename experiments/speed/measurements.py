@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -38,11 +37,11 @@ def compare(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
     if not args.without_torch:
         with start("pytorch:Straightforward", protocol) as worker:
             torch = worker.ask("hello")
-    if torch and torch["platform"] != ours["platform"]:
-        raise ValueError(
-            f"JAX runs on a {ours['platform']} and PyTorch on a {torch['platform']}: install both "
-            "for the same device, or use --without-torch"
-        )
+        if torch["platform"] != ours["platform"]:
+            raise ValueError(
+                f"JAX runs on a {ours['platform']} and PyTorch on a {torch['platform']}: install "
+                "both for the same device, or use --without-torch"
+            )
     if args.protocol == "auto":
         args.protocol = "quick" if ours["platform"] == "cpu" else "paper"
     if args.protocol == "paper":
@@ -56,10 +55,9 @@ def compare(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
         if size % ours["devices"]:
             raise ValueError(f"--batch-size must be a multiple of the {ours['devices']} devices")
     for config in configs:
-        row = vars(args) | config._asdict() | provenance() | ours
+        row = vars(args) | config._asdict() | ours | provenance()
         row["e3jax_devices"] = ours["devices"]
-        if torch:
-            row["versions"] += f" torch={importlib.metadata.version('torch')}"
+        row["versions"] += torch.get("version", "")
         if not args.only_pipeline:
             row |= _pair(args, config, start, ours["devices"])
         if args.pipeline or args.only_pipeline:

@@ -97,7 +97,8 @@ class TorchBackend(Backend):
         self.k, self.num_steps = self.config.k, self.config.num_steps(self.n)
 
     def hello(self) -> dict:
-        return {"platform": "cpu" if self.on_cpu else "gpu"}
+        platform = "cpu" if self.on_cpu else "gpu"
+        return {"platform": platform, "version": f" torch={torch.__version__}"}
 
     def start(self, **how) -> None:
         """New weights; ``how`` the optimizer is computed."""
