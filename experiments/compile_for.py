@@ -122,10 +122,10 @@ class Compiler:
             start = time.monotonic()
             compiled = program.function.lower(*program.arguments).compile()
             seconds = time.monotonic() - start
+            memory, text = compiled.memory_analysis(), compiled.as_text() or ""
         except Exception as error:  # the compiler's own kinds are not public
             line = str(error).partition("\n")[0][:300]
             return case._asdict() | {"compiles": f"no: {type(error).__name__}: {line}"}
-        memory, text = compiled.memory_analysis(), compiled.as_text() or ""
         if hlo:
             Path(hlo).mkdir(parents=True, exist_ok=True)
             Path(hlo, f"{'-'.join(map(str, case))}.txt").write_text(text)
@@ -144,12 +144,12 @@ _INSTRUCTION = re.compile(
     r'(?:.*?op_name="([^"]*)")?(?:.*?"estimated_cycles":"(\d+)")?',
     re.MULTILINE,
 )
-# By instruction and name; the first that fits counts.
+# By what is in an instruction and its name; the first that fits counts.
 _KINDS = {
     "collectives": "^(all-reduce|all-gather|collective-permute|reduce-scatter)",
-    "views": " .*(views_of|all_views)",
-    "batch_norm": " .*BatchNorm",
-    "convolutions": " .*Conv",
+    "views": "views_of|all_views",
+    "batch_norm": "BatchNorm",
+    "convolutions": "Conv",
     "rest": "",
 }
 
@@ -176,8 +176,9 @@ def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
     for computation in text.split("\n\n"):
         computations.append(collections.Counter())
         for instruction, name, cycles in _INSTRUCTION.findall(computation):
-            is_kind = (k for k, part in _KINDS.items() if re.search(part, f"{instruction} {name}"))
-            computations[-1][kind := next(is_kind)] += int(cycles or 0)
+            what = f"{instruction} {name}"
+            kind = next(kind for kind, part in _KINDS.items() if re.search(part, what))
+            computations[-1][kind] += int(cycles or 0)
             is_slow = kind == "collectives" or instruction in ("gather", "scatter")
             computations[-1]["unknown"] += is_slow and not cycles
     step = max(computations, key=collections.Counter.total)
