@@ -22,10 +22,6 @@ from sweep import flags
 from sweep.store import append_rows
 
 _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
-_NO_TORCH = (
-    "the programs that e3jax is measured against need PyTorch: pip install torch, or measure e3jax "
-    "alone with --without-torch"
-)
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     if args.seconds <= 0:
         parser.error("--seconds must be more than 0")
     if not (args.without_torch or args.growth or importlib.util.find_spec("torch")):
-        parser.error(_NO_TORCH)
+        parser.error("nothing to compare with: pip install torch, or add --without-torch")
     return args
 
 
