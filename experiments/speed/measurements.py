@@ -100,7 +100,7 @@ def _pair(args, config, start: Callable[..., Worker], devices: int) -> dict:
             row[f"{prefix}{name}_utilisation"] = speed * flops
     for name in _MEASURED if len(workers) > 1 else ():
         column = f"{name}_views_per_second"
-        row |= _ratios(name, rates[column], rates[f"tuned_{column}"])
+        row |= _ratios(name, rates[column] / rates[f"tuned_{column}"])
     return row
 
 
@@ -139,16 +139,15 @@ def _pipeline(args, config, start: Callable[..., Worker]) -> dict:
     row |= {"pipeline_warm_seconds": row["pipeline_seconds"], "views_bytes": cached["views_bytes"]}
     if len(workers) > 1:
         theirs, name = times["straightforward_seconds"], "straightforward_views_bytes"
-        row |= _ratios("pipeline", theirs, times["pipeline_seconds"])
+        row |= _ratios("pipeline", theirs / times["pipeline_seconds"])
         row |= {"pipeline_cold_ratio": theirs.median() / cold, name: int(row[name])}
     return row
 
 
-def _ratios(name: str, above: pd.Series, below: pd.Series) -> dict:
-    """Median of the rounds' ratios, and all of them: their spread is the measurement's."""
-    ratios = above / below
-    text = " ".join(ratios.map("{:.3f}".format))
-    return {f"{name}_ratio": ratios.median(), f"{name}_ratios": text}
+def _ratios(name: str, of_rounds: pd.Series) -> dict:
+    """Their median, and all of them: their spread is the measurement's."""
+    text = " ".join(of_rounds.map("{:.3f}".format))
+    return {f"{name}_ratio": of_rounds.median(), f"{name}_ratios": text}
 
 
 # --- Growth -----------------------------------------------------------------------------------
