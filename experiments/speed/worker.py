@@ -38,11 +38,11 @@ class Worker(subprocess.Popen):
     ):
         self.name = name
         of_module = _ENVIRONMENTS.get(name.split(":")[0], {})
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         super().__init__(
             [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)],
-            env=os.environ | of_module | path | (environment or {}),
+            env=os.environ | of_module | {"PYTHONPATH": path} | (environment or {}),
             text=True,
             **pipes,
         )
