@@ -293,10 +293,11 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     norms = _by_group(points, "gradient_magnitude")
     ratios = {"inliers / outliers": norms["inliers"] / norms["outliers"]}
     ratios["control"] = norms["control_large"] / norms["control_small"]
-    looks = {"palette": ["black", "grey"], "dashes": False}
-    _lines(ratio, pd.DataFrame(ratios), "ratio of Fig. 2", **looks)
+    # First, so that the axis has room for it.
     expected = 1 / scores["is_outlier"].mean() - 1
     ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
+    looks = {"palette": ["black", "grey"], "dashes": False}
+    _lines(ratio, pd.DataFrame(ratios), "ratio of Fig. 2", **looks)
     fig2.legend(loc="upper right", frameon=False, fontsize=8)
     ratio.legend(loc="lower center", frameon=False, fontsize=8)
     _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))

@@ -148,14 +148,13 @@ def _mean_table(key: TableKey, runs: pd.DataFrame) -> str:
 def _mean_and_spread(values: pd.Series, paper: float, all_classes: int) -> str:
     """Mean over classes of each seed that has all of them; spread over those seeds."""
     by_seed = values.unstack(0).mean(axis=1, skipna=False).dropna()
-    mean, beside = by_seed.mean(), ""
+    mean = by_seed.mean()
     if not np.isfinite(mean):
         return _number(mean, "incomplete")
     spread = f" ± {by_seed.std():.1f}" if len(by_seed) > 1 else ""
-    if values.index.levshape[0] < all_classes:
-        beside = f" (over all {all_classes} classes: {paper:.1f})"
-    else:
-        beside = f" ({paper:.1f}, {mean - paper:+.1f})"
+    has_all = values.index.levshape[0] == all_classes
+    over, difference = f"over all {all_classes} classes: ", f", {mean - paper:+.1f}"
+    beside = f" ({paper:.1f}{difference})" if has_all else f" ({over}{paper:.1f})"
     return f"**{mean:.1f}**{spread}" + ("" if np.isnan(paper) else beside)
 
 
@@ -166,11 +165,9 @@ def _count(values: pd.Series, runs: pd.DataFrame) -> str:
     unused = [seed for seed, of_seed in done.groupby(level=1) if not of_seed.any()]
     missing = [f"seed {seed}" for seed in unused]
     missing += [f"class {c} seed {seed}" for c, seed in done.index[~done] if seed not in unused]
-    text = f"{len(values)}"
-    if missing:
-        text = f"{done.sum()} of {text}, missing: {', '.join(missing[:3])}"
-    if len(missing) > 3:
-        text += f" and {len(missing) - 3} more"
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    some = f"{done.sum()} of {len(values)}, missing: {', '.join(missing[:3])}{more}"
+    text = some if missing else f"{len(values)}"
     marks = {"repeated": len(runs) - done.sum(), "⚠": (runs["warning"] != "").sum()}
     return ", ".join([text, *(f"{number} {mark}" for mark, number in marks.items() if number)])
 
