@@ -26,7 +26,8 @@ def do(run, images, watch, mesh):
     while time.monotonic() < end:
         time.sleep(0.02)
         watch.on_progress("training", 0, 1)
-    return {"stub": images.reshape(len(images), -1).mean(1, dtype=float)}, {"score_seconds": 0.0}
+    brightness = images.reshape(len(images), -1).mean(1, dtype=float)
+    return {"stub": {"scores": brightness, "score_seconds": 0.0}}
 
 
 def register():

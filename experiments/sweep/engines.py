@@ -15,7 +15,6 @@ No engine knows results, so engines can take turns, or work at the same time, in
 
 import argparse
 import importlib.util
-import itertools
 import logging
 import os
 import queue
@@ -39,29 +38,26 @@ _WAITING = 64
 _SHUTDOWN_SECONDS = 60
 
 
-def prepare(args: argparse.Namespace) -> str:
+def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray"]]:
     """Starts what ``args`` name: JAX in this process, a job of processes, or a Ray cluster.
 
     Returns:
-      what runs compute on: "cpu", "gpu" or "tpu".
+      what runs compute on ("cpu", "gpu" or "tpu"), and a function that makes the engine for a plan
+      with so many trainings.
 
     Raises:
       ValueError: if the job or the cluster cannot be joined.
     """
     if args.engine == "ray":
-        _connect(args.ray_address or os.environ.get("RAY_ADDRESS"))
-        return _platform(_shares(args))
+        cluster = _connect(args.ray_address or os.environ.get("RAY_ADDRESS"))
+        best = next((name for name in ("GPU", "TPU") if cluster.get(name)), "CPU")
+        shares = dict(args.share or [(best, 1)])
+        return _platform(shares), lambda trainings: Ray(shares)
     runtime.prepare()
     if args.distributed:
         _join(args.coordinator, args.num_processes, args.process_id)
-    return jax.devices()[0].platform
-
-
-def make(args: argparse.Namespace, trainings: int) -> "Local | Ray":
-    """The engine that ``args`` name, prepared, for a plan with so many trainings."""
-    if args.engine == "ray":
-        return Ray(_shares(args))
-    return Local(_runs_at_once(args.runs_at_once, trainings))
+    wanted = args.runs_at_once
+    return jax.devices()[0].platform, lambda trainings: Local(_runs_at_once(wanted, trainings))
 
 
 class Local(ThreadPoolExecutor):
@@ -79,10 +75,10 @@ class Local(ThreadPoolExecutor):
         self.device = f"{size} x {everything[0].device_kind}"
         # One more is drawn meanwhile. The processes of a job do one run after the other.
         self.window = at_once + (jax.process_count() == 1)
-        groups = [everything[i : i + size] for i in range(0, len(everything), size)]
         self._free = queue.SimpleQueue()
-        for group in itertools.islice(itertools.cycle(groups), at_once):
-            self._free.put(devices.device_mesh(group))
+        for i in range(at_once):
+            first = i * size % len(everything)
+            self._free.put(devices.device_mesh(everything[first : first + size]))
 
     def share(self, array: Any) -> Any:
         return array
@@ -153,11 +149,10 @@ class Ray(Executor):
         if not self.at_once:
             self.device += ", none of which has so much: runs wait for one"
         self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
-        others = {"CPU": 1, "GPU": 0} | shares
         self._task = ray.remote(
-            num_cpus=others.pop("CPU"),
-            num_gpus=others.pop("GPU"),
-            resources=others,
+            num_cpus=shares.get("CPU", 1),
+            num_gpus=shares.get("GPU", 0),
+            resources={name: n for name, n in shares.items() if name == "TPU"},
             max_retries=_RETRIES,
             # A process keeps the accelerators that it saw first.
             max_calls=0 if self._platform == "cpu" else 1,
@@ -184,17 +179,8 @@ def _on_worker(function: Callable, platform: str, *args) -> Any:
     return function(*args, mesh=devices.device_mesh())
 
 
-def parse_share(text: str) -> tuple[str, float]:
-    """For argparse: "GPU=0.5" as ("GPU", 0.5)."""
-    found = re.fullmatch(r"(CPU|GPU|TPU)=(\d*\.?\d+)", text)
-    if not found or not float(found[2]):
-        known = "write CPU=2, GPU=1, GPU=0.5 or TPU=1"
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: {known}")
-    return found[1], float(found[2])
-
-
-def _connect(address: str | None) -> None:
-    """Joins a cluster, or starts one on this machine."""
+def _connect(address: str | None) -> dict[str, float]:
+    """Joins a cluster, or starts one on this machine; returns what it has."""
     if importlib.util.find_spec("ray") is None:
         raise ValueError("--engine ray needs Ray: pip install ray")
     # This process computes nothing: a GPU that it touched would be short of memory.
@@ -206,23 +192,15 @@ def _connect(address: str | None) -> None:
 
     code = {"working_dir": str(Path(__file__).parents[1]), "excludes": ["__pycache__"]}
     code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
-    how = {"runtime_env": code, "log_to_driver": False, "logging_level": logging.WARNING}
     try:
         # Where nothing listens Ray would wait for many minutes.
         if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
             socket.create_connection((at[1], int(at[2])), timeout=10).close()
-        ray.init(address, **how)
+        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {address or 'hand'}: {error}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
-
-
-def _shares(args: argparse.Namespace) -> dict[str, float]:
-    """What a run takes of the cluster; by default one of the best that it has."""
-    import ray
-
-    best = next((name for name in ("GPU", "TPU") if ray.cluster_resources().get(name)), "CPU")
-    return dict(args.share or [(best, 1)])
+    return ray.cluster_resources()
 
 
 def _platform(shares: dict[str, float]) -> str:

@@ -23,9 +23,8 @@ from sweep.curves import TensorBoardWriter
 from sweep.plan import Protocol, Run
 from sweep.provenance import versions
 
-# Scores [n] by method, smaller = more outlying, and columns that were measured on the way: values,
-# or dictionaries of values by method.
-Outcome = tuple[dict[str, np.ndarray], dict[str, Any]]
+# By method its "scores" [n], smaller = more outlying, and columns that were measured on the way.
+Outcome = dict[str, dict[str, Any]]
 
 
 class Watch(NamedTuple):
@@ -70,12 +69,11 @@ def perform(
     do: Callable, run: Run, bank: np.ndarray, ids: np.ndarray, watch: Watch, *, mesh: Mesh
 ) -> Outcome:
     """Does a run, on the images ``bank[ids]``. Labels stay where results are written."""
-    scores, measured = do(run, bank[ids], watch, mesh)
-    columns = dict.fromkeys(("steps", "pretext_accuracy", "train_seconds"), "")
-    columns["warning"] = {name: scoring.check_scores(values) for name, values in scores.items()}
-    columns["precision"] = run.config.get("precision", "float32")
-    columns["device"] = devices.describe(mesh)
-    return scores, columns | {"versions": versions()} | measured
+    outcome = do(run, bank[ids], watch, mesh)
+    common = dict.fromkeys(("steps", "pretext_accuracy", "train_seconds"), "")
+    common |= {"precision": run.config.get("precision", "float32")}
+    common |= {"device": devices.describe(mesh), "versions": versions()}
+    return {method: common | columns for method, columns in outcome.items()}
 
 
 # --- Trained methods -------------------------------------------------------------------------
@@ -87,28 +85,24 @@ def train(run: Run, images: np.ndarray, watch: Watch, mesh: Mesh, epochs=(None,)
     With ``epochs``, numbers from 1, it gives the NE scores after each of them instead. Those of
     finished epochs are kept with the state of the training, so that nothing is done twice.
     """
-    config, fitted, seconds, scores = TrainConfig(**run.config), None, 0.0, {}
-    measured = {"steps": {}, "pretext_accuracy": {}, "warning": {}}
+    config, outcome, fitted, seconds = TrainConfig(**run.config), {}, None, 0.0
     with contextlib.ExitStack() as stack:
-        fit = _prepare(run, config, watch, mesh, stack)
+        how = _options(run, config, watch, mesh, stack)
         for epoch in epochs:
             end = (config._replace(epochs=epoch) if epoch else config).num_steps(len(images))
-            fitted = fit(run.key, images, start=fitted, until=end)
+            fitted = fitting.fit(run.key, images, start=fitted, until=end, **how)
             began = time.monotonic()
             # A state that was restored may be beyond an epoch, whose scores were kept before.
             found = _score(fitted, run, images, watch, mesh, epoch, fitted.steps > end)
             seconds += time.monotonic() - began
-            accuracy = found.pop("pretext_accuracy", "")
-            for name, values in found.items():
-                learnt = scoring.check_accuracy(accuracy, config.k) if accuracy != "" else ""
-                measured["steps"][name], measured["pretext_accuracy"][name] = end, accuracy
-                measured["warning"][name] = scoring.check_scores(values) or learnt
-            scores |= found
-    return scores, measured | {"train_seconds": fitted.seconds, "score_seconds": seconds}
+            of_all = {"steps": end, "pretext_accuracy": found.pop("pretext_accuracy", "")}
+            outcome |= {name: of_all | {"scores": scores} for name, scores in found.items()}
+    measured = {"train_seconds": fitted.seconds, "score_seconds": seconds}
+    return {name: columns | measured for name, columns in outcome.items()}
 
 
-def _prepare(run: Run, config: TrainConfig, watch: Watch, mesh: Mesh, stack) -> Callable:
-    """The library's ``fit`` with all that a run adds to it; ``stack`` closes what is open."""
+def _options(run: Run, config: TrainConfig, watch: Watch, mesh: Mesh, stack) -> dict[str, Any]:
+    """Of the library's ``fit``: all that a run adds to it; ``stack`` closes what is open."""
     how = {"method": _method(run), "config": config, "mesh": mesh, "on_log": watch.on_log}
     how |= {"on_progress": watch.on_progress, "save_seconds": watch.save_seconds}
     if watch.state:
@@ -125,7 +119,7 @@ def _prepare(run: Run, config: TrainConfig, watch: Watch, mesh: Mesh, stack) -> 
             writer.write(steps, log)
 
         how["on_log"] = on_log
-    return functools.partial(fitting.fit, **how)
+    return how
 
 
 def _score(fitted, run: Run, images, watch: Watch, mesh: Mesh, epoch, beyond) -> dict[str, Any]:
@@ -134,8 +128,7 @@ def _score(fitted, run: Run, images, watch: Watch, mesh: Mesh, epoch, beyond) ->
     keeps = epoch and watch.state and jax.process_index() == 0
     kept = watch.state / f"epoch{epoch:02d}.npz" if keeps else None
     if beyond:
-        found = dict(np.load(kept)) if keeps else {}
-        return found | {"pretext_accuracy": float(found.get("pretext_accuracy", np.nan))}
+        return {name: array[()] for name, array in np.load(kept).items()} if keeps else {}
     evaluation = fitting.score(fitted, images, mesh=mesh, on_progress=watch.on_progress)
     rules = fitted.method.scores
     if epoch:
@@ -194,8 +187,8 @@ def _pixels(name: str) -> Entry:
 
 def score_pixels(run: Run, images: np.ndarray, watch: Watch, mesh: Mesh) -> Outcome:
     began = time.monotonic()
-    scores = pixels.score(jax.random.key(run.train_seed), images, run.method)
-    return scores, {"score_seconds": time.monotonic() - began}
+    [scores] = pixels.score(jax.random.key(run.train_seed), images, run.method).values()
+    return {run.method: {"scores": scores, "score_seconds": time.monotonic() - began}}
 
 
 # --- The one place where entries are added ---------------------------------------------------

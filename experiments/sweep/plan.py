@@ -137,6 +137,11 @@ class Run:
         return f"{where}-seed{self._seeds}-{digest}"
 
     @property
+    def number(self) -> int:
+        """Its hash: where its lock is."""
+        return int(self.name[-12:], 16)
+
+    @property
     def title(self) -> str:
         """For people who watch."""
         where = f"{self.dataset} class {self.inlier_class} ratio {self.ratio:g}"
