@@ -163,7 +163,7 @@ class Study:
         self.announce(0)
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
-        views = curves.TensorBoardWriter(None, data, config, self.mesh.size).probe_set
+        views = curves.few_views(data, config, self.mesh.size)
         probe = priority.make_probe(config.network, config.k, config.precision)
         recording = {"probe": probe, "probe_every": _EVERY, "probe_data": views}
         fitted, seconds = [None, None], np.empty((_ROUNDS + 1, 2))

@@ -1,14 +1,15 @@
 """What each factor changes, and the training that is scored after every epoch."""
 
+import contextlib
+
 import ablations
 import jax
 import numpy as np
 import pytest
 from sweep import methods
-from sweep.methods import Watch
 from sweep.plan import Protocol, Run
 
-from e3jax import devices, training
+from e3jax import checkpoint, devices, training
 from e3jax.methods import E3OUTLIER
 
 QUICK, PAPER = Protocol("quick", 500), Protocol("paper", None)
@@ -89,8 +90,12 @@ def train(images, after, stages=None, state=None, **changed):
     what |= {"ratio": 0.1, "data_seed": 0, "train_seed": 0, "max_images": None, "protocol": ""}
     config = config._replace(**changed)._asdict()
     run = Run(**what, network="", operations="", config=config, constants={})
-    watch = Watch(on_progress=stages or Stages(), save_seconds=0, state=state)
-    return methods.train(run, images, watch, devices.device_mesh(jax.devices()[:1]), after)
+    options, mesh = {"on_progress": stages or Stages()}, devices.device_mesh(jax.devices()[:1])
+    if state is None:
+        return methods.train(run, images, mesh, options, after)
+    with contextlib.closing(checkpoint.TrainCheckpoint(state)) as saved:
+        options |= {"checkpoint": saved, "save_seconds": 0}
+        return methods.train(run, images, mesh, options, after)
 
 
 @pytest.fixture(scope="module")

@@ -329,10 +329,10 @@ def test_a_failing_run_is_told_at_the_end_and_tried_again(command, monkeypatch, 
     """One of four fails: the others are done, the next start does that one alone."""
     folder, knn = tmp_path / "results", methods.METHODS["pixel-knn"]
 
-    def fail(run, images, watch, mesh):
+    def fail(run, images, mesh, options):
         if run.inlier_class == 4:
             raise RuntimeError("the disk of the neighbour\nis on fire")
-        return knn.do(run, images, watch, mesh)
+        return knn.do(run, images, mesh, options)
 
     with monkeypatch.context() as patch:
         patch.setitem(methods.METHODS, "pixel-knn", knn._replace(do=fail))

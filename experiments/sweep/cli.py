@@ -1,12 +1,13 @@
 """A sweep from a command to its tables: plans, announces, does what is missing, tells failures."""
 
 import argparse
-import functools
 import time
 import zlib
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import command
 import jax
@@ -14,10 +15,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import networks
+from e3jax import networks, priority
+from e3jax.checkpoint import TrainCheckpoint
 from e3jax.contamination import Contaminated
+from e3jax.training import TrainConfig
 from sweep import curves, engines, flags, plan
-from sweep.methods import METHODS, Watch, perform
+from sweep.methods import METHODS, perform
 from sweep.plan import Protocol, Run, Variant
 from sweep.progress import Bar, Meter
 from sweep.store import Folder
@@ -145,25 +148,38 @@ class Sweep:
         return self.runs[taken] if taken >= 0 else None
 
     def _start(self, bank, run: Run) -> None:
-        entry, data, watch = METHODS[run.method], run.draw(self.dataset), Watch()
+        entry, data = METHODS[run.method], run.draw(self.dataset)
         if self.folder is None and not entry.on_devices:
             return
-        bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.watches)
-        if self.engine.watches:
-            # The other processes of a job have no folder and touch none.
-            state = self.folder.file(run, "state") if self.folder else Path(run.name)
-            watch = Watch(bar.on_progress, bar.on_log, 60 * self.args.checkpoint_minutes, state)
-        if self.args.tensorboard:
-            events = Path(self.args.tensorboard, run.name) if self.folder else None
-            writer = functools.partial(curves.TensorBoardWriter, events, data)
-            watch = watch._replace(writer=writer)
+        bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.each > 0)
+        open_files = ExitStack()
+        options = self._options(run, data, bar, open_files) if self.engine.each else {}
         executor = self.engine if entry.on_devices else self.engine.beside
-        future = executor.submit(perform, entry.do, run, bank, data.ids, watch)
-        self.in_flight[future] = run, data._replace(images=None), bar
+        future = executor.submit(perform, entry.do, run, bank, data.ids, options)
+        self.in_flight[future] = run, data._replace(images=None), bar, open_files
+
+    def _options(self, run: Run, data: Contaminated, bar: Bar, open_files) -> dict[str, Any]:
+        """What a run in this process reports, and keeps of an unfinished training."""
+        options = {"on_progress": bar.on_progress}
+        if not run.config:
+            return options
+        # The other processes of a job have no folder and touch none.
+        state = self.folder.file(run, "state") if self.folder else run.name
+        options["checkpoint"] = open_files.enter_context(closing(TrainCheckpoint(state)))
+        options |= {"on_log": bar.on_log, "save_seconds": 60 * self.args.checkpoint_minutes}
+        config, events = TrainConfig(**run.config), self.args.tensorboard
+        if events and run.network:
+            options["probe"] = priority.make_probe(config.network, config.k, config.precision)
+            options["probe_data"] = curves.few_views(data, config, self.engine.each)
+        if events and self.folder:
+            writer = curves.TensorBoardWriter(Path(events, run.name), data, config)
+            bar.listeners.append(open_files.enter_context(closing(writer)).write)
+        return options
 
     def _finish(self, future: futures.Future) -> None:
         """Puts a run on disk, or why it failed."""
-        run, data, bar = self.in_flight.pop(future)
+        run, data, bar, open_files = self.in_flight.pop(future)
+        open_files.close()
         error = future.exception()
         # The processes of a job cannot know whether a run failed in all of them.
         if error and jax.process_count() > 1:

@@ -6,7 +6,8 @@ for itself, and returns a :class:`concurrent.futures.Future`. Besides, an engine
   device: what it computes on, for people.
   at_once: runs in flight.
   window: runs that it should be given at a time, to be always busy.
-  watches: calls run in this process, so they can report progress and keep unfinished trainings.
+  each: devices that a call has, if calls run in this process, so that they can report progress and
+    keep unfinished trainings; otherwise 0.
   beside: the executor of runs that use no accelerator.
   share: puts an array where all calls find it; the result is an argument for ``submit``.
 
@@ -21,6 +22,7 @@ import queue
 import re
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,13 +31,6 @@ from typing import Any
 import jax
 
 from e3jax import devices, runtime
-
-# Losses of its worker or node that a run survives. A run that kills its worker ends, too.
-_RETRIES = 3
-# Runs that wait in the cluster beyond those in flight, so that an autoscaler sees them.
-_WAITING = 64
-# A process that failed alone waits so long for the others before it leaves.
-_SHUTDOWN_SECONDS = 60
 
 
 def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray"]]:
@@ -66,32 +61,27 @@ class Local(ThreadPoolExecutor):
     Threads suffice: nearly all time is spent in XLA.
     """
 
-    watches = True
-
     def __init__(self, at_once: int):
-        super().__init__(at_once)
+        super().__init__(at_once, initializer=self._take_devices)
         everything, self.at_once, self.beside = jax.devices(), at_once, self
-        size = max(len(everything) // at_once, 1)
-        self.device = f"{size} x {everything[0].device_kind}"
+        self.each = max(len(everything) // at_once, 1)
+        self.device = f"{self.each} x {everything[0].device_kind}"
         # One more is drawn meanwhile. The processes of a job do one run after the other.
         self.window = at_once + (jax.process_count() == 1)
-        self._free = queue.SimpleQueue()
-        for i in range(at_once):
-            first = i * size % len(everything)
-            self._free.put(devices.device_mesh(everything[first : first + size]))
+        self._free, self._own = queue.SimpleQueue(), threading.local()
+        for number in range(at_once):
+            first = number * self.each % len(everything)
+            self._free.put(devices.device_mesh(everything[first : first + self.each]))
+
+    def _take_devices(self) -> None:
+        """Called by each thread once."""
+        self._own.mesh = self._free.get()
+
+    def submit(self, function: Callable, /, *args) -> Future:
+        return super().submit(lambda: function(*args, mesh=self._own.mesh))
 
     def share(self, array: Any) -> Any:
         return array
-
-    def submit(self, function: Callable, /, *args) -> Future:
-        return super().submit(self._on_devices, function, args)
-
-    def _on_devices(self, function: Callable, args: tuple) -> Any:
-        mesh = self._free.get()
-        try:
-            return function(*args, mesh=mesh)
-        finally:
-            self._free.put(mesh)
 
 
 def _runs_at_once(wanted: int | str, trainings: int) -> int:
@@ -113,9 +103,9 @@ def _runs_at_once(wanted: int | str, trainings: int) -> int:
 
 def _join(coordinator: str | None, *which: int | None) -> None:
     """Joins a job of processes; ``which``: their number, and which of them this is."""
-    how = {"shutdown_timeout_seconds": _SHUTDOWN_SECONDS}
     try:
-        jax.distributed.initialize(coordinator, *which, **how)
+        # A process that failed alone waits a minute for the others before it leaves.
+        jax.distributed.initialize(coordinator, *which, shutdown_timeout_seconds=60)
     except (ValueError, RuntimeError) as error:
         known = "give --coordinator, --num-processes and --process-id"
         lost = f"--distributed found no cluster that says which processes there are: {known}"
@@ -134,7 +124,7 @@ class Ray(Executor):
     elsewhere; what it returns is written where the command runs.
     """
 
-    watches = False
+    each = 0
 
     def __init__(self, shares: dict[str, float]):
         import ray
@@ -143,7 +133,7 @@ class Ray(Executor):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fitting = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
         self.at_once = sum(map(int, fitting))
-        self.window = self.at_once + _WAITING
+        self.window = self.at_once + 64  # that wait, so that an autoscaler sees them
         amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
         self.device = f"{amounts} a run, of a Ray cluster with {len(nodes)} node(s)"
         if not self.at_once:
@@ -153,7 +143,8 @@ class Ray(Executor):
             num_cpus=shares.get("CPU", 1),
             num_gpus=shares.get("GPU", 0),
             resources={name: n for name, n in shares.items() if name == "TPU"},
-            max_retries=_RETRIES,
+            # Losses of its worker or node; a run that kills its worker must end, too.
+            max_retries=3,
             # A process keeps the accelerators that it saw first.
             max_calls=0 if self._platform == "cpu" else 1,
             runtime_env={"env_vars": _environment(shares)},

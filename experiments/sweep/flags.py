@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 
@@ -92,13 +92,11 @@ def sweep_parser(description: str) -> argparse.ArgumentParser:
     add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--seeds", type=positive, default=1, help="number of seeds: 0, 1, ...")
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
-    text = "write TensorBoard event files of every training there, with inlier priority recorded"
-    add("--tensorboard", metavar="DIR", help=text)
+    add("--tensorboard", metavar="DIR", help="event files of all trainings, with inlier priority")
     add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
     text = "runs in flight, each on its share of the devices; auto: one per device and training"
     add("--runs-at-once", type=_auto_or_positive, default="auto", help=text)
-    text = "do every N-th run of the plan alone, the I-th of 1 to N; all may share --results-dir"
-    add("--shard", type=_shard, metavar="I/N", help=text)
+    add("--shard", type=_shard, metavar="I/N", help="do every N-th run alone, from the I-th on")
     text = "Every run is a task of a Ray cluster. See docs/sweeps.md."
     add = sweep.add_argument_group("a cluster", text).add_argument
     add("--engine", default="local", choices=("local", "ray"), help="where runs are done")
@@ -118,26 +116,22 @@ def sweep_parser(description: str) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command's arguments, with those of :func:`sweep_parser` among them."""
     args = parser.parse_args()
-    if complaint := next(_complaints(args), None):
-        parser.error(complaint)
-    return args
-
-
-def _complaints(args: argparse.Namespace) -> Iterator[str]:
-    """A sentence for each combination of flags that means nothing."""
     ray, job, at_once = args.engine == "ray", args.distributed, args.runs_at_once
-    if not ray and (args.ray_address or args.share):
-        yield "--ray-address and --share need --engine ray"
-    if ray and (job or at_once != "auto"):
-        yield "--engine ray shares out the cluster: leave out --distributed and --runs-at-once"
-    if ray and args.tensorboard:
-        yield "--tensorboard needs --engine local"
-    if job and at_once not in ("auto", 1):
-        yield "--distributed does one run at a time, so --runs-at-once must be 1"
-    if not job and {args.coordinator, args.num_processes, args.process_id} != {None}:
-        yield "--coordinator, --num-processes and --process-id need --distributed"
-    if args.coordinator and not re.fullmatch(r".+:\d+", args.coordinator):
-        yield f"--coordinator is HOST:PORT, got {args.coordinator!r}"
+    named = (args.coordinator, args.num_processes, args.process_id) != (None, None, None)
+    address = args.coordinator or "HOST:0"
+    wrong = {
+        "--ray-address and --share need --engine ray": not ray and (args.ray_address or args.share),
+        "--engine ray shares out the cluster: leave out --distributed": ray and job,
+        "--engine ray shares out the cluster: leave out --runs-at-once": ray and at_once != "auto",
+        "--tensorboard needs --engine local": ray and args.tensorboard,
+        "--distributed takes --runs-at-once 1 alone": job and at_once not in ("auto", 1),
+        "--coordinator, --num-processes and --process-id need --distributed": named and not job,
+        f"--coordinator is HOST:PORT, got {address!r}": not re.fullmatch(r".+:\d+", address),
+    }
+    for sentence, is_so in wrong.items():
+        if is_so:
+            parser.error(sentence)
+    return args
 
 
 def _auto_or_positive(text: str) -> int | str:

@@ -2,10 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+from e3jax.training import StepLog
 
 # An estimate is printed once so many seconds have passed since the first step was done.
 _ESTIMATE_AFTER = 20
@@ -60,6 +63,7 @@ class Bar:
     def __init__(self, meter: Meter, title: str, work: int, visible: bool = True):
         self.meter, self.work, self.done, self.note = meter, max(work, 1), 0, ""
         self.task = meter.add_task(title, total=self.work, visible=visible, note="starting")
+        self.listeners: list[Callable[[int, StepLog], None]] = []  # to the log of a training
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
         """Counts steps of training, and tells beside the bar what else is done.
@@ -74,10 +78,12 @@ class Bar:
             self.done, stage = done, self.note
         self.meter.update(self.task, completed=self.done, note=stage)
 
-    def on_log(self, steps: int, log) -> None:
+    def on_log(self, steps: int, log: StepLog) -> None:
         means = {"loss": log.loss} | log.metrics
         parts = (f"{name} {np.mean(a):.3g}".replace("_", " ") for name, a in means.items())
         self.note = ", ".join(parts)
+        for listener in self.listeners:
+            listener(steps, log)
 
     def finish(self, text: str, warning: str = "") -> None:
         self.meter.count(self.work - self.done)

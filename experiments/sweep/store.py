@@ -6,6 +6,7 @@ there. ``NAME.state`` holds an unfinished training, ``NAME.failed`` the tracebac
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -61,28 +62,25 @@ class Folder:
                     (self.runs / file).unlink()
         return done
 
-    def lock(self, run: Run) -> bool:
+    def lock(self, run: Run, free: bool = False) -> bool:
         """Takes a run for this process, until :meth:`unlock`; False if another process has it.
 
         A run's lock is a byte of one file, at the place of its hash. It is the operating system's,
         which frees it when the process ends, however it ends.
         """
         try:
-            import fcntl
+            import fcntl  # Windows has none
 
-            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, run.number)
+            how = fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB
+            fcntl.lockf(self._locks, how, 1, int(run.name[-12:], 16))
         except (BlockingIOError, PermissionError):
             return False
-        except (OSError, ImportError) as error:  # Windows has no such module
+        except (OSError, ImportError) as error:
             text = f"{self.path} has no locks ({error}): let no two commands do the same runs"
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, stacklevel=1)  # of this line, so that it is told once
         return True
 
-    def unlock(self, run: Run) -> None:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
-
-            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, run.number)
+    unlock = functools.partialmethod(lock, free=True)
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
