@@ -18,7 +18,8 @@ def run(work: Callable[[Console], int | None], stopped: str) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return work(console) or 0
-    except (ValueError, OSError) as error:  # InputError is a ValueError
+    # InputError is a ValueError; an ImportError says which package is missing.
+    except (ValueError, OSError, ImportError) as error:
         console.print(f"error: {error}", style="red")
         return 2
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sweep import methods
 from sweep.plan import Protocol, Run
+from tiny import Tiny
 
 from e3jax import checkpoint, devices, training
 from e3jax.methods import E3OUTLIER
@@ -85,7 +86,7 @@ class Stages:
 
 def train(images, after, stages=None, state=None, **changed):
     """Three epochs of seven steps, each of which is then scored, or only the last."""
-    config = training.TrainConfig("wrn-10-1", "PR", "adam", batch_size=32, epochs=3)
+    config = training.TrainConfig(Tiny, "PR", "adam", batch_size=32, epochs=3)
     what = {"dataset": "mnist", "source": "", "method": "e3outlier-epoch10", "inlier_class": 4}
     what |= {"ratio": 0.1, "data_seed": 0, "train_seed": 0, "max_images": None, "protocol": ""}
     config = config._replace(**changed)._asdict()

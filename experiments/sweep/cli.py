@@ -99,7 +99,7 @@ class Sweep:
         finished = folder.finished() if folder else set()
         self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
         self.left, self.failures = len(self.todo), []
-        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar]] = {}
+        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar, ExitStack]] = {}
         self.engine = make_engine(sum(METHODS[run.method].on_devices for run in whole))
 
     def do(self) -> list[str]:
@@ -107,12 +107,14 @@ class Sweep:
         self._agree()
         self._announce()
         work = sum(max(self.runs[i].steps(self.largest), 1) for i in self.todo)
-        with self.engine, Meter(self.console, work, len(self.todo)) as self.meter:
+        with Meter(self.console, work, len(self.todo)) as self.meter:
             try:
                 self._do(self.engine.share(self.dataset.images))
             finally:
                 self.meter.stopped.set()
                 self.engine.shutdown(cancel_futures=True)
+                for *_, open_files in self.in_flight.values():
+                    open_files.close()
         return self.failures
 
     def _do(self, bank) -> None:

@@ -124,7 +124,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         "--engine ray shares out the cluster: leave out --distributed": ray and job,
         "--engine ray shares out the cluster: leave out --runs-at-once": ray and at_once != "auto",
         "--tensorboard needs --engine local": ray and args.tensorboard,
-        "--distributed takes --runs-at-once 1 alone": job and at_once not in ("auto", 1),
+        "--distributed does one run at a time, with --runs-at-once 1": job
+        and at_once not in ("auto", 1),
         "--coordinator, --num-processes and --process-id need --distributed": named and not job,
         f"--coordinator is HOST:PORT, got {address!r}": not re.fullmatch(r".+:\d+", address),
     }

@@ -22,10 +22,8 @@ OPERATIONS = "RA+IA+PR"
 FORMAT = 3
 # Always part of a run's key. An option that TrainConfig gains later is part of it where it differs
 # from its default, so it renames no finished run; whoever changes such a default adds it here.
-KEYED = (
-    "network,operations,optimizer,learning_rate,schedule,weight_decay,batch_size,steps,epochs,"
-    "precision"
-).split(",")
+KEYED = """network operations optimizer learning_rate schedule weight_decay batch_size steps epochs
+precision""".split()
 
 
 class Protocol(NamedTuple):

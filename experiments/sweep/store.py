@@ -26,11 +26,9 @@ from e3jax.contamination import Contaminated
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 from sweep.provenance import commit
 
-COLUMNS = (
-    "dataset,source,method,network,operations,inlier_class,ratio,seed,train_seed,protocol,"
-    "max_images,n_inliers,n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,"
-    "score_seconds,device,precision,versions,commit"
-).split(",")
+COLUMNS = """dataset source method network operations inlier_class ratio seed train_seed protocol
+max_images n_inliers n_outliers steps pretext_accuracy auroc aupr_in aupr_out train_seconds
+score_seconds device precision versions commit""".split()
 # What a run is told by in tables: of runs that share all of it, the one finished last counts.
 _IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
 _INTEGERS = ("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers")
