@@ -117,6 +117,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command's arguments, with those of :func:`sweep_parser` among them."""
     args = parser.parse_args()
     ray, job, at_once = args.engine == "ray", args.distributed, args.runs_at_once
+    many = at_once not in ("auto", 1)
     named = (args.coordinator, args.num_processes, args.process_id) != (None, None, None)
     address = args.coordinator or "HOST:0"
     wrong = {
@@ -124,8 +125,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         "--engine ray shares out the cluster: leave out --distributed": ray and job,
         "--engine ray shares out the cluster: leave out --runs-at-once": ray and at_once != "auto",
         "--tensorboard needs --engine local": ray and args.tensorboard,
-        "--distributed does one run at a time, with --runs-at-once 1": job
-        and at_once not in ("auto", 1),
+        "--distributed does one run at a time: leave out --runs-at-once": job and many,
         "--coordinator, --num-processes and --process-id need --distributed": named and not job,
         f"--coordinator is HOST:PORT, got {address!r}": not re.fullmatch(r".+:\d+", address),
     }
