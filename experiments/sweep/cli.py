@@ -100,7 +100,7 @@ class Sweep:
         self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
         self.left, self.failures = len(self.todo), []
         self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar, ExitStack]] = {}
-        self.engine = make_engine(sum(METHODS[run.method].on_devices for run in whole))
+        self.engine = make_engine(sum(bool(run.config) for run in whole))
 
     def do(self) -> list[str]:
         """Does what is missing; returns a sentence for each run that failed."""
@@ -150,14 +150,13 @@ class Sweep:
         return self.runs[taken] if taken >= 0 else None
 
     def _start(self, bank, run: Run) -> None:
-        entry, data = METHODS[run.method], run.draw(self.dataset)
-        if self.folder is None and not entry.on_devices:
+        if self.folder is None and not run.config:
             return
+        data, open_files = run.draw(self.dataset), ExitStack()
         bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.each > 0)
-        open_files = ExitStack()
         options = self._options(run, data, bar, open_files) if self.engine.each else {}
-        executor = self.engine if entry.on_devices else self.engine.beside
-        future = executor.submit(perform, entry.do, run, bank, data.ids, options)
+        executor, do = self.engine if run.config else self.engine.beside, METHODS[run.method].do
+        future = executor.submit(perform, do, run, bank, data.ids, options)
         self.in_flight[future] = run, data._replace(images=None), bar, open_files
 
     def _options(self, run: Run, data: Contaminated, bar: Bar, open_files) -> dict[str, Any]:

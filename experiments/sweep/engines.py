@@ -8,7 +8,7 @@ for itself, and returns a :class:`concurrent.futures.Future`. Besides, an engine
   window: runs that it should be given at a time, to be always busy.
   each: devices that a call has, if calls run in this process, so that they can report progress and
     keep unfinished trainings; otherwise 0.
-  beside: the executor of runs that use no accelerator.
+  beside: the executor of runs without a training, which use no accelerator.
   share: puts an array where all calls find it; the result is an argument for ``submit``.
 
 No engine knows results, so engines can take turns, or work at the same time, in one folder.

@@ -32,14 +32,13 @@ class Entry(NamedTuple):
         and the score that is drawn.
       describe: ``(protocol, grey) -> dict``, the fields of :class:`sweep.plan.Run` that say how.
       do: ``(run, images, mesh, options) -> Outcome``, with options of :func:`e3jax.fitting.fit`.
-      on_devices: it computes on the mesh. If not, it takes no accelerator on a cluster, and one
-        process of a job does it for all.
+        Without a training it takes no accelerator on a cluster, and one process of a job does it
+        for all.
     """
 
     scores: Sequence[str]
     describe: Callable[[Protocol, bool], dict[str, Any]]
     do: Callable[[Run, np.ndarray, Mesh, dict[str, Any]], Outcome]
-    on_devices: bool = True
 
     @property
     def name(self) -> str:
@@ -150,7 +149,7 @@ _trained = [
     for method in (E3OUTLIER, *baselines.METHODS.values())
 ]
 _pixels = [
-    Entry((name,), functools.partial(_describe_pixels, name), score_pixels, on_devices=False)
+    Entry((name,), functools.partial(_describe_pixels, name), score_pixels)
     for name in pixels.METHODS
 ]
 ENTRIES = [*_trained, Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs), *_pixels]
