@@ -133,7 +133,7 @@ class Study:
         """
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
-        views = curves.TensorBoardWriter(None, data, config, self.mesh.size).probe_set
+        views = curves.few_views(data, config, self.mesh.size)
         recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": views}
         fitted, seconds = [None, None], []
         for steps in range(_EVERY, config.steps + 1, _EVERY):
