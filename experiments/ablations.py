@@ -5,35 +5,23 @@ kept in the same way: what it has done in --results-dir is not done again, and t
 continues after Ctrl-C or a crash.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from paper import figures
 from sweep import cli, flags, methods
 from sweep.plan import Protocol, Variant
 
+FACTORS = ("ratios", "operations", "networks", "scores", "epochs")
 RATIOS = (0.005, 0.05, 0.1, 0.15, 0.2, 0.25)
 NETWORKS = ("resnet-20", "resnet-50", "densenet-40")
 
 
-def parse_args() -> argparse.Namespace:
-    parser = flags.parser(__doc__)
-    flags.add_data(parser)
-    parser.add_argument(
-        "--factors",
-        nargs="+",
-        default=tuple(FACTORS),
-        choices=tuple(FACTORS),
-        help="ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d",
-    )
-    flags.add_protocol(parser)
-    flags.add_sweep(parser)
-    return flags.parse(parser)
-
-
 def main() -> int:
-    args = parse_args()
+    parser = flags.sweep_parser(__doc__)
+    text = "ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d"
+    parser.add_argument("--factors", nargs="+", default=FACTORS, choices=FACTORS, help=text)
+    args = flags.parse(parser)
     return cli.run(
         args,
         lambda base: variants(base, args.factors),
@@ -42,27 +30,19 @@ def main() -> int:
 
 
 def variants(base: Protocol, factors: Sequence[str]) -> list[Variant]:
-    """The unchanged training, then each factor's."""
-    return [_variant(base), *(v for factor in factors for v in FACTORS[factor](base))]
-
-
-def _variant(base: Protocol, methods: Sequence[str] = ("e3outlier",), **changed) -> Variant:
-    return Variant(base._replace(**changed), methods, (0.1,))
-
-
-# Each factor's variants. All scores are of the same training; operations are compared at their own
-# lengths and at the other ones.
-FACTORS: dict[str, Callable[[Protocol], list[Variant]]] = {
-    "ratios": lambda base: [Variant(base, methods.DEFAULT_METHODS, RATIOS)],
-    "operations": lambda base: [
-        _variant(base, operations=names, other_length=other)
-        for names in ("RA", "RA+IA")
-        for other in (False, True)
-    ],
-    "networks": lambda base: [_variant(base, network=network) for network in NETWORKS],
-    "scores": lambda base: [],
-    "epochs": lambda base: [_variant(base, methods=("e3outlier-epoch10",))],
-}
+    """The unchanged training, then each factor's. All scores are of the same training."""
+    unchanged = Variant(base, ("e3outlier",), (0.1,))
+    # Compared at their own lengths and at the other ones.
+    operations = [base._replace(operations=names) for names in ("RA", "RA+IA")]
+    lengths = [p._replace(other_length=other) for p in operations for other in (False, True)]
+    changed = {
+        "ratios": [Variant(base, methods.DEFAULT_METHODS, RATIOS)],
+        "operations": [unchanged._replace(protocol=protocol) for protocol in lengths],
+        "networks": [unchanged._replace(protocol=base._replace(network=n)) for n in NETWORKS],
+        "scores": [],
+        "epochs": [unchanged._replace(methods=("e3outlier-epoch10",))],
+    }
+    return [unchanged, *(variant for factor in factors for variant in changed[factor])]
 
 
 if __name__ == "__main__":

@@ -8,37 +8,25 @@ import argparse
 import sys
 
 from sweep import cli, flags, methods
-from sweep.plan import Protocol, Variant
+from sweep.plan import Variant
 
 
 def parse_args() -> argparse.Namespace:
-    parser = flags.parser(__doc__)
-    flags.add_data(parser)
+    parser = flags.sweep_parser(__doc__)
+    flags.add_network_and_operations(parser)
     add = parser.add_argument
     add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios, share of the set")
-    add(
-        "--methods",
-        nargs="+",
-        default=methods.DEFAULT_METHODS,
-        choices=("all", *methods.METHODS),
-        metavar="METHOD",
-        help=f"what to compare: {', '.join(methods.METHODS)}; methods that share a training are "
-        "all done by it. all: Table 1, RDAE as published and pixels",
-    )
-    flags.add_protocol(parser)
-    flags.add_network_and_operations(parser)
-    flags.add_sweep(parser)
+    text = f"what to compare: {', '.join(methods.METHODS)}; methods that share a training are all "
+    text += "done by it. all: Table 1, RDAE as published and pixels"
+    how = {"nargs": "+", "metavar": "METHOD", "choices": ("all", *methods.METHODS)}
+    add("--methods", default=methods.DEFAULT_METHODS, help=text, **how)
     return flags.parse(parser)
 
 
 def main() -> int:
     args = parse_args()
     names = methods.TABLE_METHODS if "all" in args.methods else args.methods
-
-    def variants(protocol: Protocol) -> list[Variant]:
-        return [Variant(protocol, names, args.ratios)]
-
-    return cli.run(args, variants)
+    return cli.run(args, lambda protocol: [Variant(protocol, names, args.ratios)])
 
 
 if __name__ == "__main__":

@@ -7,24 +7,24 @@ from rich.console import Console
 from rich.progress import track
 
 
-def run(work: Callable[[Console], None], stopped: str) -> int:
+def run(work: Callable[[Console], int | None], stopped: str) -> int:
     """Does the work of a command and returns its exit code.
 
     Args:
-      work: is given the console for people who watch, which is stderr.
+      work: is given the console for people who watch, which is stderr; it may return an exit code.
       stopped: said after Ctrl-C or SIGTERM.
     """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        work(console)
-    except (ValueError, OSError) as error:  # InputError is a ValueError
+        return work(console) or 0
+    # InputError is a ValueError; an ImportError says which package is missing.
+    except (ValueError, OSError, ImportError) as error:
         console.print(f"error: {error}", style="red")
         return 2
     except KeyboardInterrupt:
         console.print(f"Stopped. {stopped}")
         return 130
-    return 0
 
 
 def progress(items: Sequence, title: str, console: Console) -> Iterator:

@@ -19,11 +19,13 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import command
 import jax
 import numpy as np
 import pandas as pd
 from jax.experimental import topologies
-from speed.worker import CONSOLE, Worker
+from rich.console import Console
+from speed.worker import COLUMNS, Worker
 from sweep import flags
 from sweep.provenance import provenance, versions
 from sweep.store import append_rows
@@ -32,14 +34,9 @@ from e3jax import baselines, devices, fitting, networks, priority, training
 from e3jax.methods import E3OUTLIER
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
-COLUMNS = (
-    "target,device_kind,devices,program,network,precision,channels,images,batch_size,compiles,"
-    "compile_seconds,peak_bytes,flops,cycles,cycles_views,cycles_convolutions,cycles_batch_norm,"
-    "cycles_collectives,cycles_rest,without_estimate,clock_ghz,views_per_second,versions,commit"
-).split(",")
 _METHODS = ("cae", "drae", "rdae", "dagmm", "cae-views")
-PROGRAMS = ("init", "draw", "train", "watched", "score", "magnitude", "update", *_METHODS)
 _PARTS = ("init", "draw", "train", "score")  # of a method
+PROGRAMS = ("init", "draw", "train", "watched", "score", "magnitude", "update", *_METHODS)
 _SIDE = 32
 # A program for a target, and what its shapes follow from.
 Case = collections.namedtuple(
@@ -75,16 +72,14 @@ def mesh_of(name: str, count: int) -> jax.sharding.Mesh:
     """So many devices of a kind, none of which need be present."""
     target = TARGETS[name]
     if target["platform"] == "cuda":
-        info = f"""gpu_device_info {{ {target["device_info"]} }} platform_name: "CUDA"
-            dnn_version_info {{ major: 9 minor: 10 }}
-            device_description_str: "{target["description"]}" """
-        options = {"topology": f"1x1x{count}", "target_config": info}
+        options = {"topology": f"1x1x{count}", "target_config": target["target_config"]}
         found = topologies.get_topology_desc("", "cuda", **options)
     else:
-        shapes = target["topologies"]
-        shape = shapes.get(str(count), shapes[min(shapes)])
-        options = {"chips_per_host_bounds": [1, 1, 1]} if count == 1 and "1" in shapes else {}
-        found = topologies.get_topology_desc(shape, "tpu", **options)
+        large_enough = [size for size in target["topologies"] if int(size) >= count]
+        if not large_enough:
+            raise ValueError(f"a host has no {count} chips of {name}")
+        options = target["topologies"][large_enough[0]]
+        found = topologies.get_topology_desc(platform="tpu", **options)
     return devices.device_mesh(found.devices[:count])
 
 
@@ -104,69 +99,71 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     probe = priority.make_probe(case.network, config.k, case.precision)
     options = (probe, probe_set) if name == "watched" else ()
     found = fitting.programs(E3OUTLIER, config, shape, mesh, *options)
-    if name in found or name == "watched":
-        return found["train" if name == "watched" else name]
+    if program := found.get("train" if name == "watched" else name):
+        return program
     network = networks.build(case.network, config.k, devices.dtype(case.precision))
-    measure, inputs = priority.de_facto_update, shaped(images.shape, np.float32)
-    arrays = (found["train"].arguments[0].variables, inputs, labels)
+    inputs, variables = shaped(images.shape, np.float32), found["train"].arguments[0].variables
+    measure, arrays = priority.de_facto_update, (variables, inputs, labels)
     if name == "magnitude":
         measure, arrays = priority.gradient_magnitude, (*arrays, probe_set.groups)
-    arguments = (functools.partial(network.apply, train=False), *devices.shapes(mesh, arrays))
-    return devices.Program(measure, arguments)
+    apply = functools.partial(network.apply, train=False)
+    return devices.Program(measure, (apply, *devices.shapes(mesh, arrays)))
 
 
 class Compiler:
-    """What compiles, in a process of its own.
+    """What compiles, in a process of its own."""
 
-    Args:
-      hlo: folder for the optimised programs; None keeps none.
-    """
-
-    def __init__(self, hlo: str | None):
-        self.hlo = hlo
-
-    def compile(self, case: list) -> dict:
-        """The row of a case."""
+    def compile(self, case: list, hlo: str | None) -> dict:
+        """The row of a case; ``hlo`` is a folder for the optimised programs, if they are kept."""
         case = Case(*case)
         try:
             mesh = mesh_of(case.target, case.devices)
-            row, text = compile_program(case, program_of(case, mesh))
+            program = program_of(case, mesh)
+            start = time.monotonic()
+            compiled = program.function.lower(*program.arguments).compile()
+            seconds = time.monotonic() - start
+            memory, text = compiled.memory_analysis(), compiled.as_text() or ""
         except Exception as error:  # the compiler's own kinds are not public
-            line = f"no: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
-            return case._asdict() | {"compiles": line}
-        if self.hlo:
-            Path(self.hlo).mkdir(parents=True, exist_ok=True)
-            Path(self.hlo, f"{'-'.join(map(str, case))}.txt").write_text(text)
-        return case._asdict() | row | {"device_kind": mesh.devices.flat[0].device_kind}
-
-
-def compile_program(case: Case, program: devices.Program) -> tuple[dict, str]:
-    """What the compiler says of a program, and the program as it optimised it."""
-    start = time.monotonic()
-    compiled = program.function.lower(*program.arguments).compile()
-    seconds = time.monotonic() - start
-    memory, text = compiled.memory_analysis(), compiled.as_text() or ""
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    row = {"compiles": "yes", "compile_seconds": round(seconds, 1), "peak_bytes": peak}
-    row["flops"] = (compiled.cost_analysis() or {}).get("flops", "")
-    target = TARGETS[case.target]
-    if target["platform"] == "tpu":
-        cycles, unknown = cycles_of_step(text)
-        row |= {"cycles": cycles.total(), "without_estimate": unknown}
-        row |= {f"cycles_{kind}": cycles[kind] for kind in (*_KINDS, "collectives", "rest")}
-        row["clock_ghz"] = target["clock"]
-        if case.program == "train" and cycles.total():
-            per_second = target["clock"] * 1e9 / cycles.total()
-            row["views_per_second"] = round(case.batch_size * per_second)
-    return row, text
+            line = str(error).partition("\n")[0][:300]
+            return case._asdict() | {"compiles": f"no: {type(error).__name__}: {line}"}
+        if hlo:
+            Path(hlo).mkdir(parents=True, exist_ok=True)
+            Path(hlo, f"{'-'.join(map(str, case))}.txt").write_text(text)
+        peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        row = {"compiles": "yes", "compile_seconds": round(seconds, 1), "peak_bytes": peak}
+        row["flops"] = (compiled.cost_analysis() or {}).get("flops", "")
+        row["device_kind"] = mesh.devices.flat[0].device_kind
+        return case._asdict() | row | on_tpu(case, text)
 
 
 # --- A TPU's cycles ---------------------------------------------------------------------------
 
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%\S+ = (?:\([^=]*?\)|\S+) ([\w-]+)\(")
-_COLLECTIVES = ("all-reduce", "all-gather", "collective-permute", "reduce-scatter")
-_KINDS = {"views": "views_of|all_views", "batch_norm": "BatchNorm", "convolutions": "Conv"}
+_INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%\S+ = (?:\([^=]*?\)|\S+) ([\w-]+)\("
+    r'(?:.*?op_name="([^"]*)")?(?:.*?"estimated_cycles":"(\d+)")?',
+    re.MULTILINE,
+)
+# By what is in an instruction and its name; the first that fits counts.
+_KINDS = {
+    "collectives": "^(all-reduce|all-gather|collective-permute|reduce-scatter)",
+    "views": "views_of|all_views",
+    "batch_norm": "BatchNorm",
+    "convolutions": "Conv",
+    "rest": "",
+}
+
+
+def on_tpu(case: Case, text: str) -> dict:
+    """A TPU's columns, from its optimised program; none for other targets."""
+    if not (clock := TARGETS[case.target].get("clock")):
+        return {}
+    cycles, unknown = cycles_of_step(text)
+    row = {f"cycles_{kind}": cycles[kind] for kind in _KINDS}
+    row |= {"cycles": cycles.total(), "without_estimate": unknown, "clock_ghz": clock}
+    if case.program == "train" and cycles.total():
+        row["views_per_second"] = round(case.batch_size * clock * 1e9 / cycles.total())
+    return row
 
 
 def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
@@ -176,65 +173,54 @@ def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
       cycles by kind of work, and how many gathers and collectives have no estimate.
     """
     computations = []
-    for line in text.splitlines():
-        if line.endswith("{") and not line.startswith(" "):
-            computations.append(collections.Counter())
-        if found := _INSTRUCTION.match(line):
-            cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
-            name = re.search(r'op_name="([^"]*)"', line)
-            kind = _kind(found[1], name[1] if name else "")
-            computations[-1][kind] += int(cycles[1]) if cycles else 0
-            is_slow = kind == "collectives" or found[1] in ("gather", "scatter")
+    for computation in text.split("\n\n"):
+        computations.append(collections.Counter())
+        for instruction, name, cycles in _INSTRUCTION.findall(computation):
+            what = f"{instruction} {name}"
+            kind = next(kind for kind, part in _KINDS.items() if re.search(part, what))
+            computations[-1][kind] += int(cycles or 0)
+            is_slow = kind == "collectives" or instruction in ("gather", "scatter")
             computations[-1]["unknown"] += is_slow and not cycles
     step = max(computations, key=collections.Counter.total)
     return step, step.pop("unknown", 0)
-
-
-def _kind(instruction: str, name: str) -> str:
-    if instruction.startswith(_COLLECTIVES):
-        return "collectives"
-    return next((kind for kind, part in _KINDS.items() if re.search(part, name)), "rest")
 
 
 # --- The command ------------------------------------------------------------------------------
 
 
 def main() -> int:
-    args = parse_args()
-    cases, failed = left_to_do(plan(args), args.out), 0
-    how_long = (
-        "most of 5 to 120 seconds on two cores, a training in float32 for a TPU up to 30 minutes"
-    )
-    CONSOLE.print(f"Plan: {len(cases)} cases, {how_long}")
-    try:
+    args, done = parse_args(), []
+
+    def work(console: Console) -> None:
+        cases = left_to_do(plan(args), args.out)
+        console.print(
+            f"Plan: {len(cases)} cases, most of 5 to 120 seconds on two cores, a training in "
+            "float32 for a TPU up to 30 minutes"
+        )
         for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):
-            CONSOLE.print(f"{target}, {count} device(s)")
+            console.print(f"{target}, {count} device(s)")
             for row in compile_apart(list(group), args.hlo):
-                append_rows(args.out, COLUMNS, [row])
-                failed += row["compiles"] != "yes"
-                what = (row["program"], row["precision"], row["channels"], row["compiles"])
-                CONSOLE.print(*what)
-    except KeyboardInterrupt:
-        CONSOLE.print("Stopped. Rows are kept; the same command continues from here.")
-        return 130
-    print(f"{len(cases)} cases, {failed} failed; rows are in {args.out}")
-    return 1 if failed else 0
+                append_rows(args.out, COLUMNS["compiled"], [row])
+                done.append(row["compiles"])
+                console.print(row["program"], row["precision"], row["channels"], done[-1])
+        print(f"{len(cases)} cases, {len(done) - done.count('yes')} failed; rows are in {args.out}")
+
+    code = command.run(work, "Rows are kept; the same command continues from here.")
+    return code or len(done) > done.count("yes")
 
 
 def plan(args: argparse.Namespace) -> list[Case]:
     """All combinations; what has no precision of its own is there once, as float32."""
-    names = []
+    names, cases = [], {}
     for name in args.programs:
         names += [f"{name} {part}" for part in _PARTS] if name in _METHODS else [name]
     options = (args.target, args.devices, args.channels, args.precision, names)
-    found = {}
-    for target, count, channels, precision, program in itertools.product(*options):
-        is_method = " " in program
-        precision = "float32" if is_method or program in ("init", "draw") else precision
-        network = "" if is_method else args.network
+    for target, count, channels, precision, name in itertools.product(*options):
+        network = "" if " " in name else args.network
+        precision = precision if network and name not in ("init", "draw") else "float32"
         sizes = (channels, args.images, args.batch_size)
-        found[Case(target, count, program, network, precision, *sizes)] = None
-    return list(found)
+        cases[Case(target, count, name, network, precision, *sizes)] = None
+    return list(cases)
 
 
 def left_to_do(cases: list[Case], path: Path) -> list[Case]:
@@ -250,17 +236,15 @@ def left_to_do(cases: list[Case], path: Path) -> list[Case]:
 
 def compile_apart(cases: list[Case], hlo: Path | None) -> Iterator[dict]:
     """Rows of cases, compiled in another process: a case that ends it costs that case alone."""
-    cases, options = collections.deque(cases), {"hlo": hlo and str(hlo)}
+    cases, hlo = collections.deque(cases), hlo and str(hlo)
     while cases:
-        with (
-            tempfile.TemporaryFile("w+") as said,
-            Worker("compile_for:Compiler", errors=said, **options) as worker,
-        ):
+        said = tempfile.TemporaryFile("w+")
+        with said, Worker("compile_for:Compiler", errors=said) as worker:
             try:
                 while cases:
-                    yield worker.ask("compile", case=cases[0]) | provenance()
+                    yield worker.ask("compile", case=cases[0], hlo=hlo) | provenance()
                     cases.popleft()
-            except RuntimeError as error:
+            except ChildProcessError as error:
                 said.seek(0)
                 why = re.search(r"(Check failed: .*|\w*Error: .*)", said.read())
                 text = f"no: {error}: {why[1][:300] if why else ''}"

@@ -8,32 +8,30 @@ numbers differ by more than their limits, or a part failed.
 """
 
 import argparse
+import functools
 import itertools
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import command
 import jax
 import jax.flatten_util
 import numpy as np
 import pandas as pd
-from speed.worker import Worker
+from speed.worker import COLUMNS, Worker
 from sweep import flags
 from sweep.provenance import provenance
 from sweep.store import append_rows
 
 from e3jax import datasets, devices, fitting, images, networks, operations, runtime, training
 
-COLUMNS = (
-    "part,what,precision,channels,batch_size,options,value,limit,unit,device,versions,commit"
-).split(",")
 # Differences from the CPU in float32: rounding alone, of sums in another order.
 _LIMITS = {"views": 1e-5, "logits": 1e-3, "step": 1e-2, "scores": 1e-3}
-_CLASS = 4
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,23 +48,28 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args, failed = parse_args(), []
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = command.run(lambda console: failed.extend(work(args)), "Rows are kept.")
+    for text in failed:
+        print(f"failed: {text}")
+    return code or bool(failed)
+
+
+def work(args: argparse.Namespace) -> Iterator[str]:
+    """Does the parts and yields what is wrong."""
+    columns = list(COLUMNS["first_gpu"])
     for part in args.parts:
         print(f"{part}: at most {args.minutes:g} minutes", flush=True)
         start = time.monotonic()
         try:
             for row in PARTS[part](args):
                 row |= {"part": part} | provenance()
-                append_rows(args.results_dir / "first_gpu.csv", COLUMNS, [row])
-                is_over = row.get("limit", "") != "" and not row["value"] <= row["limit"]
-                failed += [f"{part}: {row['what']}"] if is_over else []
-                print(*(row.get(name, "") for name in COLUMNS[:-2]), flush=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            failed.append(f"{part}: {error}")
+                append_rows(args.results_dir / "first_gpu.csv", columns, [row])
+                if row.get("limit") and not row["value"] <= row["limit"]:
+                    yield f"{part}: {row['what']}"
+                print(*(row.get(name, "") for name in columns[:-2]), flush=True)
+        except (OSError, ValueError) as error:
+            yield f"{part}: {error}"
         print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
-    for text in failed:
-        print(f"failed: {text}")
-    return 1 if failed else 0
 
 
 def _config(args: argparse.Namespace, grey: bool = True, **changes) -> training.TrainConfig:
@@ -79,20 +82,17 @@ def _config(args: argparse.Namespace, grey: bool = True, **changes) -> training.
 
 def numerics(args: argparse.Namespace) -> Iterator[dict]:
     runtime.prepare()
-    device, cpu = jax.devices()[-1], jax.devices("cpu")[0]
+    device, exact = jax.devices()[-1], _numbers(args, jax.devices("cpu")[0], "float32")
     for precision in devices.PRECISIONS[: 1 if args.toy else None]:
-        ours, theirs = (_numbers(args, d, precision) for d in (device, cpu))
-        if precision == "float32":
-            exact = theirs
+        found = _numbers(args, device, precision)
         for what, limit in _LIMITS.items():
-            difference, unit = np.abs(ours[what] - exact[what]).max(), "absolute"
+            difference = found[what] - exact[what]
+            value, unit = np.abs(difference).max(), "absolute"
             if what == "step":  # relative to what the step changes
-                norm, unit = np.linalg.norm, "share"
-                difference = norm(ours[what] - exact[what]) / norm(exact[what])
+                value, unit = np.linalg.norm(difference) / np.linalg.norm(exact[what]), "share"
             row = {"what": f"{what}: difference from a CPU's float32", "precision": precision}
-            row |= {"channels": 1, "device": device.device_kind}
-            limit = limit if precision == "float32" else ""
-            yield row | {"value": float(difference), "limit": limit, "unit": unit}
+            row |= {"channels": 1, "device": device.device_kind, "value": float(value)}
+            yield row | {"limit": limit if precision == "float32" else "", "unit": unit}
 
 
 def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> dict:
@@ -102,18 +102,18 @@ def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> di
     digits = datasets.load("mnist", data_dir=args.data_dir, source=args.source).images[:n]
     on_cpu = devices.device_mesh(jax.devices("cpu")[:1])
     start = fitting.fit(key, digits, config=config, mesh=on_cpu, until=0)
-    state = jax.device_get(start.state)
-    start = start._replace(state=devices.place(mesh, state))
+    before = jax.device_get(start.state)
+    start = start._replace(state=devices.place(mesh, before))
     network = networks.build(config.network, config.k, devices.dtype(precision))
     with jax.default_device(device), devices.products(precision):
         x = images.to_unit(jax.numpy.asarray(digits))
         views = operations.all_views(fitting.operation_set(config.operations, x.shape[1]), x)
-        logits, _ = network.apply(state.variables, views[0], train=False)
-    end = fitting.fit(key, digits, config=config, mesh=mesh, start=start, until=1).state
-    changes = jax.tree.map(np.subtract, jax.device_get(end).variables, state.variables)["params"]
-    scores = fitting.score(start, digits, mesh=mesh).mean()
-    found = {"views": views, "logits": logits, "scores": scores}
-    found["step"], _ = jax.flatten_util.ravel_pytree(changes)
+        logits, _ = network.apply(before.variables, views[0], train=False)
+    after = fitting.fit(key, digits, config=config, mesh=mesh, start=start, until=1).state
+    step = jax.tree.map(np.subtract, jax.device_get(after).variables, before.variables)
+    step, _ = jax.flatten_util.ravel_pytree(step["params"])
+    found = {"views": views, "logits": logits, "step": step}
+    found["scores"] = fitting.score(start, digits, mesh=mesh).mean()
     return jax.tree.map(np.asarray, found)
 
 
@@ -129,14 +129,13 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
         case = {"precision": precision, "channels": channels, "batch_size": batch_size}
         config = _config(args, grey=channels == 1, precision=precision, batch_size=batch_size)
         case["options"] = "triton products" if triton else "no triton products"
-        left = deadline - time.monotonic()
-        if left < 30:
+        if (left := deadline - time.monotonic()) < 30:
             yield case | {"what": "left out for time"}
             continue
         job = {"config": config._asdict(), "shape": [4 if args.toy else 2048, 32, 32, channels]}
-        options = {"xla_gpu_enable_triton_gemm": triton}
-        with Worker("speed.ours:Ours", gpu_options=options, **job) as worker:
-            timer = threading.Timer(left, worker.process.kill)
+        job["gpu_options"] = {"xla_gpu_enable_triton_gemm": triton}
+        with Worker("speed.backends:Ours", **job) as worker:
+            timer = threading.Timer(left, worker.kill)
             timer.start()
             try:
                 compiling = worker.ask("prepare", names=["train", "score"])
@@ -147,7 +146,7 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
                     yield case | {"what": what, "value": value, "unit": "views/s"}
                     value = compiling[f"{name}_compile_seconds"]
                     yield case | {"what": f"{what}, compiling", "value": value, "unit": "s"}
-            except RuntimeError as error:
+            except ChildProcessError as error:
                 yield case | {"what": str(error)}
             timer.cancel()
 
@@ -155,23 +154,15 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
 # --- The paper's protocol -----------------------------------------------------------------------
 
 
-def one_class(args: argparse.Namespace) -> Iterator[dict]:
-    return _benchmark(args, [_CLASS])
-
-
-def classes(args: argparse.Namespace) -> Iterator[dict]:
-    return _benchmark(args, [_CLASS] if args.toy else range(10))
-
-
-def _benchmark(args: argparse.Namespace, inlier_classes) -> Iterator[dict]:
-    folder = args.results_dir / "runs"
-    command = [sys.executable, str(Path(__file__).with_name("benchmark.py")), "--dataset", "mnist"]
-    command += ["--protocol", "paper", "--methods", "e3outlier", "--results-dir", str(folder)]
-    command += ["--source", args.source, "--classes", *map(str, inlier_classes)]
-    command += ["--data-dir", args.data_dir] if args.data_dir else []
+def benchmark(inlier_classes: Sequence[int], args: argparse.Namespace) -> Iterator[dict]:
+    folder, inlier_classes = args.results_dir / "runs", [4] if args.toy else inlier_classes
+    words = [sys.executable, Path(__file__).with_name("benchmark.py"), "--results-dir", folder]
+    words += "--dataset mnist --protocol paper --methods e3outlier --source".split()
+    words += [args.source, "--classes", *map(str, inlier_classes)]
+    words += ["--data-dir", args.data_dir] if args.data_dir else []
     if args.toy:
-        command += "--operations PR --network wrn-10-1 --max-images 20 --steps 12".split()
-    with subprocess.Popen(command) as process:
+        words += "--operations PR --network wrn-10-1 --max-images 20 --steps 12".split()
+    with subprocess.Popen(words) as process:
         try:
             process.wait(60 * args.minutes - 20)
         except subprocess.TimeoutExpired:
@@ -186,7 +177,12 @@ def _benchmark(args: argparse.Namespace, inlier_classes) -> Iterator[dict]:
         yield row | {"what": what, "value": row["auroc"], "unit": unit}
 
 
-PARTS = {"numerics": numerics, "speed": speeds, "class": one_class, "classes": classes}
+PARTS = {
+    "numerics": numerics,
+    "speed": speeds,
+    "class": functools.partial(benchmark, [4]),
+    "classes": functools.partial(benchmark, range(10)),
+}
 
 
 if __name__ == "__main__":

@@ -8,45 +8,25 @@ Finished trainings are kept: the same command again does what is missing.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import sys
-import time
 from pathlib import Path
 
 import command
 import jax
 import numpy as np
 import pandas as pd
-from paper.figures import file_name, plot_priority
-from paper.tables import priority_table
+from paper import figures, tables
 from rich.console import Console
-from sweep import curves, flags, plan, store
-from sweep.methods import METHODS
-from sweep.progress import Bar, Meter
+from sweep import curves, flags, methods, plan, progress, store
 from sweep.provenance import provenance
 
-from e3jax import devices, files, fitting, metrics, priority, runtime, scoring
-from e3jax.training import TrainConfig
+from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, training
 
 _EVERY, _ROUNDS = 50, 9  # of --overhead
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
-
-
-def parse_args() -> argparse.Namespace:
-    parser = flags.parser(__doc__)
-    add = parser.add_argument
-    flags.add_data(parser)
-    add("--inlier-class", type=int, nargs="+", required=True, help="one page each")
-    add("--ratio", type=float, default=0.1, help="outlier ratio, share of the set")
-    add("--seeds", type=flags.positive, default=3, help="number of trainings: seeds 0, 1, ...")
-    flags.add_protocol(parser)
-    flags.add_network_and_operations(parser)
-    add("--every", type=flags.positive, default=5, help="steps between recorded points")
-    add("--probe-views", type=flags.positive, default=2000, help="fixed views measured for Fig. 2")
-    add("--overhead", action="store_true", help="instead: time training with and without recording")
-    add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
-    return parser.parse_args()
 
 
 class Study:
@@ -63,64 +43,55 @@ class Study:
         self.kind = self.mesh.devices.flat[0].device_kind
         self.device = devices.describe(self.mesh)
         variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
-        runs = plan.grid(self.dataset, [variant], METHODS, args.seeds, args.inlier_class)
+        runs = plan.grid(self.dataset, [variant], methods.METHODS, args.seeds, args.inlier_class)
         # What a training is told by besides: its file must not be another one's.
         recorded = {"every": args.every, "probe_views": self.views, "device": self.kind}
         self.runs = [dataclasses.replace(run, constants=recorded) for run in runs]
-        self.config = TrainConfig(**runs[0].config)
+        self.config = config = training.TrainConfig(**runs[0].config)
+        self.probe = priority.make_probe(config.network, config.k, config.precision)
+        self.fit = functools.partial(fitting.fit, config=config, mesh=self.mesh)
         # Complains now about a class or a ratio, not after an hour.
         self.n = max(len(run.draw(self.dataset).images) for run in runs)
-        self.num_steps = self.config.num_steps(self.n)
 
-    def path(self, run: plan.Run) -> Path:
-        return self.folder / "runs" / f"{run.name}.json"
-
-    def announce(self, todo: int) -> None:
-        say, where = self.console.print, f"{self.runs[0].dataset} from {self.runs[0].source}"
-        say(f"Data: {where}, sets of up to {self.n} images")
-        say(f"Protocol: {self.runs[0].describe(self.n)}")
-        say(f"Recording: every {self.args.every} steps; gradient magnitudes on {self.views} views")
-        say(f"Device: {self.device}")
-        say(f"Plan: {len(self.runs)} trainings, {len(self.runs) - todo} of them finished before")
-
-    def record(self) -> None:
+    def do(self) -> None:
         """Does the trainings that are missing; draws a page per class and tables them all."""
+        say, first, every = self.console.print, self.runs[0], self.args.every
+        say(f"Data: {first.dataset} from {first.source}, sets of up to {self.n} images")
+        say(f"Protocol: {first.describe(self.n)}")
+        say(f"Recording: every {every} steps; gradient magnitudes on {self.views} views")
+        say(f"Device: {self.device}")
+        if self.args.overhead:
+            return self.measure_overhead()
         todo = [run for run in self.runs if not self.path(run).exists()]
-        self.announce(len(todo))
-        with Meter(self.console, self.num_steps * len(todo), len(todo)) as meter:
+        done, steps = len(self.runs) - len(todo), first.steps(self.n)
+        say(f"Plan: {len(self.runs)} trainings, {done} of them finished before")
+        with progress.Meter(self.console, steps * len(todo), len(todo)) as meter:
             for run in todo:
-                self.train(run, Bar(meter, run.title, self.num_steps))
+                self.train(run, progress.Bar(meter, run.title, steps))
         rows = []
         for inlier_class in self.args.inlier_class:
             rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
         store.write_csv(self.folder / f"{self.case(self.runs)}-summary.csv", rows, rows[0])
-        print(priority_table(pd.DataFrame(rows)))
-        self.console.print(f"Pages, points and scores are in {self.folder}/")
+        print(tables.priority_table(pd.DataFrame(rows)))
+        say(f"Pages, points and scores are in {self.folder}/")
 
-    def train(self, run: plan.Run, bar: Bar) -> None:
+    def path(self, run: plan.Run) -> Path:
+        return self.folder / "runs" / f"{run.name}.json"
+
+    def train(self, run: plan.Run, bar: progress.Bar) -> None:
         """Does one training and keeps its points and scores."""
-        data, config, logs = run.draw(self.dataset), self.config, []
-        groups, seed = curves.split_groups(data.is_outlier, run.data_seed), run.data_seed
-        fitted = fitting.fit(
-            run.key,
-            data.images,
-            config=config,
-            mesh=self.mesh,
-            on_progress=bar.on_progress,
-            on_log=lambda step, log: logs.append(log.probe),
-            probe=priority.make_probe(config.network, config.k, config.precision),
-            probe_every=self.args.every,
-            probe_data=curves.probe_set(data.images, groups, config.k, self.views, seed),
-        )
+        data, seed, logs = run.draw(self.dataset), run.data_seed, []
+        groups = curves.split_groups(data.is_outlier, seed)
+        views = curves.probe_set(data.images, groups, self.config.k, self.views, seed)
+        recording = {"probe": self.probe, "probe_every": self.args.every, "probe_data": views}
+        recording["on_log"] = lambda step, log: logs.append(log.probe)
+        fitted = self.fit(run.key, data.images, on_progress=bar.on_progress, **recording)
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = curves.series(log, groups)
+        names = ["_".join(name) for name in itertools.product(values, curves.GROUPS)]
+        points = dict(zip(names, np.hstack(list(values.values())).T, strict=True))
         evaluation = fitting.score(fitted, data.images, mesh=self.mesh)
         scores = {"is_outlier": data.is_outlier.astype(int), "pl": evaluation.mean("pl")}
-        points = {
-            f"{quantity}_{group}": of_groups[:, g]
-            for quantity, of_groups in values.items()
-            for g, group in enumerate(curves.GROUPS)
-        }
         made = {"device": self.device} | provenance()
         outcome = {"points": {"step": steps} | points, "scores": scores, "made": made}
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +106,7 @@ class Study:
         size = f"{run.max_images}images" if run.max_images else ""
         what = (f"class{classes}", f"ratio{run.ratio:g}", run.protocol, run.network, run.operations)
         how = (f"every{args.every}", f"{self.views}views", f"{args.seeds}seeds", self.kind)
-        return file_name(run.dataset, *what, size, *how, run.source)
+        return figures.file_name(run.dataset, *what, size, *how, run.source)
 
     def draw(self, runs: list[plan.Run]) -> list[dict]:
         """Writes the page of a case and its points and scores; returns a row per training."""
@@ -152,7 +123,7 @@ class Study:
         title = f"{run.dataset}, class {run.inlier_class} as inliers, ρ = {100 * run.ratio:g} %"
         title += f", {run.network}, {len(runs)} seed(s)"
         for suffix in ("png", "pdf"):
-            plot_priority(f"{case}.{suffix}", points, scores, title)
+            figures.plot_priority(f"{case}.{suffix}", points, scores, title)
         return rows
 
     def measure_overhead(self) -> None:
@@ -160,50 +131,58 @@ class Study:
 
         It is recorded as by ``benchmark.py --tensorboard``.
         """
-        self.announce(0)
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
-        views = curves.TensorBoardWriter(None, data, config, self.mesh.size).probe_set
-        probe = priority.make_probe(config.network, config.k, config.precision)
-        recording = {"probe": probe, "probe_every": _EVERY, "probe_data": views}
-        fitted, seconds = [None, None], np.empty((_ROUNDS + 1, 2))
-        for number, recorded in itertools.product(range(_ROUNDS + 1), (0, 1)):
-            began, how = time.monotonic(), {"config": config, "mesh": self.mesh}
-            how |= {"start": fitted[recorded], "until": _EVERY * (number + 1)}
-            how |= recording if recorded else {}
-            fitted[recorded] = fitting.fit(jax.random.key(0), data.images, **how)
-            seconds[number, recorded] = time.monotonic() - began
-        self.folder.mkdir(parents=True, exist_ok=True)
-        low, middle, high = np.percentile(seconds[1:, 1] / seconds[1:, 0], [25, 50, 75])
+        views = curves.few_views(data, config, self.mesh.size)
+        recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": views}
+        fitted, seconds = [None, None], []
+        for steps in range(_EVERY, config.steps + 1, _EVERY):
+            for recorded, probe in enumerate([{}, recording]):
+                how = {"config": config, "start": fitted[recorded], "until": steps} | probe
+                fitted[recorded] = self.fit(jax.random.key(0), data.images, **how)
+            seconds.append([each.seconds for each in fitted])
+        # The first round compiles.
+        plain, with_recording = np.diff(seconds, axis=0).T
+        low, middle, high = np.percentile(with_recording / plain, [25, 50, 75])
         row = {"network": config.network, "batch_size": config.batch_size, "every": _EVERY}
         row |= {"probe_views": len(views.labels), "rounds": _ROUNDS, "time_ratio": middle}
         row |= {"quartile_1": low, "quartile_3": high, "device": self.device} | provenance()
+        self.folder.mkdir(parents=True, exist_ok=True)
         store.append_rows(self.folder / "recording.csv", row, [row])
         print(f"recording makes training take {middle:.3f} times as long ({low:.3f} to {high:.3f})")
 
 
 def summary(points: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
     """Ratios of gradient magnitudes, and means of the rest over both halves of a training."""
-    parts, found = {"half1": points[: len(points) // 2], "half2": points[len(points) // 2 :]}, {}
-    pairs = {"": ("inliers", "outliers"), "_control": ("control_large", "control_small")}
-    for name, (a, b) in pairs.items():
-        for part, of_part in ({"start": points[:1]} | parts).items():
-            ratio = of_part[f"gradient_magnitude_{a}"] / of_part[f"gradient_magnitude_{b}"]
-            found[f"magnitude_ratio{name}_{part}"] = ratio.mean()
-    for quantity, (part, of_part) in itertools.product(curves.QUANTITIES[1:], parts.items()):
-        for name, group in {"inliers": "", "outliers": "", "control": "_small"}.items():
-            found[f"{quantity}_{name}_{part}"] = of_part[f"{quantity}_{name}{group}"].mean()
-    return found | {"pl_auroc": metrics.auroc(scores["pl"], scores["is_outlier"].astype(bool))}
+    groups = ("inliers", "outliers", "control_small")
+    names = ["_".join(name) for name in itertools.product(curves.QUANTITIES[1:], groups)]
+    values = points[names].rename(columns=lambda name: name.removesuffix("_small"))
+    for name, a, b in ("", "inliers", "outliers"), ("_control", "control_large", "control_small"):
+        ratio = points[f"gradient_magnitude_{a}"] / points[f"gradient_magnitude_{b}"]
+        values[f"magnitude_ratio{name}"] = ratio
+    middle, found = len(points) // 2, values.filter(like="ratio")[:1].mean().add_suffix("_start")
+    for part, rows in {"half1": values[:middle], "half2": values[middle:]}.items():
+        found = pd.concat([found, rows.mean().add_suffix(f"_{part}")])
+    pl_auroc = metrics.auroc(scores["pl"], scores["is_outlier"].astype(bool))
+    return found.to_dict() | {"pl_auroc": pl_auroc}
 
 
 def main() -> int:
-    args = parse_args()
-
-    def work(console: Console) -> None:
-        study = Study(args, console)
-        study.measure_overhead() if args.overhead else study.record()
-
-    return command.run(work, "Finished trainings are kept; the same command continues.")
+    parser = flags.parser(__doc__)
+    add = parser.add_argument
+    flags.add_data(parser)
+    add("--inlier-class", type=int, nargs="+", required=True, help="one page each")
+    add("--ratio", type=float, default=0.1, help="outlier ratio, share of the set")
+    add("--seeds", type=flags.positive, default=3, help="number of trainings: seeds 0, 1, ...")
+    flags.add_protocol(parser)
+    flags.add_network_and_operations(parser)
+    add("--every", type=flags.positive, default=5, help="steps between recorded points")
+    add("--probe-views", type=flags.positive, default=2000, help="fixed views measured for Fig. 2")
+    add("--overhead", action="store_true", help="instead: time training with and without recording")
+    add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
+    args = parser.parse_args()
+    stopped = "Finished trainings are kept; the same command continues."
+    return command.run(lambda console: Study(args, console).do(), stopped)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import command
 import pandas as pd
-from speed import comparison, growth
-from speed.worker import CONSOLE
+from rich.console import Console
+from speed import measurements
+from speed.worker import COLUMNS
 from sweep import flags
 from sweep.store import append_rows
 
-_FEWEST_IMAGES = 20
 _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
-_NO_TORCH = (
-    "the programs that e3jax is measured against need PyTorch: pip install torch, or measure e3jax "
-    "alone with --without-torch"
-)
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,8 +30,7 @@ def parse_args() -> argparse.Namespace:
     text = "whose network, batch and optimizer; auto: paper on an accelerator, quick on a CPU"
     add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
     add("--network", nargs="+", metavar="wrn-DEPTH-WIDTH", help="default: the protocol's")
-    text = "views per step (default: the protocol's, for other networks 64 up to width 1, else 128)"
-    add("--batch-size", **count, help=text)
+    add("--batch-size", **count, help="views per step (default: 64 up to width 1, else 128)")
     flags.add_precision(parser)
     add("--channels", type=int, default=1, choices=(1, 3), help="of the images")
     add("--images", **count, default=500, help="in the bank, and of the pipeline")
@@ -55,34 +51,33 @@ def parse_args() -> argparse.Namespace:
     for name in args.network or ():
         if not re.fullmatch(r"wrn-(\d+)-([1-9]\d*)", name) or (int(name.split("-")[1]) - 4) % 6:
             parser.error(f"unknown network {name!r}: expected wrn-DEPTH-WIDTH, as in wrn-10-4")
-    if args.images < _FEWEST_IMAGES:
-        parser.error(f"--images must be at least {_FEWEST_IMAGES}, got {args.images}")
+    if args.images < 20:
+        parser.error(f"--images must be at least 20, got {args.images}")
     if args.seconds <= 0:
         parser.error("--seconds must be more than 0")
     if not (args.without_torch or args.growth or importlib.util.find_spec("torch")):
-        parser.error(_NO_TORCH)
+        parser.error("nothing to compare with: pip install torch, or add --without-torch")
     return args
 
 
 def main() -> int:
     args = parse_args()
-    kind, name = (growth, "growth.csv") if args.growth else (comparison, "speed.csv")
-    path = Path(args.out or Path(args.results_dir, name))
-    try:
+    measure, name = (
+        (measurements.grow, "growth") if args.growth else (measurements.compare, "speed")
+    )
+    path = Path(args.out or Path(args.results_dir, f"{name}.csv"))
+
+    def work(console: Console) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            for rows in kind.measure(args, folder):
-                append_rows(path, kind.COLUMNS, rows)
-                print(pd.DataFrame(rows).T.to_string(header=False))
+            for rows in measure(args, folder):
+                append_rows(path, COLUMNS[name], rows)
+                table = pd.DataFrame(rows, columns=list(COLUMNS[name])).dropna(axis=1, how="all")
+                print(table.T.to_string(header=False))
                 ratios = {name: rows[-1].get(name, float("nan")) for name in _RATIOS}
                 print(*(f"{name}={ratio:.3f}" for name, ratio in ratios.items()), flush=True)
-    except (ValueError, OSError, RuntimeError) as error:
-        CONSOLE.print(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        CONSOLE.print("Stopped. Finished rows are kept.")
-        return 130
-    CONSOLE.print(f"Rows are in {path}")
-    return 0
+        console.print(f"Rows are in {path}")
+
+    return command.run(work, "Finished rows are kept.")
 
 
 if __name__ == "__main__":

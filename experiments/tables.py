@@ -40,23 +40,20 @@ def work(args: argparse.Namespace) -> None:
     if args.figures:
         print(*figures.draw(args.figures, rows), sep="\n")
     else:
-        print(tables.summary(rows) if args.summary else tables.markdown(rows))
+        print(tables.markdown(rows, args.summary))
 
 
 def page(results: Path) -> str:
     """The text of docs/results.md: the prose of paper/results.md with tables of the results."""
-    quick, embedded = (
-        store.read_csv(results / f"{name}.csv") for name in ("quick", "quick_embedded")
-    )
-    runs = tables.frame([*quick, *store.read_csv(results / "ablations.csv")])
+    names = ("quick", "quick_embedded", "ablations")
+    quick, embedded, ablations = (store.read_csv(results / f"{name}.csv") for name in names)
+    runs = tables.frame([*quick, *ablations])
+    parts = {name: figures.factor_table(runs, "quick", name) for name in figures.FIGURES}
     memory = pd.read_csv(results / "memory.csv").sort_values("images")["peak_resident_bytes"] / 1e9
     overhead = pd.read_csv(results / "priority" / "recording.csv")["time_ratio"].iloc[-1]
     [summary] = results.glob("priority/mnist-*-summary.csv")
-    parts = {
-        name: figures.factor_table(figures.factor_panels(runs, "quick", name))
-        for name in figures.FIGURES
-    } | {
-        "benchmark": tables.summary([*quick, *embedded]),
+    parts |= {
+        "benchmark": tables.markdown([*quick, *embedded], summary=True),
         "priority": tables.priority_table(pd.read_csv(summary)),
         "overhead": f"{100 * (overhead - 1):.0f} %",
         "theory": theory_table(pd.read_csv(results / "theory.csv")),
@@ -71,10 +68,10 @@ def theory_table(rows: pd.DataFrame) -> str:
     """How far eq. 3 and the kernel's prediction are off, for each series of sets."""
     lines = []
     for (case, varied), group in rows.groupby(["case", "varied"], sort=False):
-        ratio, kernel = group["measured_over_predicted"], group["kernel_prediction_over_predicted"]
-        off = (ratio / kernel - 1).abs().max()
-        over = [f"{ratio.mean():.2f}", f"{ratio.min():.2f} to {ratio.max():.2f}"]
-        lines.append([case, varied.replace("_", " "), len(group), *over, f"{off:.1%}"])
+        ratio = group["measured_over_predicted"]
+        off = (ratio / group["kernel_prediction_over_predicted"] - 1).abs().max()
+        numbers = (f"{ratio.mean():.2f}", f"{ratio.min():.2f} to {ratio.max():.2f}", f"{off:.1%}")
+        lines.append([case, varied.replace("_", " "), len(group), *numbers])
     head = ["images", "varied", "sets and operations", "measured / eq. 3, mean", "range"]
     return tables.table([*head, "kernel's prediction off by at most"], lines)
 

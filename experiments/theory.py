@@ -25,7 +25,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import command
 import jax
@@ -43,84 +43,30 @@ from e3jax.images import to_unit
 from e3jax.sheet import save_figure
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
-OPERATIONS = ("identity", "shift(0,-8)", "turn90", "rotate30", "patches3210")
-COLUMNS = (
-    "case,source,varied,inlier_class,ratio,n_inliers,n_outliers,hidden,initialisations,operation,"
-    "measured_ratio,predicted_ratio,measured_over_predicted,low,high,"
-    "kernel_prediction_over_predicted,device,versions,commit"
-).split(",")
+OPERATIONS = ["identity", "shift(0,-8)", "turn90", "rotate30", "patches3210"]
 _IMAGES, _MANY_IMAGES = 500, 5000  # in a set
 _FEW = (1, 2, 5, 10)  # outliers
-_HIDDEN = (1, 4, 16, 64, 256)
 _BLOCK = 2500  # views at a time
 _RESAMPLES = 2000
 _MEASURED, _KERNEL = "measured_over_predicted", "kernel_prediction_over_predicted"
-
-
-class Case(NamedTuple):
-    """Images to contaminate and how.
-
-    Attributes:
-      images, labels: uint8 [n, 32, 32, c], int [n].
-      ratio: outliers' share of the set.
-      varied: the column over which the rows with this name and this value form a series.
-      most_outliers: only the first so many of the outliers drawn count; None: all.
-    """
-
-    name: str
-    source: str
-    inlier_class: int
-    images: np.ndarray
-    labels: np.ndarray
-    hidden: int
-    ratio: float = 0.1
-    varied: str = "ratio"
-    max_images: int = _IMAGES
-    most_outliers: int | None = None
-
-    def vary(self, column: str, field: str, values: Sequence) -> Iterator["Case"]:
-        """Cases that differ in one field, which shows in one column of the rows."""
-        return (self._replace(**{"varied": column, field: value}) for value in values)
-
-
-def parse_args() -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    add = parser.add_argument
-    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
-    most = f"real images (default: {', '.join(DATASETS)} if a data folder is given, else mnist)"
-    add("--datasets", nargs="*", choices=datasets.NAMES, help=most)
-    ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
-    add("--ratios", type=float, nargs="+", default=ratios, help="outliers' shares of the set")
-    add("--initialisations", type=int, default=200, help="of the network, at least 10 (200)")
-    add("--hidden", type=flags.positive, default=64, help="units L (64)")
-    add("--results-dir", default="runs/theory", help="for theory.csv, .png, .pdf (runs/theory)")
-    args = parser.parse_args()
-    if args.initialisations < 10:
-        parser.error("--initialisations must be at least 10: fewer give no interval")
-    if args.datasets is None:
-        given = args.data_dir or os.environ.get("TFDS_DATA_DIR")
-        args.datasets = DATASETS if given else DATASETS[:1]
-    return args
+_TICKS = (0.5, 0.6, 0.8, 1, 1.25, 1.6, 2)
 
 
 # --- The network, its gradients and the kernel -------------------------------------------------
 
 
-def initialise(key: jax.Array, inputs: int, hidden: int, k: int) -> dict:
-    """Weights of the network, all i.i.d. U[-1, 1]."""
+def initialise(key: jax.Array, inputs: int, hidden: int, k: int) -> list[jax.Array]:
+    """Biases and kernel of the last layer, then of the hidden one, all i.i.d. U[-1, 1]."""
     shapes = ((k,), (hidden, k), (hidden,), (inputs, hidden))
     keys = zip(jax.random.split(key, len(shapes)), shapes, strict=True)
-    weights = [jax.random.uniform(key, shape, minval=-1, maxval=1) for key, shape in keys]
-    head, layer = ({"bias": b, "kernel": w} for b, w in (weights[:2], weights[2:]))
-    return {"hidden": layer, "head": head}
+    return [jax.random.uniform(key, shape, minval=-1, maxval=1) for key, shape in keys]
 
 
-def apply(variables: dict, views: jax.Array) -> tuple[jax.Array, jax.Array]:
+def apply(weights: list[jax.Array], views: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Logits [v, k] and representation [v, hidden] of flat views [v, inputs]."""
-    hidden, head = variables["hidden"], variables["head"]
-    representation = jax.nn.sigmoid(views @ hidden["kernel"] + hidden["bias"][None])
-    return representation @ head["kernel"] + head["bias"][None], representation
+    head_bias, head, hidden_bias, hidden = weights
+    representation = jax.nn.sigmoid(views @ hidden + hidden_bias[None])
+    return representation @ head + head_bias[None], representation
 
 
 @functools.partial(jax.jit, static_argnames=("hidden", "k"))
@@ -157,6 +103,27 @@ def kernel_sums(views: jax.Array, groups: jax.Array, hidden: int) -> jax.Array:
 # --- The cases and their measurement -----------------------------------------------------------
 
 
+class Case(NamedTuple):
+    """Images to contaminate and how.
+
+    Attributes:
+      varied: the column over which the rows of this data set with this value form a series.
+      most_outliers: only the first so many of the outliers drawn count; None: all.
+    """
+
+    data: datasets.Dataset
+    inlier_class: int
+    hidden: int
+    ratio: float = 0.1
+    varied: str = "ratio"
+    max_images: int = _IMAGES
+    most_outliers: int | None = None
+
+    def vary(self, column: str, field: str, values: Sequence) -> Iterator["Case"]:
+        """Cases that differ in one field, which shows in one column of the rows."""
+        return (self._replace(**{"varied": column, field: value}) for value in values)
+
+
 def real_cases(args: argparse.Namespace, announce) -> Iterator[Case]:
     """Every class of every data set; for the first also few outliers, and ten times the images."""
     for name in args.datasets:
@@ -164,25 +131,22 @@ def real_cases(args: argparse.Namespace, announce) -> Iterator[Case]:
         classes = range(len(data.class_names))
         # The order is that of a content hash: the first of a class are a random draw.
         few = np.concatenate([np.flatnonzero(data.labels == c)[:_IMAGES] for c in classes])
+        few = data._replace(images=data.images[few], labels=data.labels[few])
         for c in classes:
-            case = Case(name, data.source, c, data.images[few], data.labels[few], args.hidden)
-            yield from case.vary("ratio", "ratio", args.ratios)
-            if c == 0:
-                yield from case.vary("n_outliers", "most_outliers", _FEW)
-                case = case._replace(images=data.images, labels=data.labels)
-                yield from case.vary("n_inliers", "max_images", [_MANY_IMAGES])
+            yield from Case(few, c, args.hidden).vary("ratio", "ratio", args.ratios)
+        yield from Case(few, 0, args.hidden).vary("n_outliers", "most_outliers", _FEW)
+        yield from Case(data, 0, args.hidden).vary("n_inliers", "max_images", [_MANY_IMAGES])
 
 
 def synthetic_cases(args: argparse.Namespace) -> Iterator[Case]:
     """Groups of noise, which are incoherent, and of noisy copies of one image, which are not."""
-    generator = np.random.default_rng(0)
+    generator, shape = np.random.default_rng(0), (datasets.SIDE, datasets.SIDE, 1)
 
     def noise(n=_IMAGES):
-        return generator.integers(0, 256, (n, datasets.SIDE, datasets.SIDE, 1))
+        return generator.integers(0, 256, (n, *shape))
 
     def like(image):
-        copies = image + generator.normal(0, 25, (_IMAGES, *image.shape[1:]))
-        return copies.round().clip(0, 255)
+        return (image + generator.normal(0, 25, (_IMAGES, *shape))).round().clip(0, 255)
 
     one, other = noise(1), noise(1)
     pairs = {
@@ -195,40 +159,42 @@ def synthetic_cases(args: argparse.Namespace) -> Iterator[Case]:
     labels = np.repeat([0, 1], _IMAGES)
     for name, groups in pairs.items():
         images = np.concatenate(groups).astype(np.uint8)
-        case = Case(name, "synthetic", 0, images, labels, args.hidden)
+        data = datasets.Dataset(name, images, labels, ("inliers", "outliers"), "synthetic")
+        case = Case(data, 0, args.hidden)
         yield from case.vary("ratio", "ratio", args.ratios)
         if name == "all noise":
             yield from case.vary("n_outliers", "most_outliers", _FEW)
         if name == "inliers alike, outliers noise":
-            yield from case.vary("hidden", "hidden", _HIDDEN)
+            yield from case.vary("hidden", "hidden", (1, 4, 16, 64, 256))
 
 
-def measure(case: Case, operation_set, initialisations: int) -> list[dict[str, Any]]:
+def measure(case: Case, operation_set, initialisations: int) -> pd.DataFrame:
     """The rows of a contaminated set, one for each of OPERATIONS."""
-    where = (case.images, case.labels, case.inlier_class, case.ratio, 0)
-    data = contamination.contaminate(*where, max_images=case.max_images)
-    counted = np.cumsum(data.is_outlier) <= (case.most_outliers or len(data.images))
-    groups = np.stack([~data.is_outlier, data.is_outlier & counted])
-    n_inliers, n_outliers = groups.sum(axis=1).tolist()
-    predicted = (n_inliers / n_outliers) ** 2
+    where = (case.data.images, case.data.labels, case.inlier_class, case.ratio, 0)
+    drawn = contamination.contaminate(*where, max_images=case.max_images)
+    counted = np.cumsum(drawn.is_outlier) <= (case.most_outliers or len(drawn.images))
+    groups = np.stack([~drawn.is_outlier, drawn.is_outlier & counted])
+    n_inliers, n_outliers = groups.sum(axis=1)
 
     chosen = np.array([operation_set.names.index(name) for name in OPERATIONS])
-    labels = chosen.repeat(len(data.images))
-    images = jnp.tile(to_unit(jnp.asarray(data.images)), (len(chosen), 1, 1, 1))
+    labels = chosen.repeat(len(drawn.images))
+    images = jnp.tile(to_unit(jnp.asarray(drawn.images)), (len(chosen), 1, 1, 1))
     views = jax.jit(operations.views_of)(operation_set, images, labels).reshape(len(labels), -1)
     keys = jax.random.split(jax.random.key(0), initialisations)
     every = (views, labels, np.tile(groups, len(chosen)))
     squares = squared_gradients(keys, *every, case.hidden, len(operation_set))
     measured, low, high = ratio_of_means(*np.float64(squares)[:, :, chosen].swapaxes(0, 1))
+    sums = [kernel_sums(views[labels == c], groups, case.hidden) for c in chosen]
 
-    rows, ratio = [], n_outliers / (n_inliers + n_outliers)
-    for i, operation in enumerate(OPERATIONS):
-        q_in, q_out = kernel_sums(views[labels == chosen[i]], groups, case.hidden)
-        over = np.array([measured[i], low[i], high[i], float(q_in / q_out)]) / predicted
-        values = (case.name, case.source, case.varied, case.inlier_class, ratio, n_inliers)
-        values += (n_outliers, case.hidden, initialisations, operation, measured[i], predicted)
-        rows.append(dict(zip(COLUMNS, values + tuple(over.tolist()), strict=False)))
-    return rows
+    rows = {"case": case.data.name, "source": case.data.source, "varied": case.varied}
+    rows |= {"inlier_class": case.inlier_class, "ratio": n_outliers / groups.sum()}
+    rows |= {"n_inliers": n_inliers, "n_outliers": n_outliers, "hidden": case.hidden}
+    rows |= {"initialisations": initialisations, "operation": OPERATIONS}
+    predicted = (n_inliers / n_outliers) ** 2
+    rows |= {"measured_ratio": measured, "predicted_ratio": predicted}
+    rows |= {_MEASURED: measured / predicted, "low": low / predicted, "high": high / predicted}
+    rows |= {_KERNEL: [float(q_in / q_out) / predicted for q_in, q_out in sums]}
+    return pd.DataFrame(rows)
 
 
 def ratio_of_means(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -247,16 +213,15 @@ def draw(rows: pd.DataFrame) -> Figure:
     Over the ratio for the classes of each real data set and for the synthetic images, over few
     outliers, over the hidden units, all for the identity; last, all rows against each other.
     """
-    images = rows["source"].where(rows["source"] == "synthetic", "real") + " images"
-    shown = rows.assign(images=images)[rows["operation"] == OPERATIONS[0]]
-    made, real = shown[shown["source"] == "synthetic"], shown[shown["source"] != "synthetic"]
+    is_made = rows["source"] == "synthetic"
+    real, made = rows[~is_made], rows[is_made]
     panels = [
         (f"{name}, a colour per inlier class", of_set, "ratio", "outlier ratio ρ")
         for name, of_set in real.groupby("case", sort=False)
     ]
     panels += [
         ("synthetic images", made, "ratio", "outlier ratio ρ"),
-        ("few outliers, 450 inliers", shown, "n_outliers", "outliers"),
+        ("few outliers, 450 inliers", rows, "n_outliers", "outliers"),
         ("hidden units", made, "hidden", "units L"),
     ]
     columns = len(panels) // 2 + 1
@@ -268,18 +233,20 @@ def draw(rows: pd.DataFrame) -> Figure:
     for i, panel in enumerate(panels):
         _panel(figure.add_subplot(2, columns, i + 1), *panel)
     axes = figure.add_subplot(2, columns, len(panels) + 1, title="all sets and operations")
-    for name, of_kind in rows.groupby(images, sort=False):
+    for name, of_kind in (("real images", real), ("synthetic images", made)):
         axes.plot(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name)
     axes.axline((0.5, 0.5), (2, 2), color="grey", linewidth=0.8)
     axes.set(xlabel="kernel prediction over eq. 3's", ylabel="measured over eq. 3's")
     axes.legend(loc="upper left", fontsize=8, frameon=False)
-    _log_scale(axes, "xy")
+    axes.set_xscale("log", subs=[])
+    axes.set_yscale("log", subs=[])
+    axes.set(xticks=_TICKS, yticks=_TICKS, xticklabels=_TICKS, yticklabels=_TICKS)
     return figure
 
 
 def _panel(axes: Axes, title: str, rows: pd.DataFrame, varied: str, xlabel: str) -> None:
-    """Rows of one sweep, their places at equal distances, the series side by side."""
-    rows = rows[rows["varied"] == varied]
+    """The identity's rows of one sweep, at equal distances, the series side by side."""
+    rows = rows[(rows["varied"] == varied) & (rows["operation"] == OPERATIONS[0])]
     values, of_set = sorted(set(rows[varied])), rows["inlier_class"].nunique() > 1
     series = rows.groupby("inlier_class" if of_set else "case", sort=False)
     axes.axhline(1, color="grey", linewidth=0.8)
@@ -293,23 +260,32 @@ def _panel(axes: Axes, title: str, rows: pd.DataFrame, varied: str, xlabel: str)
     axes.set(title=title, xlabel=xlabel, ylim=(0.75, 1.25) if of_set else (0.25, 2.2))
     if not of_set:
         axes.hlines([0.5, 2], *axes.get_xlim(), color="grey", linewidth=0.8, linestyle=":")
-        _log_scale(axes, "y")
+        axes.set_yscale("log", subs=[])
+        axes.set_yticks(_TICKS, _TICKS)
     axes.legend(fontsize=8, loc="lower right", ncols=5 if of_set else 1, frameon=False)
-
-
-def _log_scale(axes: Axes, names: str) -> None:
-    for name in names:
-        axes.set(**{f"{name}scale": "log"})
-        axis, ticks = getattr(axes, f"{name}axis"), (0.5, 0.6, 0.8, 1, 1.25, 1.6, 2)
-        axis.set_ticks([], minor=True)
-        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 # --- The command -------------------------------------------------------------------------------
 
 
 def main() -> int:
-    args = parse_args()
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    add = parser.add_argument
+    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
+    most = f"real images (default: {', '.join(DATASETS)} if a data folder is given, else mnist)"
+    add("--datasets", nargs="*", choices=datasets.NAMES, help=most)
+    ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
+    add("--ratios", type=float, nargs="+", default=ratios, help="outliers' shares of the set")
+    add("--initialisations", type=int, default=200, help="of the network, at least 10 (200)")
+    add("--hidden", type=flags.positive, default=64, help="units L (64)")
+    add("--results-dir", default="runs/theory", help="for theory.csv, .png, .pdf (runs/theory)")
+    args = parser.parse_args()
+    if args.initialisations < 10:
+        parser.error("--initialisations must be at least 10: fewer give no interval")
+    if args.datasets is None:
+        given = args.data_dir or os.environ.get("TFDS_DATA_DIR")
+        args.datasets = DATASETS if given else DATASETS[:1]
     return command.run(lambda console: run(args, console), "Nothing is written before the end.")
 
 
@@ -322,13 +298,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cases = [*real_cases(args, console.print), *synthetic_cases(args)]
     console.print(f"Plan: {len(cases)} sets")
-    where = {"device": jax.devices()[0].device_kind} | provenance()
-    rows = []
-    for case in command.progress(cases, "sets", console):
-        rows += [r | where for r in measure(case, operation_set, args.initialisations)]
-    store.write_csv(folder / "theory.csv", rows, COLUMNS)
+    each = command.progress(cases, "sets", console)
+    rows = pd.concat([measure(case, operation_set, args.initialisations) for case in each])
+    rows = rows.assign(device=jax.devices()[0].device_kind, **provenance())
+    store.write_csv(folder / "theory.csv", rows.to_dict("records"), rows)
     for kind in ("png", "pdf"):
-        save_figure(folder / f"theory.{kind}", draw(pd.DataFrame(rows)))
+        save_figure(folder / f"theory.{kind}", draw(rows))
     console.print(f"{len(rows)} rows and the figure are in {folder}/")
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny  # noqa: F401 - a network's name, "tiny-8"
+from xdist.scheduler import LoadScopeScheduling
 
 from e3jax import contamination, datasets
 
@@ -20,12 +21,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+class FilesAndPages(LoadScopeScheduling):
     """Tests of a file share fixtures and programs, so one worker runs them; pages share nothing."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+    def _split_scope(self, nodeid):
+        return nodeid if "test_docs.py" in nodeid else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesAndPages(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,16 @@
 """What each factor changes, and the training that is scored after every epoch."""
 
+import contextlib
+
 import ablations
 import jax
 import numpy as np
 import pytest
 from sweep import methods
-from sweep.methods import Watch
 from sweep.plan import Protocol, Run
+from tiny import Tiny
 
-from e3jax import devices, training
+from e3jax import checkpoint, devices, training
 from e3jax.methods import E3OUTLIER
 
 QUICK, PAPER = Protocol("quick", 500), Protocol("paper", None)
@@ -84,13 +86,17 @@ class Stages:
 
 def train(images, after, stages=None, state=None, **changed):
     """Three epochs of seven steps, each of which is then scored, or only the last."""
-    config = training.TrainConfig("wrn-10-1", "PR", "adam", batch_size=32, epochs=3)
+    config = training.TrainConfig(Tiny, "PR", "adam", batch_size=32, epochs=3)
     what = {"dataset": "mnist", "source": "", "method": "e3outlier-epoch10", "inlier_class": 4}
     what |= {"ratio": 0.1, "data_seed": 0, "train_seed": 0, "max_images": None, "protocol": ""}
     config = config._replace(**changed)._asdict()
     run = Run(**what, network="", operations="", config=config, constants={})
-    watch = Watch(on_progress=stages or Stages(), save_seconds=0, state=state)
-    return methods.train(run, images, watch, devices.device_mesh(jax.devices()[:1]), after)
+    options, mesh = {"on_progress": stages or Stages()}, devices.device_mesh(jax.devices()[:1])
+    if state is None:
+        return methods.train(run, images, mesh, options, after)
+    with contextlib.closing(checkpoint.TrainCheckpoint(state)) as saved:
+        options |= {"checkpoint": saved, "save_seconds": 0}
+        return methods.train(run, images, mesh, options, after)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +111,11 @@ def whole(few):
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_scores_on_the_way_are_those_of_a_training_of_that_length(few, whole, epoch):
-    scores, measured = whole
-    alone, of_alone = train(few, (None,), epochs=epoch)
-    name = f"e3outlier-epoch0{epoch}"
-    np.testing.assert_array_equal(scores[name], alone["e3outlier"])
-    for column in ("steps", "pretext_accuracy"):
-        assert measured[column][name] == pytest.approx(of_alone[column]["e3outlier"])
-    assert of_alone["steps"]["e3outlier"] == -(-epoch * 10 * 23 // 32)
+    on_the_way = whole[f"e3outlier-epoch0{epoch}"]
+    alone = train(few, (None,), epochs=epoch)["e3outlier"]
+    np.testing.assert_array_equal(on_the_way["scores"], alone["scores"])
+    assert on_the_way["pretext_accuracy"] == pytest.approx(alone["pretext_accuracy"])
+    assert on_the_way["steps"] == alone["steps"] == -(-epoch * 10 * 23 // 32)
 
 
 def test_interrupted_on_the_way_it_continues(few, whole, tmp_path):
@@ -123,11 +127,11 @@ def test_interrupted_on_the_way_it_continues(few, whole, tmp_path):
         with pytest.raises(Interrupted):
             train(few, (1, 2, 3), Stages(most), state)
         again = Stages()
-        scores, measured = train(few, (1, 2, 3), again, state)
-        for name, values in whole[0].items():
-            np.testing.assert_array_equal(scores[name], values)
-        for column in ("steps", "pretext_accuracy"):
-            assert measured[column] == whole[1][column]
+        outcome = train(few, (1, 2, 3), again, state)
+        for name, expected in whole.items():
+            np.testing.assert_array_equal(outcome[name]["scores"], expected["scores"])
+            for column in ("steps", "pretext_accuracy"):
+                assert outcome[name][column] == expected[column]
         # Of an interrupted call for progress the work is done, but it may not have been kept.
         assert again.seen.count("scoring") >= 3 - stages.seen[:most].count("scoring")
         assert len(again.seen) <= len(stages.seen) - most + 2

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from commands import end, here, kill, rows, start, untimed, wait_until
 from sweep import store
+from tiny import Tiny
 
-from e3jax import metrics
+from e3jax import metrics, networks
 
 SMALL = (
     *("--dataset", "mnist", "--source", "embedded", "--protocol", "quick", "--operations", "PR"),
@@ -34,7 +35,9 @@ def assert_same_results(folder, expected):
 
 def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_path, mnist):
     """By the paper's protocol, in two steps: that they are too few is told everywhere."""
-    arguments = (*SMALL, "--classes", 4, "--protocol", "paper", "--network", "wrn-10-1")
+    small = networks.Network("tiny-1", (range(1, 2),), lambda k, one, *how: Tiny(k, *how))
+    monkeypatch.setitem(networks.NETWORKS, "tiny", small)
+    arguments = (*SMALL, "--classes", 4, "--protocol", "paper", "--network", "tiny-1")
     arguments += ("--steps", 2, "--results-dir", tmp_path)
     code, out, err = here(monkeypatch, capsys, benchmark.main, *arguments)
     assert code == 0
@@ -52,7 +55,7 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_
         assert (row["n_inliers"], row["n_outliers"]) == (36, 4)
         assert "jax=" in row["versions"] and "scikit-learn=" in row["versions"] and row["commit"]
         trained = row["method"] in of_training
-        assert (row["network"], row["steps"]) == (("wrn-10-1", "2") if trained else ("", ""))
+        assert (row["network"], row["steps"]) == (("tiny-1", "2") if trained else ("", ""))
         assert row["precision"] == "float32" and (row["pretext_accuracy"] != "") == trained
     for path in (tmp_path / "runs").glob("*.json"):
         saved = np.load(path.with_suffix(".npz"))
@@ -65,7 +68,7 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_
     assert out.strip() == (tmp_path / "results.md").read_text().strip()
     for part in (
         "Data: mnist from embedded",
-        "Protocol: paper-2steps (wrn-10-1, 23 operations, sgd, 2 steps of 128 views, float32)",
+        "Protocol: paper-2steps (tiny-1, 23 operations, sgd, 2 steps of 128 views, float32)",
         "Device: 2 x cpu",
         "Runs at once: 1",
         "Plan: 2 runs, 0 of them finished before",

@@ -28,9 +28,7 @@ def cells(kind):
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.xdist_group(page)) for page in RUN]
-)
+@pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
@@ -55,7 +53,6 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.campaign
-@pytest.mark.xdist_group("notebook")
 def test_the_cells_of_the_notebook_run_and_find_other_digits_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pyplot.switch_backend("agg")

@@ -1,14 +1,13 @@
 """Folders of files that e3jax rank is measured on."""
 
-import csv
-
 import folders
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from sweep import store
 
-FOLDER = folders.Folder("few", "mnist", (4, 0), 20, 4, 1)
+FOLDER = folders.Folder("few", "mnist", "4+0", 20, 4, 1)
 FAST = ("--operations", "PR", "--steps", "3", "--image-size", "8")
 
 
@@ -33,11 +32,10 @@ def test_a_row_judges_the_ranking(mnist, tmp_path):
     row = folders.measure(FOLDER, mnist, FAST) | {"versions": "v", "commit": "c"}
     assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
     assert row["precision"] <= row["found_in_twice"]
-    store.write_csv(tmp_path / "rows.csv", [row], folders.COLUMNS)
-    [again] = folders.read_rows(tmp_path / "rows.csv")
-    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.as_table([again])
-    with open(tmp_path / "rows.csv") as file:
-        assert next(csv.reader(file)) == folders.COLUMNS
+    store.append_rows(tmp_path / "rows.csv", row, [row])
+    again = folders.read_rows(tmp_path / "rows.csv")
+    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.as_table(again)
+    assert list(again) == list(folders.read_rows(ROOT / "results" / "folders.csv"))
 
 
 def test_every_folder_of_the_plan_is_another_one():
@@ -48,10 +46,11 @@ def test_every_folder_of_the_plan_is_another_one():
 
 def test_a_folder_that_has_a_row_is_not_measured_again(tmp_path):
     [done, *rest] = folders.plan(["few"])
-    row = dict.fromkeys(folders.COLUMNS, 1.5) | done.row
-    store.write_csv(tmp_path / "rows.csv", [row], folders.COLUMNS)
-    assert folders.missing(["few"], folders.read_rows(tmp_path / "rows.csv")) == rest
-    assert folders.read_rows(tmp_path / "none.csv") == []
+    path = tmp_path / "rows.csv"
+    assert folders.missing(["few"], folders.read_rows(path)) == [done, *rest]
+    assert folders.as_table(folders.read_rows(path)).count("\n") == 1  # a head alone
+    store.append_rows(path, folders.Folder._fields, [done._asdict()])
+    assert folders.missing(["few"], folders.read_rows(path)) == rest
 
 
 def test_what_fails_is_one_sentence(mnist):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from speed import comparison, growth, pytorch, worker
+from speed import pytorch, worker
 from torch.utils.flop_counter import FlopCounterMode
 
 import e3jax
-from e3jax import fitting, images, networks, operations
+from e3jax import fitting, images, methods, networks, operations
 
 SCRIPT = ROOT / "experiments/speed.py"
 SMALL = ("--rounds", 1, "--seconds", 0.01, "--images", 20, "--batch-size", 8, "--steps", 2)
@@ -27,23 +27,24 @@ def random_images(n, channels):
 def backend(kind, *, n=2, **changes):
     config = e3jax.quick_config()._replace(**changes)
     options = {"mode": "eager"} if kind is pytorch.Tuned else {}
-    return kind(config._asdict(), [n, 32, 32, 1], **options)
+    made = kind(config._asdict(), [n, 32, 32, 1], **options)
+    if kind is pytorch.Straightforward:
+        made.fill_views()
+        made.start()
+    return made
 
 
 def to_torch(network, variables):
     """Copies a Flax network's numbers; both list their layers in the order of their use."""
-    layers = list(network.modules())
-    for kind, name in ((torch.nn.Conv2d, "Conv"), (torch.nn.BatchNorm2d, "BatchNorm")):
-        for i, layer in enumerate(layer for layer in layers if isinstance(layer, kind)):
-            ours = variables["params"][f"{name}_{i}"]
-            if name == "Conv":
-                copy_into(layer, {"weight": ours["kernel"].transpose(3, 2, 0, 1)})
-            else:
-                copy_into(layer, {"weight": ours["scale"], "bias": ours["bias"]})
-                stats = variables["batch_stats"][f"{name}_{i}"]
-                copy_into(layer, {"running_mean": stats["mean"], "running_var": stats["var"]})
-    head = variables["params"]["head"]
-    copy_into(network.head, {"weight": head["kernel"].T, "bias": head["bias"]})
+    layers, params, stats = list(network.modules()), variables["params"], variables["batch_stats"]
+    for i, layer in enumerate(layer for layer in layers if isinstance(layer, torch.nn.Conv2d)):
+        copy_into(layer, {"weight": params[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1)})
+    for i, layer in enumerate(layer for layer in layers if isinstance(layer, torch.nn.BatchNorm2d)):
+        ours = params[f"BatchNorm_{i}"] | stats[f"BatchNorm_{i}"]
+        names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+        copy_into(layer, {theirs: ours[name] for theirs, name in names.items()})
+    head = params["head"]
+    copy_into(network[-1], {"weight": head["kernel"].T, "bias": head["bias"]})
 
 
 def copy_into(layer, arrays):
@@ -71,14 +72,14 @@ def random_variables(network):
 
 @pytest.mark.parametrize("channels, count", [(1, 1_224_479), (3, 1_224_767)])
 def test_the_network_has_the_papers_number_of_parameters(channels, count):
-    network = pytorch.WideResNet("wrn-10-4", K, channels)
+    network = pytorch.wide_resnet("wrn-10-4", K, channels)
     assert sum(p.numel() for p in network.parameters()) == count
 
 
 @pytest.mark.parametrize("network", ["wrn-10-1", "wrn-10-4", "wrn-16-2"])
 def test_flops_are_those_pytorch_counts(network):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        pytorch.WideResNet(network, K, 3)(torch.zeros(1, 3, 32, 32))
+        pytorch.wide_resnet(network, K, 3)(torch.zeros(1, 3, 32, 32))
     ours = networks.forward_flops(networks.build(network, K), (32, 32, 3))
     assert ours == counter.get_total_flops()
 
@@ -103,12 +104,8 @@ def test_views_are_e3jaxs(channels):
 def test_with_the_same_weights_scores_are_the_same(kind):
     peer = backend(kind, network="wrn-16-1")  # has blocks with and without a shortcut convolution
     variables = random_variables(networks.build("wrn-16-1", K))
-    state = fitting.fit(jax.random.key(0), peer.images, config=peer.config, until=0)
-    state = state._replace(state=state.state._replace(variables=variables))
-    ours = fitting.score(state, peer.images).mean()
-    if kind is pytorch.Straightforward:
-        peer.fill_views()
-        peer.start()
+    fitted = fitting.restored(methods.E3OUTLIER, peer.config, 32, variables)
+    ours = fitting.score(fitted, peer.images).mean()
     to_torch(peer.network, variables)
     assert np.ptp(ours) > 5e-4
     np.testing.assert_allclose(peer.score(2), ours, atol=1e-4)
@@ -124,9 +121,6 @@ def test_an_epoch_of_the_tuned_program_visits_each_view_once():
 @pytest.mark.parametrize("kind", [pytorch.Tuned, pytorch.Straightforward])
 def test_training_learns(kind):
     peer = backend(kind, batch_size=37, steps=20)
-    if kind is pytorch.Straightforward:
-        peer.fill_views()
-        peer.start()
     peer.train(1)
     first = float(peer.loss)
     peer.train(19)
@@ -148,7 +142,9 @@ def test_workers_answer_under_their_prefixes():
 
 def test_a_worker_that_ends_is_one_sentence(capfd):
     with worker.Worker("collections:Counter") as ended:
-        with pytest.raises(RuntimeError, match="collections:Counter ended in popitem with code 1"):
+        with pytest.raises(
+            ChildProcessError, match="collections:Counter ended in popitem with code 1"
+        ):
             ended.ask("popitem")
     assert "KeyError" in capfd.readouterr().err
 
@@ -183,7 +179,7 @@ def test_a_measurement_ends_with_a_line_for_programs_and_a_row(run_script, tmp_p
     assert all(ratio > 0 for ratio in ratios.values())
     assert "Plan: wrn-10-1" in finished.stderr
     [row] = rows(tmp_path / "speed.csv")
-    assert list(row) == comparison.COLUMNS
+    assert list(row) == list(worker.COLUMNS["speed"])
     missing = {name for name, value in row.items() if not value}
     assert missing == {"in_flight", "in_flight_train_views_per_second"}
     assert (row["network"], row["protocol"], row["batch_size"]) == ("wrn-10-1", "quick", "8")
@@ -200,7 +196,7 @@ def test_growth_has_a_row_for_every_size(run_script, tmp_path, one_device):
     ratios = last_line(run_script(SCRIPT, *options, "--results-dir", tmp_path))
     assert all(np.isnan(ratio) for ratio in ratios.values())
     table = rows(tmp_path / "growth.csv")
-    assert list(table[0]) == growth.COLUMNS
+    assert list(table[0]) == list(worker.COLUMNS["growth"])
     sizes = [("images", "20"), ("images", "1000"), ("devices", "1000")]
     assert [(row["growth"], row["images"]) for row in table] == sizes
     assert all(float(row["train_core_us_per_view"]) > 0 for row in table)

@@ -20,6 +20,7 @@ from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
 
 from e3jax import training
+from e3jax.contamination import Contaminated
 
 MNIST = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
 PIXELS = (*MNIST, "--max-images", 40, "--methods", "pixel-pca", "pixel-knn", "--classes", 1, 4)
@@ -140,11 +141,11 @@ def test_constants_in_the_code_of_a_method_are_in_the_key(method):
 
 
 def keep(folder: store.Folder, run: Run, scores=(0.1, 0.2, 0.3, 0.0), **measured) -> list[dict]:
-    is_outlier = np.arange(4) > 2
-    known = {"steps": 433, "pretext_accuracy": 0.7, "train_seconds": 1.0, "score_seconds": 2.0}
-    known |= {"device": "1 x cpu", "precision": "float32", "versions": "v", "commit": "c"}
-    known |= {"n_inliers": 3, "n_outliers": 1} | measured
-    return folder.finish(run, {run.method: np.array(scores)}, is_outlier, np.arange(4), known)
+    columns = {"steps": 433, "pretext_accuracy": 0.7, "train_seconds": 1.0, "score_seconds": 2.0}
+    columns |= {"device": "1 x cpu", "precision": "float32", "versions": "v"}
+    columns |= {"scores": np.array(scores)} | measured
+    data = Contaminated(None, np.arange(4) > 2, np.arange(4), 3, 1)
+    return folder.finish(run, {run.method: columns}, data)
 
 
 def test_tables_from_csv_and_from_json_are_the_same(tmp_path):
@@ -188,7 +189,7 @@ def test_what_a_kill_left_beside_a_finished_run_is_removed(tmp_path):
         (folder.runs / f"{name}.state" / "20").mkdir(parents=True)
         (folder.runs / f"{name}.failed").write_text("Traceback")
         (folder.runs / f"{name}.npz.{'0' * 32}.partial").write_text("half")
-    assert folder.finished() == {run.name} and not folder.is_finished(other)
+    assert folder.finished() == {run.name} and not folder.file(other, "json").exists()
     left = [path.name for path in folder.runs.iterdir() if path.name.startswith(run.name)]
     assert sorted(left) == [f"{run.name}.{kind}" for kind in ("json", "npz", "png")]
     assert len(list(folder.runs.glob(f"{other.name}*"))) == 3
@@ -217,7 +218,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def lockf(*args):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(store.fcntl, "lockf", lockf)
+    monkeypatch.setattr("fcntl.lockf", lockf)
     with pytest.warns(UserWarning, match="has no locks.*No locks available"):
         assert store.Folder(tmp_path).lock(a_run())
 
@@ -273,9 +274,6 @@ def test_fifteen_thousand_finished_runs_are_found_and_read_in_ten_seconds(tmp_pa
 # --- The command, in this process ------------------------------------------------------------
 
 
-JOB = ("--distributed", "--num-processes", 2)
-
-
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -291,10 +289,8 @@ JOB = ("--distributed", "--num-processes", 2)
         (["--methods", "cats"], "invalid choice: 'cats'"),
         (["--seeds", 0], "0 is less than 1"),
         (["--process-id", 0], "need --distributed"),
-        (JOB, "together or not at all"),
         (["--distributed", "--runs-at-once", 2], "one run at a time"),
-        ([*JOB, "--coordinator", "here", "--process-id", 0], "HOST:PORT, got 'here'"),
-        ([*JOB, "--coordinator", "here:1", "--process-id", 2], "0 to 1, got 2"),
+        (["--distributed", "--coordinator", "here"], "HOST:PORT, got 'here'"),
     ],
 )
 def test_wrong_flags_are_one_sentence(monkeypatch, capsys, arguments, sentence):
@@ -333,10 +329,10 @@ def test_a_failing_run_is_told_at_the_end_and_tried_again(command, monkeypatch, 
     """One of four fails: the others are done, the next start does that one alone."""
     folder, knn = tmp_path / "results", methods.METHODS["pixel-knn"]
 
-    def fail(run, images, watch, mesh):
+    def fail(run, images, mesh, options):
         if run.inlier_class == 4:
             raise RuntimeError("the disk of the neighbour\nis on fire")
-        return knn.do(run, images, watch, mesh)
+        return knn.do(run, images, mesh, options)
 
     with monkeypatch.context() as patch:
         patch.setitem(methods.METHODS, "pixel-knn", knn._replace(do=fail))

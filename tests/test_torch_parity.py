@@ -6,18 +6,12 @@ import numpy as np
 import optax
 import pytest
 import torch
+from speed import pytorch
 
 from e3jax import training
 from e3jax.baselines import dagmm
 
 STEPS = 12
-
-
-def torchs_optimizer(config, parameters):
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **options)
-    return torch.optim.Adam(parameters, eps=1e-7, **options)
 
 
 # With the paper's 5e-4 alone, 12 steps would hardly differ from steps without L2.
@@ -37,7 +31,7 @@ def test_optimizers_take_pytorchs_steps_with_coupled_l2(optimizer, schedule, wei
 
     rule, rate = training.make_optimizer(config), jax.jit(training.learning_rate(config))
     theirs = {name: torch.tensor(a, requires_grad=True) for name, a in start.items()}
-    their_rule = torchs_optimizer(config, list(theirs.values()))
+    their_rule = pytorch.make_optimizer(config, list(theirs.values()))
 
     @jax.jit
     def advance(params, state, step, x, y):

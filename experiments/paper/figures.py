@@ -1,7 +1,7 @@
 """Figures of result rows, beside the paper's numbers: Figs. 1 b to 6."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ from e3jax.sheet import save_figure
 from paper import tables
 
 _INLIERS, _OUTLIERS = "#4477aa", "#ee6677"
-# Groups of images whose priority is recorded: label, colour, dashes.
+# Groups of images whose priority is recorded, and how they are drawn.
 _GROUPS = {
-    "inliers": ("inliers", _INLIERS, ""),
-    "outliers": ("outliers", _OUTLIERS, ""),
-    "control_large": ("control: random 1 - ρ of the inliers", "#555555", (4, 2)),
-    "control_small": ("control: the other ρ of them", "#aa9900", (4, 2)),
+    "inliers": "inliers",
+    "outliers": "outliers",
+    "control_large": "control: random 1 - ρ of the inliers",
+    "control_small": "control: the other ρ of them",
 }
+_COLOURS, _DASHES = [_INLIERS, _OUTLIERS, "#555555", "#aa9900"], ["", "", (4, 2), (4, 2)]
 _OPERATIONS, _RATIO = "RA+IA+PR", 0.1
 # Suffixes of protocols: the lengths of Fig. 6 a that are not the protocol's own, and Fig. 6 d.
 BY_EPOCHS, EQUAL_STEPS, EPOCHS = "-by-epochs", "-equal-steps", "-10epochs"
@@ -87,17 +88,13 @@ def plot_overview(path: Path | str, runs: pd.DataFrame, title: str) -> None:
     axes = figure.add_subplot(title=title, ylim=(0, 101))
     options = {"x": "inlier_class", "y": "auroc", "hue": "method", "hue_order": methods, "ax": axes}
     runs = runs.assign(auroc=100 * runs["auroc"])
-    sns.barplot(runs, palette=_palette(methods), errorbar=None, saturation=1, **options)
+    sns.barplot(runs, palette="tab20", errorbar=None, saturation=1, **options)
     black = {"palette": dict.fromkeys(methods, "black"), "size": 3, "legend": False}
     sns.stripplot(runs, dodge=True, jitter=False, **black, **options)
     axes.axhline(50, color="grey", linewidth=0.8, linestyle="--")
     axes.set(xlabel="inlier class", ylabel="AUROC (%)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     save_figure(path, figure)
-
-
-def _palette(names: Sequence[str]) -> dict[str, tuple]:
-    return dict(zip(names, sns.color_palette("tab20", len(names)), strict=True))
 
 
 # --- Figs. 1 b, 5 and 6: one factor at a time ----------------------------------------------------
@@ -142,11 +139,10 @@ def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
     runs, drawn = tables.frame(rows), []
     folder.mkdir(parents=True, exist_ok=True)
     for protocol in sorted(set(_bases(runs)) - {""}):
-        for name in FIGURES:
+        for name, (title, xlabel, _) in FIGURES.items():
             if panels := factor_panels(runs, protocol, name):
                 drawn.append(folder / f"{file_name(name, protocol)}.png")
-                title = f"{FIGURES[name][0]}; protocol {protocol}"
-                plot_factor(drawn[-1], panels, title, FIGURES[name][1])
+                plot_factor(drawn[-1], panels, f"{title}; protocol {protocol}", xlabel)
     return drawn
 
 
@@ -193,17 +189,14 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
     return panels
 
 
-def factor_table(panels: dict[str, pd.DataFrame]) -> str:
+def factor_table(runs: pd.DataFrame, protocol: str, name: str) -> str:
     """AUROC in percent: a line per panel and series that has several places, a column per place."""
-    points = pd.concat(panels, names=["panel"])
+    points = pd.concat(factor_panels(runs, protocol, name), names=["panel"])
     means = points.pivot_table("auroc", ["panel", "series"], "x").dropna(thresh=2)
-    means = means[sorted(means, key=_rank)]
-    lines = [
-        [panel.replace("\n", "; "), series, *(f"{v:.1f}".replace("nan", "") for v in values)]
-        for panel, series, *values in means.reset_index().itertuples(index=False)
-    ]
+    means = means[sorted(means, key=_rank)].map("{:.1f}".format).replace("nan", "")
     columns = [f"{x:g}" if isinstance(x, float) else x for x in means]
-    return tables.table(["images", "series", *columns], lines)
+    lines = means.rename(index=lambda panel: panel.replace("\n", "; "), level="panel")
+    return tables.table(["images", "series", *columns], lines.reset_index().to_numpy())
 
 
 def _paper(row: dict, other_networks: bool) -> float:
@@ -212,7 +205,7 @@ def _paper(row: dict, other_networks: bool) -> float:
     if other_network or row["operations"] not in ("", _OPERATIONS):
         return np.nan
     method = row["method"].replace("-epoch03", "")  # the paper's training has three epochs
-    return tables.PAPER.get((row["dataset"], row["ratio"], method), (np.nan,))[0]
+    return tables.PAPER["auroc"].get((row["dataset"], row["ratio"], method), np.nan)
 
 
 def _classes(dataset: str, classes: set[int]) -> str:
@@ -242,7 +235,7 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
     names = tables.ordered(set(points["series"]))
     places = sorted(set(points["x"]), key=_rank)
     named, shift = isinstance(places[0], str), 0.5 * (len(names) > 1)
-    options = {"x": "x", "hue": "series", "hue_order": names, "palette": _palette(names)}
+    options = {"x": "x", "hue": "series", "hue_order": names, "palette": "tab20"}
     options |= {"order": places, "dodge": shift} if named else {"native_scale": True}
     measured = {"errorbar": "sd", "capsize": 0.1, "markersize": 5, "linewidth": 1.5}
     measured["linestyle"] = "none" if named else "-"
@@ -288,36 +281,41 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
     # A batch has few outliers: what is a mean over a batch is averaged over 1/25 of the training.
     part = points.groupby("seed").cumcount() // max(points["step"].nunique() // 25, 1)
-    smooth = points.groupby(["seed", part]).mean(numeric_only=True).reset_index(drop=True)
+    smooth = points.groupby(["seed", part]).mean(numeric_only=True)
     for axes, data, quantity, heading in (
         (fig2, points, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
         (fig3, smooth, "de_facto_update", "Fig. 3: mean de facto update"),
         (others, smooth, "leave_one_out_update", "the same, by the other views of the batch"),
         (loss, smooth, "loss", "mean loss (nats)"),
     ):
-        axes.set_title(heading, size=10)
-        for group, (label, colour, dashes) in _GROUPS.items():
-            values = data[f"{quantity}_{group}"]
-            _line(axes, data["step"], values, color=colour, dashes=dashes, label=label)
-    pairs = {"inliers": "outliers", "control_large": "control_small"}
-    looks = (("inliers / outliers", "black"), ("control", "grey"))
-    for (a, b), (label, colour) in zip(pairs.items(), looks, strict=True):
-        values = points[f"gradient_magnitude_{a}"] / points[f"gradient_magnitude_{b}"]
-        _line(ratio, points["step"], values, color=colour, label=label)
+        curves = _by_group(data, quantity).rename(columns=_GROUPS)
+        _lines(axes, curves, heading, palette=_COLOURS, dashes=_DASHES)
+    norms = _by_group(points, "gradient_magnitude")
+    ratios = {"inliers / outliers": norms["inliers"] / norms["outliers"]}
+    ratios["control"] = norms["control_large"] / norms["control_small"]
+    # First, so that the axis has room for it.
     expected = 1 / scores["is_outlier"].mean() - 1
     ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
-    ratio.set_title("ratio of Fig. 2", size=10)
-    for axes in (fig2, ratio, fig3, others, loss):
-        axes.set(xlabel="step", ylabel="", xlim=(0, points["step"].max()))
-        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
-    for axes in (fig2, ratio):
-        axes.legend(loc="upper right", frameon=False, fontsize=8)
+    looks = {"palette": ["black", "grey"], "dashes": False}
+    _lines(ratio, pd.DataFrame(ratios), "ratio of Fig. 2", **looks)
+    fig2.legend(loc="upper right", frameon=False, fontsize=8)
+    ratio.legend(loc="lower center", frameon=False, fontsize=8)
     _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
     fig4.set_title("Fig. 4: PL scores after training", size=10)
     fig4.set_xlabel("PL score (smaller = more outlying)")
     save_figure(path, figure)
 
 
-def _line(axes: Axes, steps: pd.Series, values: pd.Series, **style) -> None:
-    band = {"errorbar": "sd", "err_kws": {"linewidth": 0}}
-    sns.lineplot(x=steps, y=values, ax=axes, legend=False, **band, **style)
+def _by_group(points: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """One quantity, a column per group, over the steps."""
+    columns = {f"{quantity}_{group}": group for group in _GROUPS}
+    return points.set_index("step")[list(columns)].rename(columns=columns)
+
+
+def _lines(axes: Axes, curves: pd.DataFrame, title: str, **style) -> None:
+    """A line per column over the index, the mean over seeds, in a band of their deviation."""
+    sns.lineplot(curves, ax=axes, errorbar="sd", err_kws={"linewidth": 0}, **style)
+    axes.get_legend().remove()
+    axes.set_title(title, size=10)
+    axes.set(xlabel="step", ylabel="", xlim=(0, curves.index.max()))
+    axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))

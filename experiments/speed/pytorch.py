@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from e3jax import operations, training
-from speed.worker import VIEWS_PER_CALL, Backend
+from speed.backends import VIEWS_PER_CALL, Backend
 
 _PAD = 2  # spline coefficients that e3jax's tables expect around an image
 
@@ -33,44 +33,46 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs)
+        self.activate = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
         self.shortcut = _conv(inputs, outputs, 1, stride) if inputs != outputs else None
-        self.conv1 = _conv(inputs, outputs, 3, stride)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.conv2 = _conv(outputs, outputs, 3, 1)
+        first, second = _conv(inputs, outputs, 3, stride), _conv(outputs, outputs, 3, 1)
+        self.residual = nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(), second)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        activated = functional.relu(self.norm1(x))
-        y = self.conv2(functional.relu(self.norm2(self.conv1(activated))))
-        return y + (x if self.shortcut is None else self.shortcut(activated))
+        activated = self.activate(x)
+        residual = self.residual(activated)
+        return residual + (x if self.shortcut is None else self.shortcut(activated))
 
 
-class WideResNet(nn.Module):
+def wide_resnet(name: str, num_outputs: int, channels: int) -> nn.Sequential:
     """The network of :class:`e3jax.networks.WideResNet`: float [b, c, h, w] -> logits [b, k].
 
     BatchNorm2d's defaults (epsilon 1e-5, momentum 0.1) and the dense layer's are the original's.
     """
-
-    def __init__(self, name: str, num_outputs: int, channels: int):
-        super().__init__()
-        depth, width = map(int, re.fullmatch(r"wrn-(\d+)-(\d+)", name).groups())
-        layers, inputs = [_conv(channels, 16, 3, 1)], 16
-        for group, outputs in enumerate((16 * width, 32 * width, 64 * width)):
-            for block in range((depth - 4) // 6):
-                layers.append(Block(inputs, outputs, 2 if group and not block else 1))
-                inputs = outputs
-        self.features = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU())
-        self.head = nn.Linear(inputs, num_outputs)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x).mean((2, 3)))
+    depth, width = map(int, re.fullmatch(r"wrn-(\d+)-(\d+)", name).groups())
+    layers, inputs = [_conv(channels, 16, 3, 1)], 16
+    for group, outputs in enumerate((16 * width, 32 * width, 64 * width)):
+        for block in range((depth - 4) // 6):
+            layers.append(Block(inputs, outputs, 2 if group and not block else 1))
+            inputs = outputs
+    head = nn.Linear(inputs, num_outputs)
+    nn.init.zeros_(head.bias)
+    layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head]
+    return nn.Sequential(*layers)
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight)
     return conv
+
+
+def make_optimizer(config: training.TrainConfig, parameters, **how) -> torch.optim.Optimizer:
+    """As :func:`e3jax.training.make_optimizer` at a constant rate."""
+    how |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, **how)
+    return torch.optim.Adam(parameters, eps=1e-7, **how)
 
 
 class TorchBackend(Backend):
@@ -84,6 +86,8 @@ class TorchBackend(Backend):
       shape: of the images.
     """
 
+    scored_together, bfloat16 = 1, False
+
     def __init__(self, config: dict, shape: list[int]):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         super().__init__(self.device == "cpu", shape)
@@ -91,20 +95,16 @@ class TorchBackend(Backend):
         torch.backends.cudnn.benchmark = True
         self.config = training.TrainConfig(**config)
         self.k, self.num_steps = self.config.k, self.config.num_steps(self.n)
-        self.scored_together, self.bfloat16 = 1, False
 
     def hello(self) -> dict:
-        return {"platform": "cpu" if self.on_cpu else "gpu"}
+        platform = "cpu" if self.on_cpu else "gpu"
+        return {"platform": platform, "version": f" torch={torch.__version__}"}
 
-    def start(self, fused: bool | None = None) -> None:
-        """New weights."""
+    def start(self, **how) -> None:
+        """New weights; ``how`` the optimizer is computed."""
         config = self.config
-        self.network = WideResNet(config.network, self.k, self.channels).to(self.device)
-        rule, options = torch.optim.Adam, {"eps": 1e-7}
-        if config.optimizer == "sgd":
-            rule, options = torch.optim.SGD, {"momentum": 0.9}
-        options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-        self.optimizer = rule(self.network.parameters(), fused=fused, **options)
+        self.network = wide_resnet(config.network, self.k, self.channels).to(self.device)
+        self.optimizer = make_optimizer(config, self.network.parameters(), **how)
         self.schedule_steps = iter(())
         if config.schedule == "onecycle":  # optax's schedule is PyTorch's
             schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -138,15 +138,16 @@ class TorchBackend(Backend):
             self.loss += loss.detach()
         self.wait()
 
+    @torch.inference_mode()
     def score(self, count: int) -> np.ndarray:
         """NE of the first ``count`` images, [count]."""
         self.network.eval()
-        together, scores = self.scored_together, []
-        with torch.inference_mode():
-            for start in range(0, count, together):
-                scores.append(self.batch_scores(self.views_of(start, together).to(self.device)))
-            # One copy at the end: the device never waits for the host between batches.
-            return torch.cat(scores)[:count].float().cpu().numpy()
+        scores = []
+        for start in range(0, count, self.scored_together):
+            views = self.views_of(start, self.scored_together).to(self.device)
+            scores.append(self.batch_scores(views))
+        # One copy at the end: the device never waits for the host between batches.
+        return torch.cat(scores)[:count].cpu().numpy()
 
     def wait(self) -> None:
         if not self.on_cpu:
@@ -165,14 +166,13 @@ def host_view(image: np.ndarray, operation: operations.Operation) -> np.ndarray:
     if operation.flip:
         image = image[:, ::-1]
     if any(operation.shift):
-        pads = [(abs(pixels), abs(pixels)) for pixels in (*operation.shift, 0)]
-        row, column = (abs(pixels) + pixels for pixels in operation.shift)
-        image = np.pad(image, pads, mode="symmetric")[row : row + side, column : column + side]
+        row, column = operation.shift
+        image = scipy.ndimage.shift(image, (-row, -column, 0), order=0, mode="reflect")
     image = np.rot90(image, operation.quarter_turns)
     if operation.patches != (0, 1, 2, 3):
-        patches = [image[r : r + half, c : c + half] for r in (0, half) for c in (0, half)]
-        a, b, c, d = (patches[i] for i in operation.patches)
-        image = np.concatenate([np.concatenate([a, b], 1), np.concatenate([c, d], 1)])
+        patches = image.reshape(2, half, 2, half, -1).swapaxes(1, 2).reshape(4, half, half, -1)
+        patches = patches[list(operation.patches)].reshape(2, 2, half, half, -1)
+        image = patches.swapaxes(1, 2).reshape(image.shape)
     if operation.angle:
         image = scipy.ndimage.rotate(image, operation.angle)
         row, column = ((size - side) // 2 for size in image.shape[:2])
@@ -206,17 +206,17 @@ class Straightforward(TorchBackend):
     def pipeline(self) -> dict:
         """Timed from images to scores."""
         self.views = self.order = None  # those of an earlier call
-        start = time.perf_counter()
+        times = [time.perf_counter()]
         self.fill_views()
-        made = time.perf_counter()
+        times.append(time.perf_counter())
         self.start()
         self.train(self.num_steps)
-        trained = time.perf_counter()
+        times.append(time.perf_counter())
         self.score(self.n)
-        end = time.perf_counter()
-        times = {"seconds": end - start, "views_seconds": made - start}
-        times |= {"train_seconds": trained - made, "score_seconds": end - trained}
-        return times | {"views_bytes": self.views.nbytes}
+        times.append(time.perf_counter())
+        stages = ("views_seconds", "train_seconds", "score_seconds")
+        seconds = dict(zip(stages, np.diff(times).tolist(), strict=True))
+        return seconds | {"seconds": times[-1] - times[0], "views_bytes": self.views.nbytes}
 
 
 # --- The tuned program ------------------------------------------------------------------------
@@ -307,20 +307,20 @@ class Tuned(TorchBackend):
             yield from left[:full].split(size)
             left = left[full:].clone()
 
+    def views(self, pairs: torch.Tensor) -> torch.Tensor:
+        return self.device_views(self.bank, pairs // self.k, pairs % self.k)
+
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for pairs in self.pairs():
-            image, operation = pairs.long() // self.k, pairs.long() % self.k
-            yield self.device_views(self.bank, image, operation), operation
+        for pairs in map(torch.Tensor.long, self.pairs()):
+            yield self.views(pairs), pairs % self.k
 
     def views_of(self, start: int, count: int) -> torch.Tensor:
-        image = torch.arange(start, start + count, device=self.device) % self.n
-        operation = torch.arange(self.k, device=self.device).repeat(count)
-        return self.device_views(self.bank, image.repeat_interleave(self.k), operation)
+        pairs = torch.arange(start * self.k, (start + count) * self.k, device=self.device)
+        return self.views(pairs % (self.n * self.k))
 
+    @torch.inference_mode()
     def random_views(self) -> None:
-        with torch.inference_mode():
-            pair = torch.randint(self.n * self.k, (VIEWS_PER_CALL,), device=self.device)
-            self.device_views(self.bank, pair // self.k, pair % self.k)
+        self.views(torch.randint(self.n * self.k, (VIEWS_PER_CALL,), device=self.device))
         self.wait()
 
     def make_train(self) -> tuple[Callable, int]:
@@ -335,6 +335,5 @@ class Tuned(TorchBackend):
 
     def make_gemm(self) -> tuple[Callable, int]:
         dtype = torch.bfloat16 if self.bfloat16 and not self.on_cpu else torch.float32
-        size = self.gemm_side
-        a = torch.ones((size, size), dtype=dtype, device=self.device)
-        return lambda: (a @ a, self.wait()), 2 * size**3
+        a = torch.ones((self.gemm_side, self.gemm_side), dtype=dtype, device=self.device)
+        return lambda: (a @ a, self.wait()), 2 * self.gemm_side**3

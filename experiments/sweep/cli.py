@@ -1,12 +1,13 @@
 """A sweep from a command to its tables: plans, announces, does what is missing, tells failures."""
 
 import argparse
-import functools
 import time
 import zlib
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import command
 import jax
@@ -14,13 +15,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from e3jax import images, networks
+from e3jax import networks, priority
+from e3jax.checkpoint import TrainCheckpoint
 from e3jax.contamination import Contaminated
+from e3jax.training import TrainConfig
 from sweep import curves, engines, flags, plan
-from sweep.methods import METHODS, Watch, perform
+from sweep.methods import METHODS, perform
 from sweep.plan import Protocol, Run, Variant
-from sweep.progress import Bar, Meter, Stopped
-from sweep.provenance import commit
+from sweep.progress import Bar, Meter
 from sweep.store import Folder
 
 # The paper's 3 epochs with SGD are too few steps for fewer images than this; the score may invert.
@@ -44,17 +46,17 @@ def run(
     Returns:
       the command's exit code.
     """
-    failures = []
 
-    def work(console: Console) -> None:
+    def work(console: Console) -> int:
         if args.tensorboard:
             curves.check_tensorboard()
-        platform = engines.prepare(args)
+        platform, make_engine = engines.prepare(args)
         folder = None if jax.process_index() else Folder(args.results_dir)
         # The other processes of a job compute, and are silent unless they fail.
         console.quiet = folder is None
         try:
-            failures.extend(Sweep(args, variants, platform, folder, console).do())
+            parts = variants(flags.protocol(args, platform))
+            failures = Sweep(args, parts, make_engine, folder, console).do()
         except KeyboardInterrupt:
             if folder:
                 folder.write_tables()
@@ -70,9 +72,9 @@ def run(
         if failures:
             where = f"see {folder.runs}/*.failed; the same command tries them again"
             console.print(f"{len(failures)} run(s) failed, {where}")
+        return min(len(failures), 1)
 
-    stopped = "What is finished is kept; the same command continues from here."
-    return command.run(work, stopped) or min(len(failures), 1)
+    return command.run(work, "What is finished is kept; the same command continues from here.")
 
 
 class Sweep:
@@ -82,46 +84,37 @@ class Sweep:
     run is next; ``folder`` is None in all others.
     """
 
-    def __init__(self, args, variants, platform: str, folder: Folder | None, console: Console):
+    def __init__(self, args, parts: list[Variant], make_engine, folder: Folder | None, console):
         self.args, self.folder, self.console = args, folder, console
         self.dataset = flags.load(args, console.print)
-        parts = variants(flags.protocol(args, platform))
         whole = plan.grid(self.dataset, parts, METHODS, args.seeds, args.classes)
-        self._check(whole)
-        self.largest = max(run.size(self.dataset) for run in whole)
-        self.trainings = sum(METHODS[run.method].on_devices for run in whole)
+        by_size = sorted(whole, key=lambda run: run.size(self.dataset), reverse=True)
+        self.largest = by_size[0].size(self.dataset)
+        # What is wrong with a plan is found before its first run, not after an hour.
+        for network in {run.network for run in whole if run.network}:
+            networks.check_classifier(network)
+        for smallest in {run.ratio: run for run in by_size}.values():
+            smallest.draw(self.dataset)
         self.runs = plan.shard(whole, *args.shard) if args.shard else whole
         finished = folder.finished() if folder else set()
         self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
         self.left, self.failures = len(self.todo), []
-        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar]] = {}
-
-    def _check(self, whole: list[Run]) -> None:
-        """Finds what is wrong with a plan before its first run, not after an hour."""
-        last = len(self.dataset.class_names) - 1
-        for run in whole:
-            if not 0 <= run.inlier_class <= last:
-                where = f"{run.dataset} has the inlier class {run.inlier_class}"
-                raise images.InputError(f"no image of {where}: choose from 0 to {last}")
-        for network, names in {(run.network, run.operations) for run in whole if run.network}:
-            networks.check_classifier(network)
-            plan.count(names)
-        for ratio in {run.ratio for run in whole}:
-            sets = [run for run in whole if run.ratio == ratio]
-            min(sets, key=lambda run: run.size(self.dataset)).draw(self.dataset)
+        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar, ExitStack]] = {}
+        self.engine = make_engine(sum(bool(run.config) for run in whole))
 
     def do(self) -> list[str]:
         """Does what is missing; returns a sentence for each run that failed."""
         self._agree()
-        with engines.make(self.args, self.trainings) as self.engine:
-            self._announce()
-            work = sum(max(self.runs[i].steps(self.largest), 1) for i in self.todo)
-            with Meter(self.console, work, len(self.todo)) as self.meter:
-                try:
-                    self._do(self.engine.share(self.dataset.images))
-                finally:
-                    self.meter.stopped.set()
-                    self.engine.shutdown(cancel_futures=True)
+        self._announce()
+        work = sum(max(self.runs[i].steps(self.largest), 1) for i in self.todo)
+        with Meter(self.console, work, len(self.todo)) as self.meter:
+            try:
+                self._do(self.engine.share(self.dataset.images))
+            finally:
+                self.meter.stopped.set()
+                self.engine.shutdown(cancel_futures=True)
+                for *_, open_files in self.in_flight.values():
+                    open_files.close()
         return self.failures
 
     def _do(self, bank) -> None:
@@ -139,16 +132,13 @@ class Sweep:
                 return
 
     def _take(self) -> Run | None:
-        """The next run that no other command is doing; None if there is none at the moment.
-
-        The first process of a job decides for all.
-        """
+        """The next run that no other command is doing; None if there is none at the moment."""
         taken = -1
         for i in list(self.todo) if self.folder else ():
             run = self.runs[i]
             if self.folder.lock(run):
                 self.todo.remove(i)
-                if not self.folder.is_finished(run):
+                if not self.folder.file(run, "json").exists():
                     taken = i
                     break
                 self.folder.unlock(run)
@@ -160,28 +150,40 @@ class Sweep:
         return self.runs[taken] if taken >= 0 else None
 
     def _start(self, bank, run: Run) -> None:
-        entry, data, watch = METHODS[run.method], run.draw(self.dataset), Watch()
-        if self.folder is None and not entry.on_devices:
+        if self.folder is None and not run.config:
             return
-        bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.watches)
-        if self.engine.watches:
-            # The other processes of a job have no folder and touch none.
-            state = self.folder.state(run) if self.folder else Path(run.name)
-            watch = Watch(bar.on_progress, bar.on_log, 60 * self.args.checkpoint_minutes, state)
-        if self.args.tensorboard:
-            events = Path(self.args.tensorboard, run.name) if self.folder else None
-            writer = functools.partial(curves.TensorBoardWriter, events, data)
-            watch = watch._replace(writer=writer)
-        executor = self.engine if entry.on_devices else self.engine.beside
-        future = executor.submit(perform, entry.do, run, bank, data.ids, watch)
-        self.in_flight[future] = run, data._replace(images=None), bar
+        data, open_files = run.draw(self.dataset), ExitStack()
+        bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.each > 0)
+        options = self._options(run, data, bar, open_files) if self.engine.each else {}
+        executor, do = self.engine if run.config else self.engine.beside, METHODS[run.method].do
+        future = executor.submit(perform, do, run, bank, data.ids, options)
+        self.in_flight[future] = run, data._replace(images=None), bar, open_files
+
+    def _options(self, run: Run, data: Contaminated, bar: Bar, open_files) -> dict[str, Any]:
+        """What a run in this process reports, and keeps of an unfinished training."""
+        options = {"on_progress": bar.on_progress}
+        if not run.config:
+            return options
+        # The other processes of a job have no folder and touch none.
+        state = self.folder.file(run, "state") if self.folder else run.name
+        options["checkpoint"] = open_files.enter_context(closing(TrainCheckpoint(state)))
+        options |= {"on_log": bar.on_log, "save_seconds": 60 * self.args.checkpoint_minutes}
+        config, events = TrainConfig(**run.config), self.args.tensorboard
+        if events and run.network:
+            options["probe"] = priority.make_probe(config.network, config.k, config.precision)
+            options["probe_data"] = curves.few_views(data, config, self.engine.each)
+        if events and self.folder:
+            writer = curves.TensorBoardWriter(Path(events, run.name), data, config)
+            bar.listeners.append(open_files.enter_context(closing(writer)).write)
+        return options
 
     def _finish(self, future: futures.Future) -> None:
         """Puts a run on disk, or why it failed."""
-        run, data, bar = self.in_flight.pop(future)
+        run, data, bar, open_files = self.in_flight.pop(future)
+        open_files.close()
         error = future.exception()
         # The processes of a job cannot know whether a run failed in all of them.
-        if isinstance(error, Stopped) or (error and jax.process_count() > 1):
+        if error and jax.process_count() > 1:
             raise error
         if self.folder is None:
             return
@@ -189,10 +191,7 @@ class Sweep:
             self.failures.append(f"{run.title}: {self.folder.fail(run, error)}")
             bar.finish(f"{run.title}: failed")
         else:
-            scores, measured = future.result()
-            measured |= {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
-            measured["commit"] = commit()
-            first, *_ = self.folder.finish(run, scores, data.is_outlier, data.ids, measured)
+            first, *_ = self.folder.finish(run, future.result(), data)
             bar.finish(f"{run.title}: AUROC {first['auroc']:.1%}", first["warning"])
         self.folder.unlock(run)
 

@@ -76,14 +76,11 @@ def series(log: priority.PriorityLog, groups: np.ndarray) -> PriorityCurves:
     log = priority.PriorityLog(*(values[there] for values in log))
     weights = groups[:, log.image].astype(float)  # [g, points, b]
     own = log.gradient_norm / log.image.shape[1]
-    views = {
-        "de_facto_update": log.de_facto_update,
-        "leave_one_out_update": log.de_facto_update - own,
-        "loss": log.loss,
-    }
+    views = (log.de_facto_update, log.de_facto_update - own, log.loss)
     with np.errstate(invalid="ignore"):  # 0 / 0: no view of that group in the batch
-        values = {name: ((weights * a).sum(2) / weights.sum(2)).T for name, a in views.items()}
-    return PriorityCurves(log.step, {"gradient_magnitude": log.gradient_magnitude} | values)
+        means = [((weights * a).sum(2) / weights.sum(2)).T for a in views]
+    values = [log.gradient_magnitude, *means]
+    return PriorityCurves(log.step, dict(zip(QUANTITIES, values, strict=True)))
 
 
 # --- TensorBoard -----------------------------------------------------------------------------
@@ -95,38 +92,35 @@ def check_tensorboard() -> None:
         raise ValueError("event files need TensorBoard: pip install tensorboard")
 
 
+def few_views(data: Contaminated, config: TrainConfig, devices: int) -> priority.ProbeSet:
+    """What the probe of a training on so many devices is given, where event files are written."""
+    views = max(_PROBE_VIEWS // devices, 1) * devices
+    return probe_set(data.images, split_groups(data.is_outlier, 0), config.k, views, 0)
+
+
 class TensorBoardWriter:
     """The events of one training, in a folder of their own; steps count from the training's start.
 
     ``training/``: loss and metrics (means over a call's steps), learning rate, views per second.
     ``QUANTITY/GROUP``: curves for inliers and outliers, where a probe recorded them.
 
-    Attributes:
-      probe_set: what the training's probe is given, see :func:`e3jax.priority.make_probe`.
-
     Args:
-      folder: of the event files, where a training that continues adds one; None writes nothing.
+      folder: of the event files, where a training that continues adds one.
       data: the images of the training, and which of them are outliers.
       config: of the training.
-      devices: of the training.
     """
 
-    def __init__(self, folder: Path | None, data: Contaminated, config: TrainConfig, devices: int):
-        n, self.rate = len(data.images), training.learning_rate(config)
-        self.views_per_step, self.num_steps = config.batch(n), config.num_steps(n)
-        self.groups = split_groups(data.is_outlier, 0)
-        views = max(_PROBE_VIEWS // devices, 1) * devices
-        self.probe_set = probe_set(data.images, self.groups, config.k, views, 0)
-        self.writer, self.last = None, time.monotonic()
-        if folder:
-            from tensorboard.summary import Writer
+    def __init__(self, folder: Path, data: Contaminated, config: TrainConfig):
+        from tensorboard.summary import Writer
 
-            self.writer = Writer(str(folder))
+        n, self.groups = len(data.images), split_groups(data.is_outlier, 0)
+        self.views_per_step, self.num_steps = config.batch(n), config.num_steps(n)
+        self.rate, self.last = training.learning_rate(config), time.monotonic()
+        self.writer = Writer(str(folder))
+        self.close = self.writer.close
 
     def write(self, step: int, log: training.StepLog) -> None:
         """Adds the log of some steps, the last of them ``step - 1``."""
-        if self.writer is None:
-            return
         now, last = time.monotonic(), step - 1
         seconds, self.last = now - self.last, now
         values = {name: np.mean(a) for name, a in [("loss", log.loss), *log.metrics.items()]}
@@ -134,15 +128,11 @@ class TensorBoardWriter:
         values["views_per_second"] = len(log.loss) * self.views_per_step / seconds
         points = [(f"training/{name}", last, value) for name, value in values.items()]
         if isinstance(log.probe, priority.PriorityLog):
-            curves = series(log.probe, self.groups)
-            for (quantity, of), g in itertools.product(curves.values.items(), (0, 1)):
+            steps, curves = series(log.probe, self.groups)
+            for (quantity, curve), g in itertools.product(curves.items(), (0, 1)):
                 tag = f"{quantity}/{GROUPS[g]}"
-                points += [(tag, *pair) for pair in zip(curves.steps, of[:, g], strict=True)]
+                points += [(tag, *pair) for pair in zip(steps, curve[:, g], strict=True)]
         for tag, at, value in points:
             if np.isfinite(value):
                 self.writer.add_scalar(tag, float(value), int(at))
         self.writer.flush()
-
-    def close(self) -> None:
-        if self.writer:
-            self.writer.close()

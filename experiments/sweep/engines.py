@@ -6,8 +6,9 @@ for itself, and returns a :class:`concurrent.futures.Future`. Besides, an engine
   device: what it computes on, for people.
   at_once: runs in flight.
   window: runs that it should be given at a time, to be always busy.
-  watches: calls run in this process, so they can report progress and keep unfinished trainings.
-  beside: the executor of runs that use no accelerator.
+  each: devices that a call has, if calls run in this process, so that they can report progress and
+    keep unfinished trainings; otherwise 0.
+  beside: the executor of runs without a training, which use no accelerator.
   share: puts an array where all calls find it; the result is an argument for ``submit``.
 
 No engine knows results, so engines can take turns, or work at the same time, in one folder.
@@ -15,13 +16,13 @@ No engine knows results, so engines can take turns, or work at the same time, in
 
 import argparse
 import importlib.util
-import itertools
 import logging
 import os
 import queue
 import re
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,37 +32,27 @@ import jax
 
 from e3jax import devices, runtime
 
-# Losses of its worker or node that a run survives. A run that kills its worker ends, too.
-_RETRIES = 3
-# Runs that wait in the cluster beyond those in flight, so that an autoscaler sees them.
-_WAITING = 64
-# A process that failed alone waits so long for the others before it leaves.
-_SHUTDOWN_SECONDS = 60
 
-
-def prepare(args: argparse.Namespace) -> str:
+def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray"]]:
     """Starts what ``args`` name: JAX in this process, a job of processes, or a Ray cluster.
 
     Returns:
-      what runs compute on: "cpu", "gpu" or "tpu".
+      what runs compute on ("cpu", "gpu" or "tpu"), and a function that makes the engine for a plan
+      with so many trainings.
 
     Raises:
       ValueError: if the job or the cluster cannot be joined.
     """
     if args.engine == "ray":
-        _connect(args.ray_address or os.environ.get("RAY_ADDRESS"))
-        return _platform(_shares(args))
+        cluster = _connect(args.ray_address or os.environ.get("RAY_ADDRESS"))
+        best = next((name for name in ("GPU", "TPU") if cluster.get(name)), "CPU")
+        shares = dict(args.share or [(best, 1)])
+        return _platform(shares), lambda trainings: Ray(shares)
     runtime.prepare()
     if args.distributed:
         _join(args.coordinator, args.num_processes, args.process_id)
-    return jax.devices()[0].platform
-
-
-def make(args: argparse.Namespace, trainings: int) -> "Local | Ray":
-    """The engine that ``args`` name, prepared, for a plan with so many trainings."""
-    if args.engine == "ray":
-        return Ray(_shares(args))
-    return Local(_runs_at_once(args.runs_at_once, trainings))
+    wanted = args.runs_at_once
+    return jax.devices()[0].platform, lambda trainings: Local(_runs_at_once(wanted, trainings))
 
 
 class Local(ThreadPoolExecutor):
@@ -70,32 +61,27 @@ class Local(ThreadPoolExecutor):
     Threads suffice: nearly all time is spent in XLA.
     """
 
-    watches = True
-
     def __init__(self, at_once: int):
-        super().__init__(at_once)
+        super().__init__(at_once, initializer=self._take_devices)
         everything, self.at_once, self.beside = jax.devices(), at_once, self
-        size = max(len(everything) // at_once, 1)
-        self.device = f"{size} x {everything[0].device_kind}"
+        self.each = max(len(everything) // at_once, 1)
+        self.device = f"{self.each} x {everything[0].device_kind}"
         # One more is drawn meanwhile. The processes of a job do one run after the other.
         self.window = at_once + (jax.process_count() == 1)
-        groups = [everything[i : i + size] for i in range(0, len(everything), size)]
-        self._free = queue.SimpleQueue()
-        for group in itertools.islice(itertools.cycle(groups), at_once):
-            self._free.put(devices.device_mesh(group))
+        self._free, self._own = queue.SimpleQueue(), threading.local()
+        for number in range(at_once):
+            first = number * self.each % len(everything)
+            self._free.put(devices.device_mesh(everything[first : first + self.each]))
+
+    def _take_devices(self) -> None:
+        """Called by each thread once."""
+        self._own.mesh = self._free.get()
+
+    def submit(self, function: Callable, /, *args) -> Future:
+        return super().submit(lambda: function(*args, mesh=self._own.mesh))
 
     def share(self, array: Any) -> Any:
         return array
-
-    def submit(self, function: Callable, /, *args) -> Future:
-        return super().submit(self._on_devices, function, args)
-
-    def _on_devices(self, function: Callable, args: tuple) -> Any:
-        mesh = self._free.get()
-        try:
-            return function(*args, mesh=mesh)
-        finally:
-            self._free.put(mesh)
 
 
 def _runs_at_once(wanted: int | str, trainings: int) -> int:
@@ -117,9 +103,9 @@ def _runs_at_once(wanted: int | str, trainings: int) -> int:
 
 def _join(coordinator: str | None, *which: int | None) -> None:
     """Joins a job of processes; ``which``: their number, and which of them this is."""
-    how = {"shutdown_timeout_seconds": _SHUTDOWN_SECONDS}
     try:
-        jax.distributed.initialize(coordinator, *which, **how)
+        # A process that failed alone waits a minute for the others before it leaves.
+        jax.distributed.initialize(coordinator, *which, shutdown_timeout_seconds=60)
     except (ValueError, RuntimeError) as error:
         known = "give --coordinator, --num-processes and --process-id"
         lost = f"--distributed found no cluster that says which processes there are: {known}"
@@ -138,7 +124,7 @@ class Ray(Executor):
     elsewhere; what it returns is written where the command runs.
     """
 
-    watches = False
+    each = 0
 
     def __init__(self, shares: dict[str, float]):
         import ray
@@ -147,18 +133,18 @@ class Ray(Executor):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fitting = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
         self.at_once = sum(map(int, fitting))
-        self.window = self.at_once + _WAITING
+        self.window = self.at_once + 64  # that wait, so that an autoscaler sees them
         amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
         self.device = f"{amounts} a run, of a Ray cluster with {len(nodes)} node(s)"
         if not self.at_once:
             self.device += ", none of which has so much: runs wait for one"
         self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
-        others = {"CPU": 1, "GPU": 0} | shares
         self._task = ray.remote(
-            num_cpus=others.pop("CPU"),
-            num_gpus=others.pop("GPU"),
-            resources=others,
-            max_retries=_RETRIES,
+            num_cpus=shares.get("CPU", 1),
+            num_gpus=shares.get("GPU", 0),
+            resources={name: n for name, n in shares.items() if name == "TPU"},
+            # Losses of its worker or node; a run that kills its worker must end, too.
+            max_retries=3,
             # A process keeps the accelerators that it saw first.
             max_calls=0 if self._platform == "cpu" else 1,
             runtime_env={"env_vars": _environment(shares)},
@@ -184,17 +170,8 @@ def _on_worker(function: Callable, platform: str, *args) -> Any:
     return function(*args, mesh=devices.device_mesh())
 
 
-def parse_share(text: str) -> tuple[str, float]:
-    """For argparse: "GPU=0.5" as ("GPU", 0.5)."""
-    found = re.fullmatch(r"(CPU|GPU|TPU)=(\d*\.?\d+)", text)
-    if not found or not float(found[2]):
-        known = "write CPU=2, GPU=1, GPU=0.5 or TPU=1"
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: {known}")
-    return found[1], float(found[2])
-
-
-def _connect(address: str | None) -> None:
-    """Joins a cluster, or starts one on this machine."""
+def _connect(address: str | None) -> dict[str, float]:
+    """Joins a cluster, or starts one on this machine; returns what it has."""
     if importlib.util.find_spec("ray") is None:
         raise ValueError("--engine ray needs Ray: pip install ray")
     # This process computes nothing: a GPU that it touched would be short of memory.
@@ -206,23 +183,15 @@ def _connect(address: str | None) -> None:
 
     code = {"working_dir": str(Path(__file__).parents[1]), "excludes": ["__pycache__"]}
     code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
-    how = {"runtime_env": code, "log_to_driver": False, "logging_level": logging.WARNING}
     try:
         # Where nothing listens Ray would wait for many minutes.
         if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
             socket.create_connection((at[1], int(at[2])), timeout=10).close()
-        ray.init(address, **how)
+        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {address or 'hand'}: {error}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
-
-
-def _shares(args: argparse.Namespace) -> dict[str, float]:
-    """What a run takes of the cluster; by default one of the best that it has."""
-    import ray
-
-    best = next((name for name in ("GPU", "TPU") if ray.cluster_resources().get(name)), "CPU")
-    return dict(args.share or [(best, 1)])
+    return ray.cluster_resources()
 
 
 def _platform(shares: dict[str, float]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import jax
 
 from e3jax import datasets, devices
-from sweep import engines
 from sweep.plan import OPERATIONS, QUICK_IMAGES, Protocol
 
 
@@ -44,9 +43,7 @@ def load(args: argparse.Namespace, announce: Callable[[str], None]) -> datasets.
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = (
-        f"auto: paper on an accelerator, on a CPU quick: {QUICK_IMAGES} images per class, few steps"
-    )
+    text = f"quick: {QUICK_IMAGES} images per class, few steps; auto: quick on a CPU, else paper"
     add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
     add("--steps", type=positive, help="length of a training (default: the protocol's)")
     add_precision(parser)
@@ -55,15 +52,14 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     text = "of convolutions and products; on a CPU tensorfloat32 is float32"
-    how = {"default": "float32", "choices": devices.PRECISIONS}
-    parser.add_argument("--precision", **how, help=text)
+    parser.add_argument("--precision", default="float32", choices=devices.PRECISIONS, help=text)
 
 
 def add_network_and_operations(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     text = "e.g. wrn-10-4, resnet-20, resnet-50, densenet-40 (default: the protocol's)"
-    add("--network", help=text)
-    add("--operations", default=OPERATIONS, help="families of operations, e.g. RA or RA+IA")
+    parser.add_argument("--network", help=text)
+    text = "families of operations, e.g. RA or RA+IA"
+    parser.add_argument("--operations", default=OPERATIONS, help=text)
 
 
 def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
@@ -76,75 +72,67 @@ def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
     base = args.protocol
     if base == "auto":
         base = "quick" if (platform or jax.devices()[0].platform) == "cpu" else "paper"
-    max_images = QUICK_IMAGES if base == "quick" else None
-    if args.max_images is not None:
-        max_images = args.max_images or None
+    max_images = args.max_images
+    if max_images is None and base == "quick":
+        max_images = QUICK_IMAGES
     network = getattr(args, "network", None) or ""
     operations = getattr(args, "operations", OPERATIONS)
-    return Protocol(base, max_images, args.steps, args.precision, network, operations)
+    return Protocol(base, max_images or None, args.steps, args.precision, network, operations)
 
 
 # --- How a sweep is done ---------------------------------------------------------------------
 
 
-def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """How much is done, where, and where it is kept."""
-    add = parser.add_argument
+def sweep_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of what is trained on and how, how much of it, where, and where it is kept."""
+    sweep = parser(description)
+    add_data(sweep)
+    add_protocol(sweep)
+    add = sweep.add_argument
     add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--seeds", type=positive, default=1, help="number of seeds: 0, 1, ...")
     add("--results-dir", default="runs", help="where results go, and where finished ones are found")
-    text = "write TensorBoard event files of every training there, with inlier priority recorded"
-    add("--tensorboard", metavar="DIR", help=text)
+    add("--tensorboard", metavar="DIR", help="event files of all trainings, with inlier priority")
     add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
-    text = (
-        "runs in flight, each on its share of the devices; auto: one per device, at most as many "
-    )
-    text += "as there are trainings"
+    text = "runs in flight, each on its share of the devices; auto: one per device and training"
     add("--runs-at-once", type=_auto_or_positive, default="auto", help=text)
-    text = "do every N-th run of the plan alone, the I-th of 1 to N; all may share --results-dir"
-    add("--shard", type=_shard, metavar="I/N", help=text)
+    add("--shard", type=_shard, metavar="I/N", help="do every N-th run alone, from the I-th on")
     text = "Every run is a task of a Ray cluster. See docs/sweeps.md."
-    add = parser.add_argument_group("a cluster", text).add_argument
+    add = sweep.add_argument_group("a cluster", text).add_argument
     add("--engine", default="local", choices=("local", "ray"), help="where runs are done")
     add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
     text = "what a run takes, e.g. CPU=2, GPU=0.5 or TPU=1 (default: a GPU or TPU chip, else a CPU)"
-    add("--share", nargs="+", type=engines.parse_share, metavar="NAME=AMOUNT", help=text)
+    add("--share", nargs="+", type=_share, metavar="NAME=AMOUNT", help=text)
     text = "Every process runs the same command; the first alone writes."
-    add = parser.add_argument_group("several processes", text).add_argument
+    add = sweep.add_argument_group("several processes", text).add_argument
     text = "this is one process of a job; Slurm, Open MPI, Kubernetes and TPU pods tell the rest"
     add("--distributed", action="store_true", help=text)
     add("--coordinator", metavar="HOST:PORT", help="where the first process can be reached")
     add("--num-processes", type=positive, help="processes of the job")
     add("--process-id", type=int, help="which of them this is, from 0")
+    return sweep
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command's arguments, with those of :func:`add_sweep` among them."""
+    """The command's arguments, with those of :func:`sweep_parser` among them."""
     args = parser.parse_args()
-    for is_wrong, sentence in _complaints(args):
-        if is_wrong:
+    ray, job, at_once = args.engine == "ray", args.distributed, args.runs_at_once
+    many = at_once not in ("auto", 1)
+    named = (args.coordinator, args.num_processes, args.process_id) != (None, None, None)
+    address = args.coordinator or "HOST:0"
+    wrong = {
+        "--ray-address and --share need --engine ray": not ray and (args.ray_address or args.share),
+        "--engine ray shares out the cluster: leave out --distributed": ray and job,
+        "--engine ray shares out the cluster: leave out --runs-at-once": ray and at_once != "auto",
+        "--tensorboard needs --engine local": ray and args.tensorboard,
+        "--distributed does one run at a time: leave out --runs-at-once": job and many,
+        "--coordinator, --num-processes and --process-id need --distributed": named and not job,
+        f"--coordinator is HOST:PORT, got {address!r}": not re.fullmatch(r".+:\d+", address),
+    }
+    for sentence, is_so in wrong.items():
+        if is_so:
             parser.error(sentence)
     return args
-
-
-def _complaints(args: argparse.Namespace):
-    """(whether it is so, what is then wrong with the flags), for each bad combination."""
-    ray, job, at_once = args.engine == "ray", args.distributed, args.runs_at_once
-    shared = "--engine ray shares out the cluster: leave out --distributed and --runs-at-once"
-    alone = "--ray-address and --share need --engine ray"
-    yield not ray and (args.ray_address or args.share), alone
-    yield ray and (job or at_once != "auto"), shared
-    yield ray and args.tensorboard, "--tensorboard needs --engine local"
-    one = "--distributed does one run at a time, so --runs-at-once must be 1"
-    yield job and at_once not in ("auto", 1), one
-    given = (args.coordinator, args.num_processes, args.process_id)
-    if given != (None, None, None):
-        names = "--coordinator, --num-processes and --process-id"
-        yield not job, f"{names} need --distributed"
-        yield None in given, f"{names} are given together or not at all"
-        yield not re.fullmatch(r".+:\d+", given[0]), f"--coordinator is HOST:PORT, got {given[0]!r}"
-        known = f"one of 0 to {given[1] - 1}"
-        yield not 0 <= given[2] < given[1], f"--process-id is {known}, got {given[2]}"
 
 
 def _auto_or_positive(text: str) -> int | str:
@@ -157,3 +145,12 @@ def _shard(text: str) -> tuple[int, int]:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no shard: write 1/4, 2/4, 3/4 or 4/4")
     return int(found[1]), int(found[2])
+
+
+def _share(text: str) -> tuple[str, float]:
+    """For argparse: "GPU=0.5" as ("GPU", 0.5)."""
+    found = re.fullmatch(r"(CPU|GPU|TPU)=(\d*\.?\d+)", text)
+    if not found or not float(found[2]):
+        known = "write CPU=2, GPU=1, GPU=0.5 or TPU=1"
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: {known}")
+    return found[1], float(found[2])

@@ -22,10 +22,8 @@ OPERATIONS = "RA+IA+PR"
 FORMAT = 3
 # Always part of a run's key. An option that TrainConfig gains later is part of it where it differs
 # from its default, so it renames no finished run; whoever changes such a default adds it here.
-KEYED = (
-    "network,operations,optimizer,learning_rate,schedule,weight_decay,batch_size,steps,epochs,"
-    "precision"
-).split(",")
+KEYED = """network operations optimizer learning_rate schedule weight_decay batch_size steps epochs
+precision""".split()
 
 
 class Protocol(NamedTuple):
@@ -122,15 +120,10 @@ class Run:
 
     @functools.cached_property
     def name(self) -> str:
-        """The name of the run's files; it ends in a hash of the key.
-
-        A field that gets a default here is, like one of the config, part of the key where it
-        differs from it.
-        """
+        """The name of the run's files; it ends in a hash of the key."""
         defaults = TrainConfig()._asdict()
         config = {k: v for k, v in self.config.items() if k in KEYED or v != defaults[k]}
-        fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
-        key = {f.name: value for f, value in fields if value != f.default} | {"config": config}
+        key = dataclasses.asdict(self) | {"config": config}
         text = json.dumps([FORMAT, key], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         where = f"{self.dataset}-{self.method}-class{self.inlier_class}-ratio{self.ratio:g}"
@@ -166,7 +159,8 @@ class Run:
     def size(self, dataset: datasets.Dataset) -> int:
         """Images in its set, or a few more: known before it is drawn."""
         inliers = int(np.sum(dataset.labels == self.inlier_class))
-        return min(int(inliers / (1 - self.ratio)) + 1, self.max_images or 12_000)
+        # A ratio of 1 is told when the set is drawn.
+        return min(int(inliers / (1 - self.ratio or 1)) + 1, self.max_images or 12_000)
 
     def steps(self, n: int) -> int:
         """Steps of its training on n images; 0 without one."""
@@ -199,8 +193,7 @@ def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, c
     """
     grey, found = dataset.images.shape[-1] == 1, {}
     for seed, (protocol, methods, ratios) in itertools.product(range(seeds), variants):
-        wanted = {entries[method].name: entries[method] for method in methods}
-        how = {name: entry.describe(protocol, grey) for name, entry in wanted.items()}
+        how = {entries[m].name: entries[m].describe(protocol, grey) for m in methods}
         each_class = classes or range(len(dataset.class_names))
         for ratio, inlier_class, method in itertools.product(ratios, each_class, how):
             what = (dataset.name, dataset.source, method, inlier_class, ratio)

@@ -2,10 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+from e3jax.training import StepLog
 
 # An estimate is printed once so many seconds have passed since the first step was done.
 _ESTIMATE_AFTER = 20
@@ -27,14 +30,12 @@ class Meter(Progress):
     """
 
     def __init__(self, console: Console, total: int, runs: int):
-        self.runs, self.ended, self.stopped = runs, 0, threading.Event()
-        columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        texts = ("{task.description}", "{task.fields[note]}")
+        self.runs, self.ended, self.stopped, self.began = runs, 0, threading.Event(), None
+        columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), "{task.fields[note]}")
         # On a terminal alone: elsewhere rich would print its bars once more at the end.
-        hidden = console.quiet or not console.is_terminal
-        how = {"console": console, "disable": hidden, "speed_estimate_period": 600}
-        super().__init__(texts[0], *columns, texts[1], **how)
-        self.all, self.began = self.add_task("all runs", total=max(total, 1), note=""), None
+        how = {"console": console, "disable": console.quiet or not console.is_terminal}
+        super().__init__("{task.description}", *columns, speed_estimate_period=600, **how)
+        self.all = self.add_task("all runs", total=max(total, 1), note="")
 
     def count(self, work: float) -> None:
         """Counts work, and estimates once how long the rest takes."""
@@ -61,27 +62,28 @@ class Bar:
 
     def __init__(self, meter: Meter, title: str, work: int, visible: bool = True):
         self.meter, self.work, self.done, self.note = meter, max(work, 1), 0, ""
-        how = {"total": self.work, "visible": visible, "note": "starting"}
-        self.task = meter.add_task(title, **how)
-
-    def update(self, done: float, note: str) -> None:
-        """So much of the run's work is done; raises :class:`Stopped`."""
-        if self.meter.stopped.is_set():
-            raise Stopped
-        done = min(done, self.work)
-        self.meter.update(self.task, completed=done, note=note)
-        self.meter.count(done - self.done)
-        self.done = done
+        self.task = meter.add_task(title, total=self.work, visible=visible, note="starting")
+        self.listeners: list[Callable[[int, StepLog], None]] = []  # to the log of a training
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
-        """Work is counted in steps of training; what else is done is told beside the bar."""
-        training = stage == "training"
-        self.update(done if training else self.done, self.note if training else stage)
+        """Counts steps of training, and tells beside the bar what else is done.
 
-    def on_log(self, steps: int, log) -> None:
+        Raises:
+          Stopped: once all runs are to end.
+        """
+        if self.meter.stopped.is_set():
+            raise Stopped
+        if stage == "training":
+            self.meter.count(done - self.done)
+            self.done, stage = done, self.note
+        self.meter.update(self.task, completed=self.done, note=stage)
+
+    def on_log(self, steps: int, log: StepLog) -> None:
         means = {"loss": log.loss} | log.metrics
         parts = (f"{name} {np.mean(a):.3g}".replace("_", " ") for name, a in means.items())
         self.note = ", ".join(parts)
+        for listener in self.listeners:
+            listener(steps, log)
 
     def finish(self, text: str, warning: str = "") -> None:
         self.meter.count(self.work - self.done)

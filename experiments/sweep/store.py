@@ -6,7 +6,7 @@ there. ``NAME.state`` holds an unfinished training, ``NAME.failed`` the tracebac
 """
 
 import contextlib
-import csv
+import functools
 import json
 import os
 import re
@@ -18,21 +18,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from paper import figures, tables
 
 from e3jax import files, metrics, scoring
+from e3jax.contamination import Contaminated
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
+from sweep.provenance import commit
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-COLUMNS = (
-    "dataset,source,method,network,operations,inlier_class,ratio,seed,train_seed,protocol,"
-    "max_images,n_inliers,n_outliers,steps,pretext_accuracy,auroc,aupr_in,aupr_out,train_seconds,"
-    "score_seconds,device,precision,versions,commit"
-).split(",")
+COLUMNS = """dataset source method network operations inlier_class ratio seed train_seed protocol
+max_images n_inliers n_outliers steps pretext_accuracy auroc aupr_in aupr_out train_seconds
+score_seconds device precision versions commit""".split()
 # What a run is told by in tables: of runs that share all of it, the one finished last counts.
 _IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
 _INTEGERS = ("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers")
@@ -47,95 +43,87 @@ class Folder:
         self.runs.mkdir(parents=True, exist_ok=True)
         self._locks = os.open(self.path / ".locks", os.O_RDWR | os.O_CREAT)
 
+    def file(self, run: Run, kind: str) -> Path:
+        """Where a run has its "json", "npz", "png", "state" or "failed"."""
+        return self.runs / f"{run.name}.{kind}"
+
     def finished(self) -> set[str]:
         """Names of the finished runs, by one listing; removes what a kill left beside them."""
         there = os.listdir(self.runs)
         done = {file.removesuffix(".json") for file in there if file.endswith(".json")}
         for file in there:
-            name = re.sub(r"\.\w+\.\w+\.partial$|\.(state|failed)$", "", file)
+            name = re.sub(r"\.(state|failed|\w+\.\w+\.partial)$", "", file)
             if name != file and name in done:
+                # Another command may be removing them, too.
                 shutil.rmtree(self.runs / file, ignore_errors=True)
                 with contextlib.suppress(OSError):  # it was a folder
                     (self.runs / file).unlink()
         return done
 
-    def is_finished(self, run: Run) -> bool:
-        return (self.runs / f"{run.name}.json").exists()
-
-    def state(self, run: Run) -> Path:
-        """Where a run keeps the state of its training while it is not finished."""
-        return self.runs / f"{run.name}.state"
-
-    def lock(self, run: Run) -> bool:
+    def lock(self, run: Run, free: bool = False) -> bool:
         """Takes a run for this process, until :meth:`unlock`; False if another process has it.
 
         A run's lock is a byte of one file, at the place of its hash. It is the operating system's,
         which frees it when the process ends, however it ends.
         """
         try:
-            self._lockf(run, fcntl and fcntl.LOCK_EX | fcntl.LOCK_NB)
+            import fcntl  # Windows has none
+
+            how = fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB
+            fcntl.lockf(self._locks, how, 1, int(run.name[-12:], 16))
         except (BlockingIOError, PermissionError):
             return False
-        except OSError as error:
+        except (OSError, ImportError) as error:
             text = f"{self.path} has no locks ({error}): let no two commands do the same runs"
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, stacklevel=1)  # of this line, so that it is told once
         return True
 
-    def unlock(self, run: Run) -> None:
-        with contextlib.suppress(OSError):
-            self._lockf(run, fcntl and fcntl.LOCK_UN)
-
-    def _lockf(self, run: Run, how: int | None) -> None:
-        if fcntl:
-            fcntl.lockf(self._locks, how, 1, int(run.name[-12:], 16))
+    unlock = functools.partialmethod(lock, free=True)
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
-        text = "".join(traceback.format_exception(error))
-        files.write_text(self.runs / f"{run.name}.failed", text)
+        files.write_text(self.file(run, "failed"), "".join(traceback.format_exception(error)))
         error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
         line = (str(error).strip() or "no message").splitlines()[0]
         return f"{type(error).__name__}: {line}"
 
-    def finish(self, run: Run, scores: dict, is_outlier, ids, measured: dict) -> list[dict]:
-        """Writes a run's files and returns its rows, one for each name in ``scores``.
+    def finish(self, run: Run, outcome: dict[str, dict], data: Contaminated) -> list[dict]:
+        """Writes a run's files and returns its rows, one per method.
 
         Args:
           run: what was done.
-          scores: [n] by method, smaller = more outlying; the run's own method is drawn.
-          is_outlier: bool [n].
-          ids: int [n], of the images in their data set.
-          measured: further columns: values, or dictionaries of values by method.
+          outcome: by method its ``scores`` [n], smaller = more outlying, and columns of its row;
+            the scores of the run's own method are drawn.
+          data: what it was done on; its images are not needed.
         """
-        rows, path = [], self.runs / run.name
-        arrays = {"is_outlier": is_outlier, "ids": ids, **scores}
-        for method, values in scores.items():
-            row = run.columns | {"method": method} | dict.fromkeys(tables.METRICS, np.nan)
-            row |= {c: v[method] if isinstance(v, dict) else v for c, v in measured.items()}
-            if np.isfinite(values).all():
-                row |= {m: getattr(metrics, m)(values, is_outlier) for m in tables.METRICS}
-            rows.append(row)
-        files.write_atomically(f"{path}.npz", lambda file: np.savez_compressed(file, **arrays))
-        if np.isfinite(own := scores[run.method]).all():
+        arrays, rows = {"is_outlier": data.is_outlier, "ids": data.ids}, []
+        counts = {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
+        for method, columns in outcome.items():
+            row = run.columns | counts | {"commit": commit()} | columns | {"method": method}
+            arrays[method] = scores = row.pop("scores")
+            row |= dict.fromkeys(tables.METRICS, np.nan)
+            if np.isfinite(scores).all():
+                row |= {m: getattr(metrics, m)(scores, data.is_outlier) for m in tables.METRICS}
+            rows.append(row | {"warning": _warning(row)})
+        npz = self.file(run, "npz")
+        files.write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
+        if np.isfinite(own := arrays[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
-            figures.plot_scores(f"{path}.png", own, is_outlier, title)
+            figures.plot_scores(self.file(run, "png"), own, data.is_outlier, title)
         # Last: where this file is, the run is finished.
         about = {"format": FORMAT, "finished": time.time(), "rows": rows}
-        files.write_text(f"{path}.json", json.dumps(about, indent=1))
-        shutil.rmtree(self.state(run), ignore_errors=True)
+        files.write_text(self.file(run, "json"), json.dumps(about, indent=1))
+        shutil.rmtree(self.file(run, "state"), ignore_errors=True)
         return rows
 
     def rows(self) -> list[dict]:
         """The rows of all finished runs, as :func:`read_csv` gives them."""
-        by_identity, found = {}, []
-        for name in self.finished():
-            with open(self.runs / f"{name}.json", "rb") as file:
-                found.append(json.load(file))
-        for run in sorted(found, key=lambda run: run.get("finished", 0)):
-            rows = map(_migrate, run["rows"])
-            by_identity |= {tuple(str(row[c]) for c in _IDENTITY): row for row in rows}
-        rows = (_texts(by_identity[key], COLUMNS) for key in sorted(by_identity))
-        return _read(dict(zip(COLUMNS, row, strict=True)) for row in rows)
+        found = [json.loads((self.runs / f"{name}.json").read_bytes()) for name in self.finished()]
+        found.sort(key=lambda run: run.get("finished", 0))
+        rows = [row for run in found for row in run["rows"]]
+        texts = ({c: _text(row[c]) for c in COLUMNS if c in row} for row in rows)
+        latest = {tuple(str(row[c]) for c in _IDENTITY): row for row in _read(texts)}
+        return [latest[key] for key in sorted(latest)]
 
     def write_tables(self) -> str:
         """Builds results.csv, results.md and a figure per table from all finished runs, if any."""
@@ -156,8 +144,11 @@ class Folder:
 
 def read_csv(path: str | os.PathLike) -> list[dict]:
     """The rows of a results.csv of any age, numbers as numbers, warnings told again from them."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return _read(csv.DictReader(file))
+    return _read(_read_texts(path).to_dict("records"))
+
+
+def _read_texts(path: str | os.PathLike) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def _read(rows: Iterable[dict[str, str]]) -> list[dict]:
@@ -170,17 +161,6 @@ def _read(rows: Iterable[dict[str, str]]) -> list[dict]:
     return rows
 
 
-def _warning(row: dict) -> str:
-    """What is wrong with a row's scores, as far as its columns show."""
-    n_in, n_out, *found = (row[name] for name in ("n_inliers", "n_outliers", *tables.METRICS))
-    of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
-    equal = all(abs(a - b) < 1e-5 for a, b in zip(found, of_equal_scores, strict=True))
-    scores = np.array([0, 0 if equal else 1 + found[0]])
-    if (warning := scoring.check_scores(scores)) or not row["pretext_accuracy"]:
-        return warning
-    return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
-
-
 def _migrate(row: dict) -> dict:
     """With the columns that older rows do not have; what they were is told by the others."""
     size = int(row["n_inliers"]) + int(row["n_outliers"])
@@ -190,24 +170,30 @@ def _migrate(row: dict) -> dict:
     return older | {"train_seed": row["seed"]} | row
 
 
+def _warning(row: dict) -> str:
+    """What is wrong with a row's scores, as far as its columns show."""
+    n_in, n_out, *found = (row[name] for name in ("n_inliers", "n_outliers", *tables.METRICS))
+    of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
+    equal = np.allclose(found, of_equal_scores, rtol=0, atol=1e-5)
+    scores = np.array([0, 0 if equal else 1 + found[0]])
+    if (warning := scoring.check_scores(scores)) or row["pretext_accuracy"] == "":
+        return warning
+    return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
+
+
 def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
     """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty."""
-    old, columns = [], list(columns)
-    if os.path.exists(path):
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            old = list(reader)
-            columns += [name for name in reader.fieldnames or () if name not in columns]
-    write_csv(path, [*old, *rows], columns)
+    old = _read_texts(path) if os.path.exists(path) else pd.DataFrame()
+    columns = dict.fromkeys([*columns, *old])
+    write_csv(path, [*old.to_dict("records"), *rows], columns)
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
     """Writes these columns of rows, whole or not at all, floats with six digits."""
     columns = list(columns)
-    files.write_csv(path, columns, (_texts(row, columns) for row in rows))
+    files.write_csv(path, columns, ([_text(row.get(c)) for c in columns] for row in rows))
 
 
-def _texts(row: dict, columns: Iterable[str]) -> list[str]:
-    """What a CSV file says of a row."""
-    values = (row.get(name) for name in columns)
-    return ["" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
+def _text(value: object) -> str:
+    """What a CSV file says of a value."""
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
