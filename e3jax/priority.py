@@ -9,7 +9,7 @@ The loss of a view is the cross-entropy of its pseudo label under ``apply``. Bat
 makes it depend on the views beside it if ``apply`` uses the batch's own statistics, as in training:
 then a block is the batch that is meant. With running statistics it does not.
 
-Legend: ``v`` views, ``k`` operations, ``g`` groups of views, ``d`` features, ``b`` batch.
+Legend: ``v`` views, ``n`` images, ``k`` operations, ``g`` groups of views, ``d`` features.
 """
 
 import functools
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e3jax import devices, losses, networks, operations, training
+from e3jax import devices, networks, operations, training
 from e3jax.images import to_unit
 
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
@@ -336,28 +336,23 @@ class ProbeSet(NamedTuple):
 
 
 class PriorityLog(NamedTuple):
-    """What a probe records in a step, before the step's update, of the last layer.
+    """What a probe records in a step, before the step's update: the probe set under the last layer.
 
-    Fig. 2 and Fig. 3 by image are those of the probe set under running statistics, where the step
-    of Fig. 3 is that of the probe set's data. The contrast by view is that of the step's own batch
-    under its own statistics.
+    Running statistics are used, so nothing depends on which images are measured together.
 
     Attributes:
       step: int32, or -1 where nothing was recorded.
       gradient_magnitude: float32 [g], see :func:`gradient_magnitude`.
-      of_images: arrays [n] of each image.
-      image: int32 [b], the batch's images: means over inliers and outliers are taken afterwards,
-        so that no label comes near the training.
-      loss: float32 [b], cross-entropy of each view of the batch.
-      of_views: arrays [b] of each view of the batch.
+      of_images: :class:`Update` of arrays [n], image by image, for the step of all of the data.
+      of_views: the same view by view, in the mean over each image's views.
+      loss: float32 [n], eq. 2, in nats.
     """
 
     step: jax.Array
     gradient_magnitude: jax.Array
     of_images: Update
-    image: jax.Array
-    loss: jax.Array
     of_views: Update
+    loss: jax.Array
 
 
 @functools.cache
@@ -372,42 +367,36 @@ def make_probe(
     """
     network = networks.build(network, num_outputs, devices.dtype(precision))
 
-    def probe(state, batch: losses.Batch, outputs, tables, probe_set: ProbeSet) -> PriorityLog:
-        def apply(views):
+    def probe(state: training.TrainState, tables: Any, probe_set: ProbeSet) -> PriorityLog:
+        def apply(_, pairs):
+            views = operations.views_of(tables, to_unit(pairs[0]), pairs[1])
             return network.apply(state.variables, views, train=False)
-
-        def apply_to_pairs(_, pairs):
-            return apply(operations.views_of(tables, to_unit(pairs[0]), pairs[1]))
-
-        def apply_to_image(image):
-            return apply(operations.all_views(tables, to_unit(image[None]))[0])
 
         # Every device has all of the probe set and computes its own part of it.
         mine = probe_set._replace(groups=probe_set.groups.T)
         mine = jax.tree.map(devices.part_of_device, mine)
-        views = (mine.images, mine.labels)
-        of_groups = group_gradients(apply_to_pairs, None, views, mine.labels, mine.groups.T)
-        # Outputs are kept: the images' own gradients are measured after the sum of all of them.
-        outputs_of_data = jax.lax.map(apply_to_image, mine.data)
-        labels = jnp.tile(jnp.arange(num_outputs), (len(mine.data), 1))
+        pairs = (mine.images, mine.labels)
+        of_groups = group_gradients(apply, None, pairs, mine.labels, mine.groups.T)
+        labels, n = jnp.arange(num_outputs), len(mine.data)
+        # Outputs are kept: an image's gradient is measured after the sum of all of them.
+        outputs = jax.lax.map(
+            lambda image: apply(None, (jnp.repeat(image[None], num_outputs, 0), labels)), mine.data
+        )
+        images = (outputs, jnp.tile(labels, (n, 1)))
         weights = mine.weights / probe_set.weights.sum()
-        of_data = gradient_of_step(_as_they_are, None, outputs_of_data, labels, weights)
-        b = len(batch.all_image_index)
-        batch_outputs = jax.tree.map(lambda a: a[:, None], outputs)
-        batch_labels, shares = batch.operation_index[:, None], jnp.full(len(outputs[0]), 1 / b)
-        of_batch = gradient_of_step(_as_they_are, None, batch_outputs, batch_labels, shares)
-        of_groups, of_data, of_batch = devices.sum_over_devices((of_groups, of_data, of_batch))
-        loss = optax.softmax_cross_entropy_with_integer_labels(outputs[0], batch.operation_index)
-        found = devices.gather_over_devices(
-            (
-                updates(_as_they_are, None, of_data, outputs_of_data, labels, weights),
-                loss,
-                updates(_as_they_are, None, of_batch, batch_outputs, batch_labels, shares),
-            )
+        of_data = gradient_of_step(_as_they_are, None, *images, weights)
+        of_groups, of_data = devices.sum_over_devices((of_groups, of_data))
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs[0], images[1]).mean(1)
+        views = jax.tree.map(lambda a: _merge_axes(a)[:, None], images)
+        of_views = jnp.repeat(weights / num_outputs, num_outputs)
+        of_views = updates(_as_they_are, None, of_data, *views, of_views)
+        found = (
+            updates(_as_they_are, None, of_data, *images, weights),
+            jax.tree.map(lambda a: a.reshape(n, num_outputs).mean(1), of_views),
+            loss,
         )
-        return PriorityLog(
-            state.step, magnitude(of_groups), found[0], batch.all_image_index, *found[1:]
-        )
+        found = devices.gather_over_devices(found)
+        return PriorityLog(state.step, magnitude(of_groups), *found)
 
     return probe
 

@@ -271,24 +271,21 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     Args:
       path: PNG, PDF or SVG file.
       points: columns ``seed``, ``step`` and QUANTITY_GROUP, for the quantities gradient_magnitude,
-        de_facto_update, leave_one_out_update and loss and the groups inliers, outliers,
-        control_large and control_small.
+        de_facto_update, view_update and loss and the groups inliers, outliers, control_large and
+        control_small.
       scores: columns ``pl`` and ``is_outlier``, one line per image and seed.
       title: of the page.
     """
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     figure.suptitle(title)
-    (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
-    # A batch has few outliers: what is a mean over a batch is averaged over 1/25 of the training.
-    part = points.groupby("seed").cumcount() // max(points["step"].nunique() // 25, 1)
-    smooth = points.groupby(["seed", part]).mean(numeric_only=True)
-    for axes, data, quantity, heading in (
-        (fig2, points, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
-        (fig3, smooth, "de_facto_update", "Fig. 3: mean de facto update"),
-        (others, smooth, "leave_one_out_update", "the same, by the other views of the batch"),
-        (loss, smooth, "loss", "mean loss (nats)"),
+    (fig2, ratio, fig4), (fig3, by_view, loss) = figure.subplots(2, 3)
+    for axes, quantity, heading in (
+        (fig2, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
+        (fig3, "de_facto_update", "Fig. 3: mean de facto update of images"),
+        (by_view, "view_update", "the same, view by view"),
+        (loss, "loss", "mean loss of images (nats)"),
     ):
-        curves = _by_group(data, quantity).rename(columns=_GROUPS)
+        curves = _by_group(points, quantity).rename(columns=_GROUPS)
         _lines(axes, curves, heading, palette=_COLOURS, dashes=_DASHES)
     norms = _by_group(points, "gradient_magnitude")
     ratios = {"inliers / outliers": norms["inliers"] / norms["outliers"]}
