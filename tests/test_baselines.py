@@ -109,11 +109,11 @@ def ones(mnist):
     return data._replace(images=np.ascontiguousarray(data.images[:, ::2, ::2]))
 
 
-def run(name, images, count=1, **changes):
+def run(name, images):
     """Scores by name, and the losses of all steps."""
     method, key, logs = METHODS[name], jax.random.key(0), []
-    config = method.quick_config()._replace(**{"steps": 40, "batch_size": 16} | changes)
-    mesh = devices.device_mesh(jax.devices()[:count])
+    config = method.quick_config()._replace(steps=40, batch_size=16)
+    mesh = devices.device_mesh(jax.devices()[:1])
     fitted = fitting.fit(
         key, images, method, config, mesh=mesh, on_log=lambda step, log: logs.append(log.loss)
     )
@@ -121,7 +121,8 @@ def run(name, images, count=1, **changes):
     return {name: rule(key, found) for name, rule in method.scores.items()}, np.concatenate(logs)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# cae-64 is cae with a code of another size.
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "cae-64"])
 def test_methods_beat_chance(name, ones):
     scores, losses = run(name, ones.images)
     assert next(iter(scores)) == METHODS[name].name == name
@@ -144,13 +145,6 @@ def test_over_all_views_the_error_is_the_views_mean_and_the_code_the_images_own(
         expected = np.square(views[i] - again).sum((1, 2, 3)).mean()
         assert found.error[i] == pytest.approx(float(expected), rel=1e-4)
         np.testing.assert_allclose(found.code[i], code[0], atol=1e-5)
-
-
-def test_two_devices_train_as_one(ones):
-    """Batch statistics, loss and gradient are the whole batch's; only rounding differs."""
-    small = {"network": TinyAutoencoder, "steps": 3, "batch_size": 32}
-    one, two = (run("drae", ones.images, count=c, **small)[1] for c in (1, 2))
-    np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", [drae.loss, dagmm.loss])

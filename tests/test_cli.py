@@ -18,13 +18,16 @@ import e3jax
 from e3jax import cli, ranking
 from e3jax.ranking import Ranking
 
-SMALL = ("--operations", "PR", "--steps", 3, "--image-size", 8)
-TINY = (*SMALL, "--network", "tiny-8")
+SMALL = ("--network", "tiny-8", "--operations", "PR", "--steps", 3, "--image-size", 8)
+# As `python -m e3jax`, with the tests' small network.
+PROGRAM = "import runpy, tiny; runpy.run_module('e3jax', run_name='__main__', alter_sys=True)"
 
 
 def e3jax_command(*arguments, code=0, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "e3jax", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    options = {"capture_output": True, "text": True, "timeout": 300, "env": env} | options
+    done = subprocess.run(command, **options)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -88,7 +91,7 @@ def test_rank_reports_all_images_the_most_outlying_first(ranked, photos):
 def test_a_seed_is_a_seed(photos, tmp_path):
     found = []
     for seed in (0, 0, 1):
-        assert here("rank", photos, *TINY, "--out", tmp_path, "--seed", seed) == 1
+        assert here("rank", photos, *SMALL, "--out", tmp_path, "--seed", seed) == 1
         found.append(rows(tmp_path))
     assert found[0] == found[1] != found[2]
 
@@ -106,7 +109,7 @@ def test_score_gives_the_scores_of_rank_also_of_one_image(ranked, photos, tmp_pa
 
 
 def test_a_time_budget_shortens_the_training(photos, tmp_path, capsys):
-    arguments = (*TINY, "--steps", 10_000_000, "--out", tmp_path)
+    arguments = (*SMALL, "--steps", 10_000_000, "--out", tmp_path)
     began = time.monotonic()
     assert here("rank", photos, *arguments, "--time-budget", "6s") == 0
     assert time.monotonic() - began < 60, "ten million steps take hours"
@@ -121,7 +124,8 @@ def test_views_are_drawn(photos, tmp_path, capsys):
 
 
 def test_the_version():
-    assert e3jax.__version__ in e3jax_command("--version").stdout
+    command = [sys.executable, "-m", "e3jax", "--version"]
+    assert e3jax.__version__ in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 # --- Quarantine ------------------------------------------------------------------------------

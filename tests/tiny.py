@@ -15,7 +15,7 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        x = nn.Conv(8, (5, 5), strides=4, dtype=self.dtype)(x)
+        x = nn.Conv(8, (5, 5), strides=4, use_bias=False, dtype=self.dtype)(x)
         norm = batch_norm(train, self.axis_name)()
         representation = nn.relu(norm(x)).mean((1, 2))
         return nn.Dense(self.num_outputs, name="head")(representation), representation
