@@ -407,6 +407,7 @@ def test_means_over_trainings_and_differences_of_pairs():
     columns = "magnitude_ratio_first magnitude_ratio_control_first loss_inliers_second".split()
     columns += ["loss_outliers_second", "pl_auroc"]
     rows = pd.DataFrame([[5, 4, 1, 2, 0.8], [7, 4, 1, 2, 0.8]], columns=columns, dtype=float)
+    rows["source"] = "a test"
     lines = [line.strip("| ").split(" | ") for line in tables.priority_table(rows).splitlines()]
     found = {name: [cell.strip() for cell in cells] for name, *cells in lines}
     # Of 5 and 7: standard error 1, t of one degree 12.71.

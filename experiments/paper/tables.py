@@ -223,7 +223,7 @@ def priority_table(trainings: pd.DataFrame) -> str:
         for name, values in found.items()
     ]
     lines.append(["PL AUROC after training", "", "", _interval(trainings["pl_auroc"])])
-    head = f"mean of {len(trainings)} training(s)"
+    head = f"{trainings['source'].iloc[0]}, mean of {len(trainings)} training(s)"
     return table([head, *(f"{stage} third" for stage in STAGES)], lines)
 
 
