@@ -91,8 +91,8 @@ class Update(NamedTuple):
     Attributes:
       de_facto: d_i = -grad L(X) . (-grad L_i / ||grad L_i||) (Sec. 3.2 and Fig. 3 of the paper), in
         nats per unit of parameter; positive where the step reduces L_i, 0 without a gradient.
-      leave_one_out: the same of the other data's gradient, d_i - w_i ||grad L_i||: the datum's own
-        share is large where its loss is.
+      leave_one_out: the same of the other data's loss alone, (d_i - w_i ||grad L_i||) / (1 - w_i);
+        0 where there is no other.
       cosine: d_i / ||grad L(X)||, in [-1, 1].
       norm: ||grad L_i||, >= 0.
     """
@@ -210,7 +210,7 @@ def updates(
     product, norm = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
     de_facto = _ratio(product, norm)
     cosine = _ratio(de_facto, optax.tree.norm(step))
-    return Update(de_facto, de_facto - weights * norm, cosine, norm)
+    return Update(de_facto, _ratio(de_facto - weights * norm, 1 - weights), cosine, norm)
 
 
 def group_gradients(

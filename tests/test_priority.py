@@ -57,9 +57,8 @@ def update_of(gradients, weights):
     """By the definition, from every datum's own gradient float64 [n, parameters]."""
     norm, step = np.linalg.norm(gradients, axis=1), weights @ gradients
     de_facto = gradients @ step / norm
-    others = [
-        (step - w * g) @ g / np.linalg.norm(g) for w, g in zip(weights, gradients, strict=True)
-    ]
+    of_others = (step[None] - weights[:, None] * gradients) / (1 - weights[:, None])
+    others = (of_others * gradients).sum(1) / norm
     return priority.Update(de_facto, others, de_facto / np.linalg.norm(step), norm)
 
 
@@ -182,11 +181,11 @@ def test_updates_by_hand():
     x, norm = jnp.full((4, 1, 1), 2.0), np.sqrt(2.5)
     update = functools.partial(priority.de_facto_update, linear, HALF)
     same = update(x, jnp.zeros((4, 1), int))
-    expected = ([norm] * 4, [0.75 * norm] * 4, [1] * 4, [norm] * 4)
+    expected = ([norm] * 4, [norm] * 4, [1] * 4, [norm] * 4)
     chex.assert_trees_all_close(same, priority.Update(*map(np.float32, expected)), rtol=1e-6)
     mixed = update(x, jnp.asarray([[0], [0], [1], [1]]))
     np.testing.assert_allclose(mixed.de_facto, [0] * 4, atol=1e-6)
-    np.testing.assert_allclose(mixed.leave_one_out, [-norm / 4] * 4, rtol=1e-6)
+    np.testing.assert_allclose(mixed.leave_one_out, [-norm / 3] * 4, rtol=1e-6)
     three_to_one = update(x, jnp.asarray([[0], [0], [0], [1]])).de_facto
     np.testing.assert_allclose(three_to_one, [norm / 2] * 3 + [-norm / 2], rtol=1e-6)
     # The second image's views cancel, so it has no direction; the step is half the first one's.
