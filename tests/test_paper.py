@@ -419,7 +419,8 @@ def test_means_over_trainings_and_differences_of_pairs():
 
 
 def test_the_page_of_inlier_priority_can_be_opened(tmp_path):
-    quantities = ("gradient_magnitude", "de_facto_update", "view_update", "loss")
+    quantities = ("gradient_magnitude", "de_facto_update", "update_cosine", "view_update")
+    quantities += ("leave_one_out_update", "loss")
     groups = ("inliers", "outliers", "control_large", "control_small")
     random = np.random.default_rng(0)
     points = pd.DataFrame({"seed": [0, 0, 1, 1], "step": [0, 5, 0, 5]})
