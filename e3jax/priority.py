@@ -9,7 +9,7 @@ The loss of a view is the cross-entropy of its pseudo label under ``apply``. Bat
 makes it depend on the views beside it if ``apply`` uses the batch's own statistics, as in training:
 then a block is the batch that is meant. With running statistics it does not.
 
-Legend: ``v`` views, ``k`` operations, ``g`` groups of views, ``d`` features, ``b`` batch.
+Legend: ``v`` views, ``n`` images, ``k`` operations, ``g`` groups of views, ``d`` features.
 """
 
 import functools
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e3jax import devices, losses, networks, operations, training
+from e3jax import devices, networks, operations, training
 from e3jax.images import to_unit
 
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
@@ -82,7 +82,28 @@ def magnitude(gradients: Any, per_operation: bool = False) -> jax.Array:
     return jax.vmap(optax.tree.norm)(gradients)
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "wrt", "block"))
+class Update(NamedTuple):
+    """A step measured along each datum's own descent direction: float32 arrays of one shape.
+
+    With the step's loss L(X) = sum over i of w_i L_i, weights that sum to 1, and -grad L_i / ||grad
+    L_i|| the descent direction of datum i:
+
+    Attributes:
+      de_facto: d_i = -grad L(X) . (-grad L_i / ||grad L_i||) (Sec. 3.2 and Fig. 3 of the paper), in
+        nats per unit of parameter; positive where the step reduces L_i, 0 without a gradient.
+      leave_one_out: the same of the other data's loss alone, (d_i - w_i ||grad L_i||) / (1 - w_i);
+        0 where there is no other.
+      cosine: d_i / ||grad L(X)||, in [-1, 1].
+      norm: ||grad L_i||, >= 0.
+    """
+
+    de_facto: jax.Array
+    leave_one_out: jax.Array
+    cosine: jax.Array
+    norm: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "datum", "wrt", "block"))
 @devices.in_float32
 def de_facto_update(
     apply: Apply,
@@ -90,47 +111,106 @@ def de_facto_update(
     inputs: Any,
     labels: jax.Array,
     *,
+    datum: str = "image",
+    weights: jax.Array | None = None,
     wrt: tuple[str, ...] | None = None,
-    block: int | None = None,
-) -> jax.Array:
-    """How far a step along the batch's descent direction goes along each view's own (Fig. 3).
+    block: int | None = 256,
+) -> Update:
+    """How far a step goes along the descent direction of every image, or of every view (Fig. 3).
 
-    d_i = -grad L(X) . (-grad L_i / ||grad L_i||), with L(X) the mean loss of all views. It contains
-    the view's own share ||grad L_i|| / v, which is large where the loss is.
+    The paper's datum is an image, whose loss L(x_i) is the mean over its views (eq. 2). A view by
+    itself is a contrast: its gradient is mostly its own.
 
     Args:
-      apply, variables, inputs, labels, wrt: as of :func:`gradient_magnitude`. For another ``wrt``
-        than the last layer every view takes a backward pass of its block.
-      block: views at a time; None takes the whole batch at once, as training does.
+      apply, variables: as of :func:`gradient_magnitude`.
+      inputs: pytree of arrays [n, m, ...], m views of each of n images.
+      labels: int [n, m], pseudo labels.
+      datum: "image", whose loss is the mean over its views, or "view".
+      weights: float [n], of the images in the step's loss L(X), which they are normalised for.
+        Default: equal.
+      wrt: as of :func:`gradient_magnitude`; for another subtree than the last layer every datum
+        takes a backward pass of its block.
+      block: views at a time, rounded to whole images, which bounds memory; None takes all at once.
 
     Returns:
-      float32 [v], positive where the step reduces the view's loss, at most the norm of the mean
-      gradient; 0 for a view without gradient.
-    """
-    block = block or len(labels)
-    mean = jnp.full((1, len(labels)), 1 / len(labels))
-    options = {"wrt": wrt, "block": block}
-    mean = group_gradients(apply, variables, inputs, labels, mean, **options)
-    mean = jax.tree.map(lambda a: a[0], mean)
+      Arrays [n], or [n, m] of views.
 
-    def project(inputs, labels):
+    Raises:
+      ValueError: for an unknown datum.
+    """
+    if datum not in ("image", "view"):
+        raise ValueError(f"datum is {datum!r}, expected 'image' or 'view'")
+    n, m = labels.shape
+    weights = jnp.ones(n) if weights is None else weights
+    weights = weights / weights.sum()
+    if datum == "view":
+        inputs, labels = jax.tree.map(lambda a: _merge_axes(a)[:, None], (inputs, labels))
+        weights = jnp.repeat(weights / m, m)
+    options = {"wrt": wrt, "block": block or n * m}
+    step = gradient_of_step(apply, variables, inputs, labels, weights, **options)
+    found = updates(apply, variables, step, inputs, labels, weights, **options)
+    return found if datum == "image" else jax.tree.map(lambda a: a.reshape(n, m), found)
+
+
+def gradient_of_step(
+    apply: Apply, variables: Any, inputs: Any, labels: jax.Array, weights: jax.Array, **options: Any
+) -> Any:
+    """The gradient of L(X), with ``weights`` [n] as they are; see :func:`de_facto_update`."""
+    m = labels.shape[1]
+    inputs, labels = jax.tree.map(_merge_axes, (inputs, labels))
+    of_views = jnp.repeat(weights / m, m)[None]
+    total = group_gradients(apply, variables, inputs, labels, of_views, **options)
+    return jax.tree.map(lambda a: a[0], total)
+
+
+def updates(
+    apply: Apply,
+    variables: Any,
+    step: Any,
+    inputs: Any,
+    labels: jax.Array,
+    weights: jax.Array,
+    *,
+    wrt: tuple[str, ...] | None = None,
+    block: int = 256,
+) -> Update:
+    """Measures a step, the gradient of L(X), along each image's direction.
+
+    Args:
+      step: [d + 1, k] of the last layer, or as the subtree ``wrt``.
+      inputs, labels: [n, m, ...], [n, m].
+      weights: float [n], each image's share in L(X).
+      apply, variables, wrt, block: as of :func:`de_facto_update`.
+    """
+    m = labels.shape[1]
+
+    def of_images(part):
+        inputs, labels = jax.tree.map(_merge_axes, part)
+        share = jnp.full((1, m), 1 / m)
         if wrt is None:
-            logits, representation = apply(variables, inputs)
-            return last_layer_projection(mean, representation, logits, labels)
+            outputs = jax.tree.map(
+                lambda a: a.reshape(-1, m, *a.shape[1:]), (*apply(variables, inputs), labels)
+            )
+            gradients = jax.vmap(last_layer_gradients, (0, 0, 0, None))(*outputs, share)[:, 0]
+            return jax.vmap(lambda g: (jnp.vdot(step, g), jnp.linalg.norm(g)))(gradients)
         losses, subtree = _losses_of_subtree(apply, variables, wrt, inputs, labels)
         values, pull_back = jax.vjp(losses, subtree)
 
-        def project_one(one):
-            (gradient,) = pull_back(one)
-            return _ratio(optax.tree.vdot(mean, gradient), optax.tree.norm(gradient))
+        def of_image(of_views):
+            (gradient,) = pull_back(of_views)
+            return optax.tree.vdot(step, gradient), optax.tree.norm(gradient)
 
-        return jax.lax.map(project_one, jnp.eye(len(values), dtype=values.dtype))
+        n = len(part[1])
+        return jax.lax.map(of_image, jnp.kron(jnp.eye(n, dtype=values.dtype), share))
 
-    blocks, rest = _in_blocks((inputs, labels), block)
-    parts = [project(*rest)] if len(rest[1]) else []
+    blocks, rest = _in_blocks((inputs, labels), max(block // m, 1))
+    parts = [of_images(rest)] if len(rest[1]) else []
     if len(blocks[1]):
-        parts.insert(0, jax.lax.map(lambda part: project(*part), blocks).reshape(-1))
-    return jnp.concatenate(parts)
+        parts.insert(0, jax.tree.map(_merge_axes, jax.lax.map(of_images, blocks)))
+    product, norm = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+    de_facto = _ratio(product, norm)
+    cosine = _ratio(de_facto, optax.tree.norm(step))
+    return Update(de_facto, _ratio(de_facto - weights * norm, 1 - weights), cosine, norm)
 
 
 def group_gradients(
@@ -153,8 +233,8 @@ def group_gradients(
 
     def of_block(inputs, labels, groups):
         if wrt is None:
-            logits, representation = apply(variables, inputs)
-            return last_layer_gradients(representation, logits, labels, groups, per_operation)
+            outputs = apply(variables, inputs)
+            return last_layer_gradients(*outputs, labels, groups, per_operation)
         losses, subtree = _losses_of_subtree(apply, variables, wrt, inputs, labels)
         values, pull_back = jax.vjp(losses, subtree)
         return jax.lax.map(lambda weights: pull_back(weights)[0], groups.astype(values.dtype))
@@ -173,8 +253,8 @@ def group_gradients(
 
 
 def last_layer_gradients(
-    representation: jax.Array,
     logits: jax.Array,
+    representation: jax.Array,
     labels: jax.Array,
     groups: jax.Array,
     per_operation: bool = False,
@@ -182,7 +262,7 @@ def last_layer_gradients(
     """Groups' summed gradients of the last layer: a view's is (representation, 1) x (p - one-hot).
 
     Args:
-      representation, logits, labels: [v, d], [v, k], [v].
+      logits, representation, labels: [v, k], [v, d], [v].
       groups: float [g, v].
       per_operation: count in column c the views of operation c alone (eq. 3).
 
@@ -195,27 +275,17 @@ def last_layer_gradients(
     return jnp.einsum("gv,vd,vk->gdk", groups, _with_one(representation), residual)
 
 
-def last_layer_projection(
-    gradient: jax.Array, representation: jax.Array, logits: jax.Array, labels: jax.Array
-) -> jax.Array:
-    """A last layer's gradient [d + 1, k] projected on every view's own: float32 [v]."""
-    features, residual = _with_one(representation), _residual(logits, labels)
-    product = jnp.einsum("vd,dk,vk->v", features, gradient, residual)
-    return _ratio(product, last_layer_norm(representation, logits, labels))
-
-
-def last_layer_norm(representation: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Norm of every view's own gradient of the last layer: float32 [v]."""
-    norm = functools.partial(jnp.linalg.norm, axis=-1)
-    return norm(_with_one(representation)) * norm(_residual(logits, labels))
-
-
 def _with_one(representation: jax.Array) -> jax.Array:
     return jnp.pad(representation, ((0, 0), (0, 1)), constant_values=1)
 
 
 def _residual(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+
+
+def _merge_axes(a: jax.Array) -> jax.Array:
+    """[n, m, ...] as [n * m, ...]."""
+    return a.reshape(-1, *a.shape[2:])
 
 
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -247,40 +317,42 @@ def _in_blocks(tree: Any, block: int) -> tuple[Any, Any]:
 
 
 class ProbeSet(NamedTuple):
-    """Fixed views on which gradient magnitudes are recorded, so that points are comparable.
+    """What is measured in the steps that record: always the same, so that points are comparable.
 
     Attributes:
-      images: uint8 [v, h, w, c], the image of each view.
-      labels: int32 [v], pseudo labels.
+      images: uint8 [v, h, w, c], the image of each view whose gradient counts in Fig. 2.
+      labels: int32 [v], pseudo labels of these views.
       groups: float32 [g, v], weight of each view in each group. They say what is recorded; the
         training that is observed does not depend on them.
+      data: uint8 [n, h, w, c], the images whose de facto update is recorded, over all K views.
+      weights: float32 [n], of these images in the step's loss, see :func:`de_facto_update`.
     """
 
     images: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    data: np.ndarray
+    weights: np.ndarray
 
 
 class PriorityLog(NamedTuple):
-    """What a probe records in a step, before its update; last layer, in nats per parameter.
+    """What a probe records in a step, before the step's update: the probe set under the last layer.
+
+    Running statistics are used, so nothing depends on which images are measured together.
 
     Attributes:
       step: int32, or -1 where nothing was recorded.
-      image: int32 [b], the batch's images: means over inliers and outliers are taken afterwards,
-        so that no label comes near the training.
-      loss: float32 [b], cross-entropy of each view of the batch.
-      de_facto_update: float32 [b], see :func:`de_facto_update`, for the gradient of this batch.
-      gradient_norm: float32 [b], norm of each view's own gradient.
-      gradient_magnitude: float32 [g], see :func:`gradient_magnitude`, of the probe set's groups
-        under running statistics.
+      gradient_magnitude: float32 [g], see :func:`gradient_magnitude`.
+      of_images: :class:`Update` of arrays [n], image by image, for the step of all of the data.
+      of_views: the same view by view, in the mean over each image's views.
+      loss: float32 [n], eq. 2, in nats.
     """
 
     step: jax.Array
-    image: jax.Array
-    loss: jax.Array
-    de_facto_update: jax.Array
-    gradient_norm: jax.Array
     gradient_magnitude: jax.Array
+    of_images: Update
+    of_views: Update
+    loss: jax.Array
 
 
 @functools.cache
@@ -289,30 +361,45 @@ def make_probe(
 ) -> training.Probe:
     """Builds a probe that records a :class:`PriorityLog`, for :func:`e3jax.fitting.fit`.
 
-    Its ``probe_data`` is a :class:`ProbeSet` whose views are a multiple of the devices. It serves
-    any network whose last layer gives the logits from the representation. The same arguments give
-    the same probe, so that programs are compiled once.
+    Its ``probe_data`` is a :class:`ProbeSet` whose views and whose data are multiples of the
+    devices. It serves any network whose last layer gives the logits from the representation. The
+    same arguments give the same probe, so that programs are compiled once.
     """
     network = networks.build(network, num_outputs, devices.dtype(precision))
 
-    def probe(state, batch: losses.Batch, outputs, tables, data: ProbeSet) -> PriorityLog:
-        def apply(variables, pairs):
+    def probe(state: training.TrainState, tables: Any, probe_set: ProbeSet) -> PriorityLog:
+        def apply(_, pairs):
             views = operations.views_of(tables, to_unit(pairs[0]), pairs[1])
-            return network.apply(variables, views, train=False)
+            return network.apply(state.variables, views, train=False)
 
         # Every device has all of the probe set and computes its own part of it.
-        data = data._replace(groups=data.groups.T)
-        data = jax.tree.map(devices.part_of_device, data)
-        pairs = (data.images, data.labels)
-        of_groups = group_gradients(apply, state.variables, pairs, data.labels, data.groups.T)
-        logits, representation = outputs
-        view = (representation, logits, batch.operation_index)
-        mean = jnp.full((1, len(logits)), 1 / len(batch.all_image_index))
-        of_batch = last_layer_gradients(*view, mean)[0]
-        of_groups, of_batch = devices.sum_over_devices((of_groups, of_batch))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.operation_index)
-        of_views = (loss, last_layer_projection(of_batch, *view), last_layer_norm(*view))
-        of_views = devices.gather_over_devices(of_views)
-        return PriorityLog(state.step, batch.all_image_index, *of_views, magnitude(of_groups))
+        mine = probe_set._replace(groups=probe_set.groups.T)
+        mine = jax.tree.map(devices.part_of_device, mine)
+        pairs = (mine.images, mine.labels)
+        of_groups = group_gradients(apply, None, pairs, mine.labels, mine.groups.T)
+        labels, n = jnp.arange(num_outputs), len(mine.data)
+        # Outputs are kept: an image's gradient is measured after the sum of all of them.
+        outputs = jax.lax.map(
+            lambda image: apply(None, (jnp.repeat(image[None], num_outputs, 0), labels)), mine.data
+        )
+        images = (outputs, jnp.tile(labels, (n, 1)))
+        weights = mine.weights / probe_set.weights.sum()
+        of_data = gradient_of_step(_as_they_are, None, *images, weights)
+        of_groups, of_data = devices.sum_over_devices((of_groups, of_data))
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs[0], images[1]).mean(1)
+        views = jax.tree.map(lambda a: _merge_axes(a)[:, None], images)
+        of_views = jnp.repeat(weights / num_outputs, num_outputs)
+        of_views = updates(_as_they_are, None, of_data, *views, of_views)
+        found = (
+            updates(_as_they_are, None, of_data, *images, weights),
+            jax.tree.map(lambda a: a.reshape(n, num_outputs).mean(1), of_views),
+            loss,
+        )
+        found = devices.gather_over_devices(found)
+        return PriorityLog(state.step, magnitude(of_groups), *found)
 
     return probe
+
+
+def _as_they_are(_: Any, outputs: Any) -> Any:
+    return outputs

@@ -129,9 +129,9 @@ class StepLog(NamedTuple):
     probe: Any = ()
 
 
-# (state before the update, batch, outputs of the network, operation tables, probe_data) -> pytree
+# (state before the update, operation tables, probe_data) -> pytree
 # of arrays, whole on every device: gather what is split. It observes and cannot change the run.
-Probe = Callable[[TrainState, Batch, tuple, operations.OperationSet | tuple, Any], Any]
+Probe = Callable[[TrainState, operations.OperationSet | tuple, Any], Any]
 
 
 class Trainer(NamedTuple):
@@ -333,8 +333,8 @@ def make_trainer(
         probed = ()
         if probe:
             # Its collectives come after those above, see devices.mean_over_devices.
-            _, later = jax.lax.optimization_barrier((gradient, outputs))
-            probed = _call_probe(probe, probe_every, state, batch, later, tables, probe_data)
+            _, seen_state = jax.lax.optimization_barrier((gradient, state))
+            probed = _call_probe(probe, probe_every, seen_state, tables, probe_data)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, params, step=state.step, num_steps=num_steps
         )
@@ -402,11 +402,11 @@ def _scan(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:
     return scan
 
 
-def _call_probe(probe: Probe, every: int, state: TrainState, *seen) -> Any:
+def _call_probe(probe: Probe, every: int, state: TrainState, *data) -> Any:
     return jax.lax.cond(
         state.step % every == 0,
-        lambda: probe(state, *seen),
-        lambda: _nothing(jax.eval_shape(probe, state, *seen)),
+        lambda: probe(state, *data),
+        lambda: _nothing(jax.eval_shape(probe, state, *data)),
     )
 
 

@@ -95,17 +95,21 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     )
     views, shaped = 4 * case.batch_size, jax.ShapeDtypeStruct
     images, labels = shaped((views, *shape[1:]), np.uint8), shaped((views,), np.int32)
-    probe_set = priority.ProbeSet(images, labels, shaped((4, views), np.float32))
+    data = (shaped((16, *shape[1:]), np.uint8), shaped((16,), np.float32))
+    probe_set = priority.ProbeSet(images, labels, shaped((4, views), np.float32), *data)
     probe = priority.make_probe(case.network, config.k, case.precision)
     options = (probe, probe_set) if name == "watched" else ()
     found = fitting.programs(E3OUTLIER, config, shape, mesh, *options)
     if program := found.get("train" if name == "watched" else name):
         return program
     network = networks.build(case.network, config.k, devices.dtype(case.precision))
-    inputs, variables = shaped(images.shape, np.float32), found["train"].arguments[0].variables
-    measure, arrays = priority.de_facto_update, (variables, inputs, labels)
+    variables = found["train"].arguments[0].variables
     if name == "magnitude":
-        measure, arrays = priority.gradient_magnitude, (*arrays, probe_set.groups)
+        measure, of_views = priority.gradient_magnitude, (shaped(images.shape, np.float32), labels)
+        arrays = (variables, *of_views, probe_set.groups)
+    else:
+        measure, several = priority.de_facto_update, (4, case.batch_size)
+        arrays = (variables, shaped((*several, *shape[1:]), np.float32), shaped(several, np.int32))
     apply = functools.partial(network.apply, train=False)
     return devices.Program(measure, (apply, *devices.shapes(mesh, arrays)))
 

@@ -25,7 +25,7 @@ from sweep.provenance import provenance
 
 from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, training
 
-_EVERY, _ROUNDS = 50, 9  # of --overhead
+_EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
 
 
@@ -39,13 +39,13 @@ class Study:
         runtime.prepare()
         self.args, self.console, self.folder = args, console, args.results_dir
         self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
-        self.views = max(args.probe_views // self.mesh.size, 1) * self.mesh.size
         self.kind = self.mesh.devices.flat[0].device_kind
         self.device = devices.describe(self.mesh)
         variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
         runs = plan.grid(self.dataset, [variant], methods.METHODS, args.seeds, args.inlier_class)
         # What a training is told by besides: its file must not be another one's.
-        recorded = {"every": args.every, "probe_views": self.views, "device": self.kind}
+        recorded = {"every": args.every, "probe_views": args.probe_views}
+        recorded |= {"probe_images": args.probe_images, "device": self.kind}
         self.runs = [dataclasses.replace(run, constants=recorded) for run in runs]
         self.config = config = training.TrainConfig(**runs[0].config)
         self.probe = priority.make_probe(config.network, config.k, config.precision)
@@ -55,12 +55,13 @@ class Study:
 
     def do(self) -> None:
         """Does the trainings that are missing; draws a page per class and tables them all."""
-        say, first, every = self.console.print, self.runs[0], self.args.every
+        say, first, args = self.console.print, self.runs[0], self.args
         say(f"Data: {first.dataset} from {first.source}, sets of up to {self.n} images")
         say(f"Protocol: {first.describe(self.n)}")
-        say(f"Recording: every {every} steps; gradient magnitudes on {self.views} views")
+        what = f"{args.probe_views} views, updates on all views of {args.probe_images} images"
+        say(f"Recording: every {args.every} steps; gradient magnitudes on {what}")
         say(f"Device: {self.device}")
-        if self.args.overhead:
+        if args.overhead:
             return self.measure_overhead()
         todo = [run for run in self.runs if not self.path(run).exists()]
         done, steps = len(self.runs) - len(todo), first.steps(self.n)
@@ -69,7 +70,7 @@ class Study:
             for run in todo:
                 self.train(run, progress.Bar(meter, run.title, steps))
         rows = []
-        for inlier_class in self.args.inlier_class:
+        for inlier_class in args.inlier_class:
             rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
         store.write_csv(self.folder / f"{self.case(self.runs)}-summary.csv", rows, rows[0])
         print(tables.priority_table(pd.DataFrame(rows)))
@@ -81,13 +82,19 @@ class Study:
     def train(self, run: plan.Run, bar: progress.Bar) -> None:
         """Does one training and keeps its points and scores."""
         data, seed, logs = run.draw(self.dataset), run.data_seed, []
-        groups = curves.split_groups(data.is_outlier, seed)
-        views = curves.probe_set(data.images, groups, self.config.k, self.views, seed)
-        recording = {"probe": self.probe, "probe_every": self.args.every, "probe_data": views}
-        recording["on_log"] = lambda step, log: logs.append(log.probe)
-        fitted = self.fit(run.key, data.images, on_progress=bar.on_progress, **recording)
+        size = (self.args.probe_views, self.args.probe_images, self.mesh.size)
+        recording = curves.recording(data, self.config, *size, seed)
+        fitted = self.fit(
+            run.key,
+            data.images,
+            on_progress=bar.on_progress,
+            on_log=lambda step, log: logs.append(log.probe),
+            probe=self.probe,
+            probe_every=self.args.every,
+            probe_data=recording.probe_set,
+        )
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
-        steps, values = curves.series(log, groups)
+        steps, values = curves.series(log, recording.weights)
         names = ["_".join(name) for name in itertools.product(values, curves.GROUPS)]
         points = dict(zip(names, np.hstack(list(values.values())).T, strict=True))
         evaluation = fitting.score(fitted, data.images, mesh=self.mesh)
@@ -105,7 +112,8 @@ class Study:
         classes = "+".join(str(c) for c in dict.fromkeys(run.inlier_class for run in runs))
         size = f"{run.max_images}images" if run.max_images else ""
         what = (f"class{classes}", f"ratio{run.ratio:g}", run.protocol, run.network, run.operations)
-        how = (f"every{args.every}", f"{self.views}views", f"{args.seeds}seeds", self.kind)
+        how = (f"every{args.every}", f"{args.probe_views}views", f"{args.probe_images}probed")
+        how += (f"{args.seeds}seeds", self.kind)
         return figures.file_name(run.dataset, *what, size, *how, run.source)
 
     def draw(self, runs: list[plan.Run]) -> list[dict]:
@@ -133,8 +141,8 @@ class Study:
         """
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
-        views = curves.few_views(data, config, self.mesh.size)
-        recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": views}
+        probe_set = curves.few(data, config, self.mesh.size).probe_set
+        recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": probe_set}
         fitted, seconds = [None, None], []
         for steps in range(_EVERY, config.steps + 1, _EVERY):
             for recorded, probe in enumerate([{}, recording]):
@@ -145,7 +153,8 @@ class Study:
         plain, with_recording = np.diff(seconds, axis=0).T
         low, middle, high = np.percentile(with_recording / plain, [25, 50, 75])
         row = {"network": config.network, "batch_size": config.batch_size, "every": _EVERY}
-        row |= {"probe_views": len(views.labels), "rounds": _ROUNDS, "time_ratio": middle}
+        row |= {"probe_views": len(probe_set.labels), "probe_images": len(probe_set.data)}
+        row |= {"rounds": _ROUNDS, "time_ratio": middle}
         row |= {"quartile_1": low, "quartile_3": high, "device": self.device} | provenance()
         self.folder.mkdir(parents=True, exist_ok=True)
         store.append_rows(self.folder / "recording.csv", row, [row])
@@ -153,18 +162,20 @@ class Study:
 
 
 def summary(points: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
-    """Ratios of gradient magnitudes, and means of the rest over both halves of a training."""
-    groups = ("inliers", "outliers", "control_small")
-    names = ["_".join(name) for name in itertools.product(curves.QUANTITIES[1:], groups)]
-    values = points[names].rename(columns=lambda name: name.removesuffix("_small"))
+    """Means over thirds of a training: ratios of gradient magnitudes, and all else by group."""
+    names = ["_".join(name) for name in itertools.product(curves.QUANTITIES[1:], curves.GROUPS)]
+    values = points[names].copy()
     for name, a, b in ("", "inliers", "outliers"), ("_control", "control_large", "control_small"):
         ratio = points[f"gradient_magnitude_{a}"] / points[f"gradient_magnitude_{b}"]
         values[f"magnitude_ratio{name}"] = ratio
-    middle, found = len(points) // 2, values.filter(like="ratio")[:1].mean().add_suffix("_start")
-    for part, rows in {"half1": values[:middle], "half2": values[middle:]}.items():
-        found = pd.concat([found, rows.mean().add_suffix(f"_{part}")])
+    thirds = zip(tables.STAGES, np.array_split(np.arange(len(points)), 3), strict=True)
+    found = {
+        f"{name}_{stage}": mean
+        for stage, rows in thirds
+        for name, mean in values.iloc[rows].mean().items()
+    }
     pl_auroc = metrics.auroc(scores["pl"], scores["is_outlier"].astype(bool))
-    return found.to_dict() | {"pl_auroc": pl_auroc}
+    return found | {"pl_auroc": pl_auroc}
 
 
 def main() -> int:
@@ -176,8 +187,9 @@ def main() -> int:
     add("--seeds", type=flags.positive, default=3, help="number of trainings: seeds 0, 1, ...")
     flags.add_protocol(parser)
     flags.add_network_and_operations(parser)
-    add("--every", type=flags.positive, default=5, help="steps between recorded points")
+    add("--every", type=flags.positive, default=50, help="steps between recorded points")
     add("--probe-views", type=flags.positive, default=2000, help="fixed views measured for Fig. 2")
+    add("--probe-images", type=flags.positive, default=60, help="images measured for Fig. 3")
     add("--overhead", action="store_true", help="instead: time training with and without recording")
     add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
     args = parser.parse_args()

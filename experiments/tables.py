@@ -50,12 +50,14 @@ def page(results: Path) -> str:
     runs = tables.frame([*quick, *ablations])
     parts = {name: figures.factor_table(runs, "quick", name) for name in figures.FIGURES}
     memory = pd.read_csv(results / "memory.csv").sort_values("images")["peak_resident_bytes"] / 1e9
-    overhead = pd.read_csv(results / "priority" / "recording.csv")["time_ratio"].iloc[-1]
-    [summary] = results.glob("priority/mnist-*-summary.csv")
+    recording = pd.read_csv(results / "priority" / "recording.csv").iloc[-1]
+    recorded = "every {every} steps {probe_views} views and {probe_images} images"
+    summaries = map(pd.read_csv, sorted(results.glob("priority/*-summary.csv"), reverse=True))
     parts |= {
         "benchmark": tables.markdown([*quick, *embedded], summary=True),
-        "priority": tables.priority_table(pd.read_csv(summary)),
-        "overhead": f"{100 * (overhead - 1):.0f} %",
+        "priority": "\n\n".join(map(tables.priority_table, summaries)),
+        "recorded": recorded.format(**recording),
+        "overhead": f"{100 * (recording['time_ratio'] - 1):.0f} %",
         "theory": theory_table(pd.read_csv(results / "theory.csv")),
         "folders": folders.as_table(folders.read_rows(results / "folders.csv")),
         "memory": f"{memory.iloc[-1]:.2f} GB",

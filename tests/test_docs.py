@@ -46,6 +46,7 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         assert list(Path("figures").glob("fig6c-scores-*.png"))
     if page == "inlier-priority":
         assert (names["inliers"] > names["outliers"]).all()  # nine times as many views
+        assert names["update"].de_facto.shape == (16,)
     if page == "clean-a-folder":
         scores = Path("report/scores.csv").read_text().splitlines()
         assert sum("other" in line.split(",")[1] for line in scores[1:7]) == 3

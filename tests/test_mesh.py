@@ -248,7 +248,7 @@ def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
     name = "wrn-10-1"
     trainer = make_trainer(name, priority.make_probe(name, 23) if watched else None)
     views = (digits[:4], np.zeros(4, np.int32), np.ones((2, 4), np.float32))
-    data = priority.ProbeSet(*views) if watched else ()
+    data = priority.ProbeSet(*views, digits[:2], np.ones(2, np.float32)) if watched else ()
     program = jax.make_jaxpr(lambda *a: trainer.run_steps(*a[:2], len(digits), 3, 3, a[2]))(
         trainer.init(jax.random.key(0), 1),
         training.place_bank(trainer.mesh, digits),

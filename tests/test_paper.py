@@ -404,9 +404,10 @@ def test_a_table_of_a_factor_has_a_column_per_place():
 
 
 def test_means_over_trainings_and_differences_of_pairs():
-    columns = "magnitude_ratio_start magnitude_ratio_control_start loss_inliers_half1".split()
-    columns += ["loss_outliers_half1", "pl_auroc"]
+    columns = "magnitude_ratio_first magnitude_ratio_control_first loss_inliers_second".split()
+    columns += ["loss_outliers_second", "pl_auroc"]
     rows = pd.DataFrame([[5, 4, 1, 2, 0.8], [7, 4, 1, 2, 0.8]], columns=columns, dtype=float)
+    rows["source"] = "a test"
     lines = [line.strip("| ").split(" | ") for line in tables.priority_table(rows).splitlines()]
     found = {name: [cell.strip() for cell in cells] for name, *cells in lines}
     # Of 5 and 7: standard error 1, t of one degree 12.71.
@@ -418,13 +419,13 @@ def test_means_over_trainings_and_differences_of_pairs():
 
 
 def test_the_page_of_inlier_priority_can_be_opened(tmp_path):
-    quantities = ("gradient_magnitude", "de_facto_update", "leave_one_out_update", "loss")
+    quantities = ("gradient_magnitude", "de_facto_update", "update_cosine", "view_update")
+    quantities += ("leave_one_out_update", "loss")
     groups = ("inliers", "outliers", "control_large", "control_small")
     random = np.random.default_rng(0)
     points = pd.DataFrame({"seed": [0, 0, 1, 1], "step": [0, 5, 0, 5]})
     for column in (f"{quantity}_{group}" for quantity in quantities for group in groups):
         points[column] = random.uniform(1, 2, 4)
-    points.loc[1, "loss_outliers"] = np.nan  # no outlier in that batch
     scores = pd.DataFrame({"pl": random.uniform(size=40), "is_outlier": [0, 0, 0, 1] * 10})
     for some in (points, points[points["seed"] == 0]):
         figures.plot_priority(tmp_path / "page.png", some, scores, "title")

@@ -8,7 +8,7 @@ import optax
 import pytest
 from tiny import Plain, Tiny
 
-from e3jax import devices, fitting, operations, priority, sampling, training
+from e3jax import devices, fitting, operations, priority, training
 from e3jax.images import to_unit
 
 OPERATIONS = operations.operation_set("PR")
@@ -26,12 +26,6 @@ CONFIG = training.TrainConfig(
 
 def running(variables, views):
     return NETWORK.apply(variables, views, train=False)
-
-
-def own_statistics(variables, views):
-    """As in training: every view's loss depends on the whole batch."""
-    outputs, _ = NETWORK.apply(variables, views, train=True, mutable=["batch_stats"])
-    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +53,21 @@ def gradients(case):
     return as_rows(rows(variables["params"]["head"], views, labels))
 
 
+def update_of(gradients, weights):
+    """By the definition, from every datum's own gradient float64 [n, parameters]."""
+    norm, step = np.linalg.norm(gradients, axis=1), weights @ gradients
+    de_facto = gradients @ step / norm
+    of_others = (step[None] - weights[:, None] * gradients) / (1 - weights[:, None])
+    others = (of_others * gradients).sum(1) / norm
+    return priority.Update(de_facto, others, de_facto / np.linalg.norm(step), norm)
+
+
+def assert_same_update(measured, expected, shape):
+    for name, a, b in zip(measured._fields, measured, expected, strict=True):
+        assert a.shape == shape
+        assert np.linalg.norm(np.ravel(a) - b) / np.linalg.norm(b) < 1e-5, name
+
+
 def as_rows(tree):
     leaves = jax.tree.leaves(tree)
     return np.concatenate([np.reshape(a, (len(a), -1)) for a in leaves], axis=1).astype(np.float64)
@@ -72,10 +81,15 @@ def test_both_measures_are_those_of_vmap_grad(case, gradients, wrt):
         running, variables, views, labels, groups, wrt=wrt, block=10
     )
     np.testing.assert_allclose(measured, expected, rtol=1e-5)
-    expected = gradients @ gradients.mean(0) / np.linalg.norm(gradients, axis=1)
-    measured = priority.de_facto_update(running, variables, views, labels, wrt=wrt, block=10)
-    assert np.linalg.norm(measured - expected) / np.linalg.norm(expected) < 1e-5
-    assert expected.min() < 0 < expected.max(), "an easy case: all on one side"
+    expected = update_of(gradients, np.full(24, 1 / 24))
+    images = jax.tree.map(lambda a: a.reshape(4, 6, *a.shape[1:]), (views, labels))
+    update = functools.partial(priority.de_facto_update, running, variables, *images, wrt=wrt)
+    assert_same_update(update(datum="view", block=10), expected, (4, 6))
+    assert expected.de_facto.min() < 0 < expected.de_facto.max(), "an easy case: all on one side"
+    # An image's loss is the mean over its views (eq. 2).
+    of_images, weights = gradients.reshape(4, 6, -1).mean(1), np.float32([1, 2, 3, 2])
+    expected = update_of(of_images, weights / 8)
+    assert_same_update(update(weights=weights, block=14), expected, (4,))
 
 
 def test_one_operation_is_one_column_of_its_own_views(case):
@@ -123,18 +137,19 @@ def test_losses_of_a_coupled_batch():
     batch = (apply, variables, x, labels)
     measured = priority.gradient_magnitude(*batch, groups, wrt=("in",))
     np.testing.assert_allclose(measured, np.linalg.norm(groups @ jacobian, axis=1), rtol=1e-4)
-    measured = priority.de_facto_update(*batch, wrt=("in",))
+    batch = (apply, variables, x[:, None], labels[:, None])
+    measured = priority.de_facto_update(*batch, wrt=("in",), block=None).de_facto
     expected = jacobian @ jacobian.mean(0) / np.linalg.norm(jacobian, axis=1)
     np.testing.assert_allclose(measured, expected, rtol=1e-4, atol=1e-5)
     # The same statistics as constants: every view by itself, and other gradients.
     inside = x @ variables["in"]
     mean, spread = inside.mean(0, keepdims=True), inside.std(0, keepdims=True)
     fixed = functools.partial(apply, mean=mean, spread=spread)
-    apart = priority.de_facto_update(fixed, *batch[1:], wrt=("in",))
+    apart = priority.de_facto_update(fixed, *batch[1:], wrt=("in",)).de_facto
     assert np.abs(measured - apart).max() > 1e-3
     # The last layer sees the features as they are: there the two do not differ.
     closed = priority.de_facto_update(*batch)
-    np.testing.assert_allclose(closed, priority.de_facto_update(fixed, *batch[1:]), rtol=1e-4)
+    chex.assert_trees_all_close(closed, priority.de_facto_update(fixed, *batch[1:]), rtol=1e-4)
 
 
 def linear(variables, x):
@@ -159,17 +174,36 @@ def test_by_hand():
     column = np.sqrt(1.25)
     expected = [[2 * column, column], [0, column], [0, column / 2]]
     np.testing.assert_allclose(columns, expected, rtol=1e-6)
-    update = functools.partial(priority.de_facto_update, linear, HALF, x)
-    np.testing.assert_allclose(update(zeros), [norm] * 4, rtol=1e-6)
-    np.testing.assert_allclose(update(mixed), [0] * 4, atol=1e-6)
-    three_to_one = update(jnp.asarray([0, 0, 0, 1]))
+
+
+def test_updates_by_hand():
+    """Views as above, one of each image, then two of each of two images."""
+    x, norm = jnp.full((4, 1, 1), 2.0), np.sqrt(2.5)
+    update = functools.partial(priority.de_facto_update, linear, HALF)
+    same = update(x, jnp.zeros((4, 1), int))
+    expected = ([norm] * 4, [norm] * 4, [1] * 4, [norm] * 4)
+    chex.assert_trees_all_close(same, priority.Update(*map(np.float32, expected)), rtol=1e-6)
+    mixed = update(x, jnp.asarray([[0], [0], [1], [1]]))
+    np.testing.assert_allclose(mixed.de_facto, [0] * 4, atol=1e-6)
+    np.testing.assert_allclose(mixed.leave_one_out, [-norm / 3] * 4, rtol=1e-6)
+    three_to_one = update(x, jnp.asarray([[0], [0], [0], [1]])).de_facto
     np.testing.assert_allclose(three_to_one, [norm / 2] * 3 + [-norm / 2], rtol=1e-6)
+    # The second image's views cancel, so it has no direction; the step is half the first one's.
+    x, labels = x.reshape(2, 2, 1), jnp.asarray([[0, 0], [0, 1]])
+    by_image = update(x, labels)
+    expected = ([norm / 2, 0], [0, 0], [1, 0], [norm, 0])
+    chex.assert_trees_all_close(by_image, priority.Update(*map(np.float32, expected)), atol=1e-6)
+    by_view = update(x, labels, datum="view").de_facto
+    np.testing.assert_allclose(by_view, [[norm / 2] * 2, [norm / 2, -norm / 2]], rtol=1e-6)
+    with pytest.raises(ValueError, match="datum is 'pixel', expected 'image' or 'view'"):
+        update(x, labels, datum="pixel")
 
 
 def test_a_view_without_gradient_has_no_update():
     sure = {"kernel": jnp.asarray([[0.0, 0.0]]), "bias": jnp.asarray([200.0, 0.0])}
-    update = priority.de_facto_update(linear, sure, jnp.ones((2, 1)), jnp.asarray([0, 1]))
-    assert update[0] == 0 and update[1] > 0
+    labels = jnp.asarray([[0], [1]])
+    update = priority.de_facto_update(linear, sure, jnp.ones((2, 1, 1)), labels)
+    assert all(values[0] == 0 for values in update) and update.de_facto[1] > 0
 
 
 def small(variables, x):
@@ -202,7 +236,8 @@ def test_finite_differences():
             measured = priority.gradient_magnitude(small, variables, x, labels, groups, wrt=wrt)
             np.testing.assert_allclose(measured, np.linalg.norm(groups @ own, axis=1), rtol=1e-6)
             expected = own @ own.mean(0) / np.linalg.norm(own, axis=1)
-            measured = priority.de_facto_update(small, variables, x, labels, wrt=wrt)
+            images = (x[:, None], labels[:, None])
+            measured = priority.de_facto_update(small, variables, *images, wrt=wrt).de_facto
             np.testing.assert_allclose(measured, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -255,7 +290,10 @@ def recorded(digits):
     random = np.random.default_rng(2)
     groups = np.stack([np.arange(20) < 15, np.arange(20) >= 15]).astype(np.float32)
     images = digits[random.integers(0, len(digits), 20)]
-    data = priority.ProbeSet(images, random.integers(0, K, 20, np.int32), groups)
+    weights = np.float32([1, 2, 3, 4])
+    data = priority.ProbeSet(
+        images, random.integers(0, K, 20, np.int32), groups, digits[[3, 1, 4, 50]], weights
+    )
     found = []
     for some in (jax.devices()[:1], jax.devices()):
         mesh = devices.device_mesh(some)
@@ -278,7 +316,7 @@ def test_a_probe_is_asked_every_third_step_and_changes_nothing(recorded, digits)
     watched, log, _ = recorded[1]
     assert log.step.tolist() == [0, -1, -1, 3, -1, -1, 6]
     there = log.step >= 0
-    for values in log[2:]:
+    for values in jax.tree.leaves(log[1:]):
         assert np.isfinite(values[there]).all() and np.isnan(values[~there]).all()
     unwatched = fitting.fit(jax.random.key(0), digits, config=CONFIG)
     chex.assert_trees_all_equal(watched.state, unwatched.state)
@@ -295,27 +333,22 @@ def test_a_probe_records_what_the_functions_measure(recorded, digits):
         running, state.variables, views(data.images, data.labels), data.labels, data.groups
     )
     np.testing.assert_allclose(log.gradient_magnitude[0], magnitude, rtol=1e-4)
-    batch = sampling.draw_batch(state.shuffle_key, state.epoch_position, 16, len(digits), K)
-    image, label, _ = batch
-    np.testing.assert_array_equal(log.image[0], image)
-    update = priority.de_facto_update(
-        own_statistics, state.variables, views(digits[image], label), label
-    )
-    np.testing.assert_allclose(log.de_facto_update[0], update, rtol=1e-3, atol=1e-5)
-    # The mean of d_i ||g_i|| over the batch is the squared norm of the mean gradient.
-    products = log.de_facto_update[0] * log.gradient_norm[0]
-    everything = np.full((1, 16), 1 / 16)
-    norm = priority.gradient_magnitude(
-        own_statistics, state.variables, views(digits[image], label), label, everything
-    )
-    np.testing.assert_allclose(products.mean(), norm[0] ** 2, rtol=1e-3)
+    all_views = operations.all_views(OPERATIONS, to_unit(jnp.asarray(data.data)))
+    images = (running, state.variables, all_views, jnp.tile(jnp.arange(K), (4, 1)))
+    update = functools.partial(priority.de_facto_update, *images, weights=data.weights)
+    by_view = jax.tree.map(lambda a: a.mean(1), update(datum="view"))
+    first = jax.tree.map(lambda a: a[0], log)
+    chex.assert_trees_all_close(first.of_images, update(), rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(first.of_views, by_view, rtol=1e-3, atol=1e-5)
+    logits, _ = jax.vmap(functools.partial(running, state.variables))(all_views)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, images[3]).mean(1)
+    np.testing.assert_allclose(first.loss, expected, rtol=1e-4)
 
 
 def test_one_and_two_devices_record_the_same(recorded):
     one, two = recorded[0][1], recorded[1][1]
-    for name, a, b in zip(one._fields, one, two, strict=True):
-        np.testing.assert_allclose(a[:1], b[:1], rtol=1e-3, atol=1e-5, err_msg=name)
-        assert np.array_equal(one.image, two.image)
+    first = [jax.tree.map(lambda a: a[:1], log) for log in (one, two)]
+    chex.assert_trees_all_close(*first, rtol=1e-3, atol=1e-5)
 
 
 def test_any_network_is_recorded(recorded, digits):
@@ -329,4 +362,4 @@ def test_any_network_is_recorded(recorded, digits):
         probe_data=recorded[0][2],
     )
     assert seen[0].step[0] == 0 and np.isfinite(seen[0].gradient_magnitude[0]).all()
-    assert seen[0].gradient_norm[0].min() > 0
+    assert seen[0].of_images.norm[0].min() > 0 and seen[0].of_views.norm[0].min() > 0

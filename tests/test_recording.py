@@ -8,6 +8,8 @@ from sweep import curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from e3jax import priority
+from e3jax.contamination import Contaminated
+from e3jax.training import TrainConfig
 
 
 def test_the_control_splits_the_inliers_as_the_set_is_split():
@@ -21,37 +23,54 @@ def test_the_control_splits_the_inliers_as_the_set_is_split():
 
 
 @pytest.mark.parametrize("views", [50, 250, 10**6])
-def test_a_probe_set_holds_different_views_of_all_images_alike(views):
-    groups = curves.split_groups(np.arange(100) % 4 == 0, 0)
-    numbered = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
-    images, label, weights = curves.probe_set(numbered, groups, 7, views, 0)
-    image = images.ravel()
-    assert len(image) == len(label) == min(views, 700)
-    assert len(set(zip(image.tolist(), label.tolist(), strict=True))) == len(image)
+def test_a_recording_holds_different_views_of_all_images_alike(views):
+    found, is_outlier = recording(views=views).probe_set, np.arange(100) % 4 == 0
+    image = found.images.ravel()
+    assert len(image) == len(found.labels) == min(views, 2300)
+    assert len(set(zip(image.tolist(), found.labels.tolist(), strict=True))) == len(image)
     assert np.ptp(np.bincount(image, minlength=100)) <= 1
-    assert label.min() == 0 and label.max() == 6
-    np.testing.assert_array_equal(weights, groups[:, image])
+    assert found.labels.min() == 0 and found.labels.max() == 22
+    np.testing.assert_array_equal(found.groups, curves.split_groups(is_outlier, 0)[:, image])
 
 
-def test_curves_are_means_over_the_views_of_a_group():
-    """Three steps of four views, recorded in the first and the last."""
-    nan = np.full(4, np.nan)
+def recording(views=50, images=30, devices=2):
+    """Of 100 images, numbered, 25 of them outliers."""
+    numbered = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
+    data = Contaminated(numbered, np.arange(100) % 4 == 0, np.arange(100), 75, 25)
+    return curves.recording(data, TrainConfig(operations="PR"), views, images, devices, 0)
+
+
+@pytest.mark.parametrize("images", [3, 29, 30, 1000])
+def test_a_recordings_images_stand_for_the_whole_set(images):
+    found = recording(images=images, devices=4)
+    image, weights = found.probe_set.data.ravel(), found.probe_set.weights
+    groups = curves.split_groups(np.arange(100) % 4 == 0, 0)
+    assert len(image) % 4 == 0 and len(set(image[weights > 0])) == (weights > 0).sum()
+    np.testing.assert_allclose(groups[:, image] @ weights, groups.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(found.weights.sum(1), 1)
+    if images == 1000:
+        np.testing.assert_allclose(found.weights @ image, (groups @ np.arange(100)) / groups.sum(1))
+
+
+def test_curves_are_weighted_means_over_images():
+    """Three steps of two images, recorded in the first and the last."""
+    nan = np.full(2, np.nan)
+    by_image = np.array([[1.0, 3], nan, [5, 6]])
     log = priority.PriorityLog(
         step=np.array([0, -1, 2]),
-        image=np.array([[0, 1, 1, 2], [-1] * 4, [0, 0, 0, 1]]),
-        loss=np.array([[1.0, 2, 3, 4], nan, [5, 6, 7, 8]]),
-        de_facto_update=np.array([[0.1, 0.2, 0.4, 0.8], nan, [1, 2, 3, 4]]),
-        gradient_norm=np.array([[4.0, 8, 8, 8], nan, [4, 4, 4, 4]]),
-        gradient_magnitude=np.array([[10.0, 20], [np.nan] * 2, [30, 40]]),
+        gradient_magnitude=np.array([[10.0, 20], nan, [30, 40]]),
+        of_images=priority.Update(*(by_image + i for i in range(4))),
+        of_views=priority.Update(*(by_image + i for i in range(10, 14))),
+        loss=10 * by_image,
     )
-    groups = np.array([[True, True, False], [False, False, True]])
-    steps, values = curves.series(log, groups)
-    assert steps.tolist() == [0, 2]
-    np.testing.assert_allclose(values["loss"], [[2, 4], [6.5, np.nan]])
-    np.testing.assert_allclose(values["de_facto_update"], [[0.7 / 3, 0.8], [2.5, np.nan]])
-    others = [[(0.1 - 1 + 0.2 - 2 + 0.4 - 2) / 3, 0.8 - 2], [1.5, np.nan]]
-    np.testing.assert_allclose(values["leave_one_out_update"], others)
+    steps, values = curves.series(log, np.array([[0.5, 0.5], [0, 1]]))
+    assert steps.tolist() == [0, 2] and tuple(values) == curves.QUANTITIES
     np.testing.assert_allclose(values["gradient_magnitude"], [[10, 20], [30, 40]])
+    np.testing.assert_allclose(values["loss"], [[20, 30], [55, 60]])
+    np.testing.assert_allclose(values["de_facto_update"], [[2, 3], [5.5, 6]])
+    np.testing.assert_allclose(values["leave_one_out_update"], [[3, 4], [6.5, 7]])
+    np.testing.assert_allclose(values["update_cosine"], [[4, 5], [7.5, 8]])
+    np.testing.assert_allclose(values["view_update"], [[12, 13], [15.5, 16]])
 
 
 @pytest.mark.campaign

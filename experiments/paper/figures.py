@@ -271,24 +271,26 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     Args:
       path: PNG, PDF or SVG file.
       points: columns ``seed``, ``step`` and QUANTITY_GROUP, for the quantities gradient_magnitude,
-        de_facto_update, leave_one_out_update and loss and the groups inliers, outliers,
-        control_large and control_small.
+        de_facto_update, update_cosine, leave_one_out_update, view_update and loss and the groups
+        inliers, outliers, control_large and control_small.
       scores: columns ``pl`` and ``is_outlier``, one line per image and seed.
       title: of the page.
     """
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure = Figure(figsize=(15, 6.4), layout="constrained")
     figure.suptitle(title)
-    (fig2, ratio, fig4), (fig3, others, loss) = figure.subplots(2, 3)
-    # A batch has few outliers: what is a mean over a batch is averaged over 1/25 of the training.
-    part = points.groupby("seed").cumcount() // max(points["step"].nunique() // 25, 1)
-    smooth = points.groupby(["seed", part]).mean(numeric_only=True)
-    for axes, data, quantity, heading in (
-        (fig2, points, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
-        (fig3, smooth, "de_facto_update", "Fig. 3: mean de facto update"),
-        (others, smooth, "leave_one_out_update", "the same, by the other views of the batch"),
-        (loss, smooth, "loss", "mean loss (nats)"),
+    (fig2, ratio, loss, fig4), (fig3, cosine, others, by_view) = figure.subplots(2, 4)
+    # The norm of the gradient swings by a factor of ten and more between points.
+    for axes in (fig2, fig3, others, by_view):
+        axes.set_yscale("log")
+    for axes, quantity, heading in (
+        (fig2, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
+        (fig3, "de_facto_update", "Fig. 3: mean de facto update of images"),
+        (cosine, "update_cosine", "the same over the gradient's norm (cosine)"),
+        (others, "leave_one_out_update", "the same, by the other images"),
+        (by_view, "view_update", "the same, view by view"),
+        (loss, "loss", "mean loss of images (nats)"),
     ):
-        curves = _by_group(data, quantity).rename(columns=_GROUPS)
+        curves = _by_group(points, quantity).rename(columns=_GROUPS)
         _lines(axes, curves, heading, palette=_COLOURS, dashes=_DASHES)
     norms = _by_group(points, "gradient_magnitude")
     ratios = {"inliers / outliers": norms["inliers"] / norms["outliers"]}
@@ -298,7 +300,7 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
     looks = {"palette": ["black", "grey"], "dashes": False}
     _lines(ratio, pd.DataFrame(ratios), "ratio of Fig. 2", **looks)
-    fig2.legend(loc="upper right", frameon=False, fontsize=8)
+    loss.legend(loc="lower left", frameon=False, fontsize=8)
     ratio.legend(loc="lower center", frameon=False, fontsize=8)
     _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
     fig4.set_title("Fig. 4: PL scores after training", size=10)
@@ -318,4 +320,5 @@ def _lines(axes: Axes, curves: pd.DataFrame, title: str, **style) -> None:
     axes.get_legend().remove()
     axes.set_title(title, size=10)
     axes.set(xlabel="step", ylabel="", xlim=(0, curves.index.max()))
-    axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))

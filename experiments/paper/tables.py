@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.stats
 
 METRICS = ["auroc", "aupr_in", "aupr_out"]
+STAGES = ("first", "second", "last")  # thirds of a training
 # The paper's METRICS in percent, or NaN, by dataset, outlier ratio and method.
 PAPER = pd.read_csv(Path(__file__).with_name("numbers.csv"), index_col=[0, 1, 2])
 # What all runs of one table have in common. ``max_images`` is 0 for whole sets; what stands between
@@ -207,22 +208,23 @@ def priority_table(trainings: pd.DataFrame) -> str:
     """Means over trainings with 95 % intervals, and differences of pairs, training by training.
 
     Args:
-      trainings: the summary that ``priority.py`` writes: columns QUANTITY_start, QUANTITY_half1,
-        QUANTITY_half2, and ``pl_auroc``.
+      trainings: the summary that ``priority.py`` writes: a column QUANTITY_STAGE for each of the
+        STAGES, and ``pl_auroc``.
     """
-    parts, wide = ("start", "half1", "half2"), trainings.filter(regex="_(start|half[12])$")
+    wide = trainings.filter(regex=f"_({'|'.join(STAGES)})$")
     wide.columns = pd.MultiIndex.from_tuples(column.rsplit("_", 1) for column in wide)
     found = {name: wide[name] for name in wide.columns.unique(0)}
     pairs = [(name, name.replace("_inliers", "_outliers")) for name in found if "_inl" in name]
+    pairs += [(name, name.replace("_large", "_small")) for name in found if "_large" in name]
     for a, b in [("magnitude_ratio", "magnitude_ratio_control"), *pairs]:
         found[f"{a} - {b}"] = found[a] - found[b]
     lines = [
-        [name.replace("_", " "), *(_interval(values.get(part)) for part in parts)]
+        [name.replace("_", " "), *(_interval(values.get(stage)) for stage in STAGES)]
         for name, values in found.items()
     ]
     lines.append(["PL AUROC after training", "", "", _interval(trainings["pl_auroc"])])
-    head = f"mean of {len(trainings)} training(s)"
-    return table([head, "start", "first half", "second half"], lines)
+    head = f"{trainings['source'].iloc[0]}, mean of {len(trainings)} training(s)"
+    return table([head, *(f"{stage} third" for stage in STAGES)], lines)
 
 
 def _interval(values: pd.Series | None) -> str:

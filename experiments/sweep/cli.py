@@ -169,11 +169,15 @@ class Sweep:
         options["checkpoint"] = open_files.enter_context(closing(TrainCheckpoint(state)))
         options |= {"on_log": bar.on_log, "save_seconds": 60 * self.args.checkpoint_minutes}
         config, events = TrainConfig(**run.config), self.args.tensorboard
-        if events and run.network:
+        if not events:
+            return options
+        recording = curves.few(data, config, self.engine.each)
+        if run.network:
             options["probe"] = priority.make_probe(config.network, config.k, config.precision)
-            options["probe_data"] = curves.few_views(data, config, self.engine.each)
-        if events and self.folder:
-            writer = curves.TensorBoardWriter(Path(events, run.name), data, config)
+            options |= {"probe_every": curves.EVERY, "probe_data": recording.probe_set}
+        if self.folder:
+            n = len(data.images)
+            writer = curves.TensorBoardWriter(Path(events, run.name), n, config, recording.weights)
             bar.listeners.append(open_files.enter_context(closing(writer)).write)
         return options
 

@@ -1,7 +1,7 @@
 """Curves of a training for inliers, outliers and a control, and its TensorBoard event files.
 
 The groups are made from labels, which serve here to look at a training and never reach it: the
-probe only weighs its fixed views by them, all else is averaged after the steps are done.
+probe only weighs its fixed views and images by them, which no step depends on.
 """
 
 import importlib.util
@@ -19,17 +19,19 @@ from e3jax.training import TrainConfig
 # The control splits the inliers at random as the set is split: what shows there is group size.
 GROUPS = ("inliers", "outliers", "control_large", "control_small")
 QUANTITIES = (
-    "gradient_magnitude",  # of the probe set, Fig. 2
-    "de_facto_update",  # mean over the batch's views of a group, Fig. 3
-    "leave_one_out_update",  # the same without each view's own share of the batch's gradient
-    "loss",  # mean over the batch's views of a group
+    "gradient_magnitude",  # of the probe's views, Fig. 2
+    "de_facto_update",  # mean over the group's images, Fig. 3
+    "leave_one_out_update",  # the same without each image's own share of the gradient
+    "update_cosine",  # the de facto update over the norm of the gradient
+    "view_update",  # the de facto update view by view, in the mean over images
+    "loss",  # of images, eq. 2, in the mean over the group
 )
-# With a point every 50 steps of 64 views this costs about a twentieth of the training.
-_PROBE_VIEWS = 512
+# With a point every 100 steps of 64 views this costs a few percent of the training.
+EVERY, _PROBE_VIEWS, _PROBE_IMAGES = 100, 512, 16
 
 
 class PriorityCurves(NamedTuple):
-    """float [points, groups] by quantity, at these steps; NaN where a batch had no such view."""
+    """float [points, groups] by quantity, at these steps."""
 
     steps: np.ndarray
     values: dict[str, np.ndarray]
@@ -44,43 +46,70 @@ def split_groups(is_outlier: np.ndarray, seed: int) -> np.ndarray:
     return np.stack([~is_outlier, is_outlier, ~is_outlier & ~control, control])
 
 
-def probe_set(
-    images: np.ndarray, groups: np.ndarray, k: int, views: int, seed: int
-) -> priority.ProbeSet:
-    """About so many views, as many of each image as possible, each by another operation.
+class Recording(NamedTuple):
+    """What a training's probe measures, and the images it is for.
+
+    Attributes:
+      probe_set: of the probe, see :func:`e3jax.priority.make_probe`.
+      weights: float [g, n], of the probe set's data in the means of the GROUPS; rows sum to 1.
+    """
+
+    probe_set: priority.ProbeSet
+    weights: np.ndarray
+
+
+def recording(
+    data: Contaminated, config: TrainConfig, views: int, images: int, devices: int, seed: int
+) -> Recording:
+    """Chooses what is recorded: some views for Fig. 2, and images with all their views for Fig. 3.
+
+    Outliers and the two groups of the control are drawn alike, and weighted as they are in the set.
 
     Args:
-      images: uint8 [n, h, w, c].
-      groups: bool [g, n].
-      k: operations.
-      views: a multiple of the devices.
-      seed: draws the operations, and the images if there are more than views.
+      data: the contaminated set.
+      config: of the training.
+      views: of Fig. 2; each image has as many as any other, by different operations.
+      images: of Fig. 3, about.
+      devices: that share the work.
+      seed: draws both.
     """
-    n, random = groups.shape[1], np.random.default_rng(seed)
-    views = min(views, n * k)
+    groups, random = split_groups(data.is_outlier, seed), np.random.default_rng(seed)
+    (_, n), k = groups.shape, config.k
+    views = min(max(views // devices, 1) * devices, n * k // devices * devices)
     image = np.concatenate([random.permutation(n) for _ in range(-(-views // n))])[:views]
-    times = np.arange(views) // n
-    label = np.argsort(random.random((n, k)), axis=1)[image, times]
-    weights = groups[:, image].astype(np.float32)
-    return priority.ProbeSet(images[image], label.astype(np.int32), weights)
+    label = np.argsort(random.random((n, k)), axis=1)[image, np.arange(views) // n]
+    chosen, weights = [], []
+    for members in map(np.flatnonzero, groups[1:]):
+        chosen.append(random.permutation(members)[: max(images // 3, 1)])
+        weights.append(np.full(len(chosen[-1]), len(members) / max(len(chosen[-1]), 1)))
+    chosen, weights = np.concatenate(chosen), np.concatenate(weights)
+    # A multiple of the devices; what is repeated counts nothing.
+    missing = -len(chosen) % devices
+    chosen, weights = np.resize(chosen, len(chosen) + missing), np.pad(weights, (0, missing))
+    of_groups = groups[:, chosen] * weights[None]
+    probe_set = priority.ProbeSet(
+        images=data.images[image],
+        labels=label.astype(np.int32),
+        groups=groups[:, image].astype(np.float32),
+        data=data.images[chosen],
+        weights=weights.astype(np.float32),
+    )
+    return Recording(probe_set, of_groups / of_groups.sum(1, keepdims=True))
 
 
-def series(log: priority.PriorityLog, groups: np.ndarray) -> PriorityCurves:
+def series(log: priority.PriorityLog, weights: np.ndarray) -> PriorityCurves:
     """The points of a log of any number of steps.
 
     Args:
       log: arrays [steps, ...].
-      groups: bool [g, n], of the images.
+      weights: of the recording.
     """
     there = log.step >= 0
-    log = priority.PriorityLog(*(values[there] for values in log))
-    weights = groups[:, log.image].astype(float)  # [g, points, b]
-    own = log.gradient_norm / log.image.shape[1]
-    views = (log.de_facto_update, log.de_facto_update - own, log.loss)
-    with np.errstate(invalid="ignore"):  # 0 / 0: no view of that group in the batch
-        means = [((weights * a).sum(2) / weights.sum(2)).T for a in views]
-    values = [log.gradient_magnitude, *means]
-    return PriorityCurves(log.step, dict(zip(QUANTITIES, values, strict=True)))
+    of_images, of_views = log.of_images, log.of_views
+    of_data = (of_images.de_facto, of_images.leave_one_out, of_images.cosine)
+    of_data = (*of_data, of_views.de_facto, log.loss)
+    values = [log.gradient_magnitude[there], *(a[there] @ weights.T for a in of_data)]
+    return PriorityCurves(log.step[there], dict(zip(QUANTITIES, values, strict=True)))
 
 
 # --- TensorBoard -----------------------------------------------------------------------------
@@ -92,10 +121,9 @@ def check_tensorboard() -> None:
         raise ValueError("event files need TensorBoard: pip install tensorboard")
 
 
-def few_views(data: Contaminated, config: TrainConfig, devices: int) -> priority.ProbeSet:
-    """What the probe of a training on so many devices is given, where event files are written."""
-    views = max(_PROBE_VIEWS // devices, 1) * devices
-    return probe_set(data.images, split_groups(data.is_outlier, 0), config.k, views, 0)
+def few(data: Contaminated, config: TrainConfig, devices: int) -> Recording:
+    """What is recorded of a training on so many devices where event files are written."""
+    return recording(data, config, _PROBE_VIEWS, _PROBE_IMAGES, devices, 0)
 
 
 class TensorBoardWriter:
@@ -106,14 +134,15 @@ class TensorBoardWriter:
 
     Args:
       folder: of the event files, where a training that continues adds one.
-      data: the images of the training, and which of them are outliers.
+      n: images of the training.
       config: of the training.
+      weights: of the recording.
     """
 
-    def __init__(self, folder: Path, data: Contaminated, config: TrainConfig):
+    def __init__(self, folder: Path, n: int, config: TrainConfig, weights: np.ndarray):
         from tensorboard.summary import Writer
 
-        n, self.groups = len(data.images), split_groups(data.is_outlier, 0)
+        self.weights = weights
         self.views_per_step, self.num_steps = config.batch(n), config.num_steps(n)
         self.rate, self.last = training.learning_rate(config), time.monotonic()
         self.writer = Writer(str(folder))
@@ -128,7 +157,7 @@ class TensorBoardWriter:
         values["views_per_second"] = len(log.loss) * self.views_per_step / seconds
         points = [(f"training/{name}", last, value) for name, value in values.items()]
         if isinstance(log.probe, priority.PriorityLog):
-            steps, curves = series(log.probe, self.groups)
+            steps, curves = series(log.probe, self.weights)
             for (quantity, curve), g in itertools.product(curves.items(), (0, 1)):
                 tag = f"{quantity}/{GROUPS[g]}"
                 points += [(tag, *pair) for pair in zip(steps, curve[:, g], strict=True)]
