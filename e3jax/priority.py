@@ -140,16 +140,11 @@ def de_facto_update(
     """
     if datum not in ("image", "view"):
         raise ValueError(f"datum is {datum!r}, expected 'image' or 'view'")
-    n, m = labels.shape
-    weights = jnp.ones(n) if weights is None else weights
+    weights = jnp.ones(len(labels)) if weights is None else weights
     weights = weights / weights.sum()
-    if datum == "view":
-        inputs, labels = jax.tree.map(lambda a: _merge_axes(a)[:, None], (inputs, labels))
-        weights = jnp.repeat(weights / m, m)
-    options = {"wrt": wrt, "block": block or n * m}
+    options = {"wrt": wrt, "block": block or labels.size}
     step = gradient_of_step(apply, variables, inputs, labels, weights, **options)
-    found = updates(apply, variables, step, inputs, labels, weights, **options)
-    return found if datum == "image" else jax.tree.map(lambda a: a.reshape(n, m), found)
+    return updates(apply, variables, step, inputs, labels, weights, datum=datum, **options)
 
 
 def gradient_of_step(
@@ -171,18 +166,23 @@ def updates(
     labels: jax.Array,
     weights: jax.Array,
     *,
+    datum: str = "image",
     wrt: tuple[str, ...] | None = None,
     block: int = 256,
 ) -> Update:
-    """Measures a step, the gradient of L(X), along each image's direction.
+    """Measures a step, the gradient of L(X), along each datum's direction.
 
     Args:
       step: [d + 1, k] of the last layer, or as the subtree ``wrt``.
-      inputs, labels: [n, m, ...], [n, m].
       weights: float [n], each image's share in L(X).
-      apply, variables, wrt, block: as of :func:`de_facto_update`.
+      apply, variables, inputs, labels, datum, wrt, block: as of :func:`de_facto_update`.
     """
-    m = labels.shape[1]
+    n, m = labels.shape
+    if datum == "view":  # an image of one view
+        inputs, labels = jax.tree.map(lambda a: _merge_axes(a)[:, None], (inputs, labels))
+        of_views = jnp.repeat(weights / m, m)
+        found = updates(apply, variables, step, inputs, labels, of_views, wrt=wrt, block=block)
+        return jax.tree.map(lambda a: a.reshape(n, m), found)
 
     def of_images(part):
         inputs, labels = jax.tree.map(_merge_axes, part)
@@ -377,25 +377,19 @@ def make_probe(
         mine = jax.tree.map(devices.part_of_device, mine)
         pairs = (mine.images, mine.labels)
         of_groups = group_gradients(apply, None, pairs, mine.labels, mine.groups.T)
-        labels, n = jnp.arange(num_outputs), len(mine.data)
+        labels = jnp.arange(num_outputs)
         # Outputs are kept: an image's gradient is measured after the sum of all of them.
         outputs = jax.lax.map(
             lambda image: apply(None, (jnp.repeat(image[None], num_outputs, 0), labels)), mine.data
         )
-        images = (outputs, jnp.tile(labels, (n, 1)))
+        images = (outputs, jnp.tile(labels, (len(mine.data), 1)))
         weights = mine.weights / probe_set.weights.sum()
         of_data = gradient_of_step(_as_they_are, None, *images, weights)
         of_groups, of_data = devices.sum_over_devices((of_groups, of_data))
         loss = optax.softmax_cross_entropy_with_integer_labels(outputs[0], images[1]).mean(1)
-        views = jax.tree.map(lambda a: _merge_axes(a)[:, None], images)
-        of_views = jnp.repeat(weights / num_outputs, num_outputs)
-        of_views = updates(_as_they_are, None, of_data, *views, of_views)
-        found = (
-            updates(_as_they_are, None, of_data, *images, weights),
-            jax.tree.map(lambda a: a.reshape(n, num_outputs).mean(1), of_views),
-            loss,
-        )
-        found = devices.gather_over_devices(found)
+        measure = functools.partial(updates, _as_they_are, None, of_data, *images, weights)
+        of_views = jax.tree.map(lambda a: a.mean(1), measure(datum="view"))
+        found = devices.gather_over_devices((measure(), of_views, loss))
         return PriorityLog(state.step, magnitude(of_groups), *found)
 
     return probe

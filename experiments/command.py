@@ -6,24 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import track
 
+# For people who watch; stdout is for what a command gives.
+CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
 
 def run(work: Callable[[Console], int | None], stopped: str) -> int:
     """Does the work of a command and returns its exit code.
 
     Args:
-      work: is given the console for people who watch, which is stderr; it may return an exit code.
+      work: is given CONSOLE; it may return an exit code.
       stopped: said after Ctrl-C or SIGTERM.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return work(console) or 0
+        return work(CONSOLE) or 0
     # InputError is a ValueError; an ImportError says which package is missing.
     except (ValueError, OSError, ImportError) as error:
-        console.print(f"error: {error}", style="red")
+        CONSOLE.print(f"error: {error}", style="red")
         return 2
     except KeyboardInterrupt:
-        console.print(f"Stopped. {stopped}")
+        CONSOLE.print(f"Stopped. {stopped}")
         return 130
 
 

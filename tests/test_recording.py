@@ -40,6 +40,13 @@ def recording(views=50, images=30, devices=2):
     return curves.recording(data, TrainConfig(operations="PR"), views, images, devices, 0)
 
 
+def test_a_group_without_images_is_nan():
+    inliers = Contaminated(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, bool), np.arange(4), 4, 0)
+    found = curves.recording(inliers, TrainConfig(operations="PR"), 8, 9, 2, 0)
+    assert np.isnan(found.weights).all(1).tolist() == [False, True, False, True]
+    assert np.isfinite(found.probe_set.weights).all()
+
+
 @pytest.mark.parametrize("images", [3, 29, 30, 1000])
 def test_a_recordings_images_stand_for_the_whole_set(images):
     found = recording(images=images, devices=4)

@@ -6,12 +6,16 @@ from e3jax.networks import NETWORKS, Network
 from e3jax.networks.layers import batch_norm
 
 
-class Tiny(nn.Module):
-    """One convolution and batch normalisation; it learns little."""
+class _Network(nn.Module):
+    """What every network is given, see :func:`e3jax.networks.build`."""
 
     num_outputs: int
     dtype: object = None
     axis_name: str | None = None
+
+
+class Tiny(_Network):
+    """One convolution and batch normalisation; it learns little."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -23,16 +27,12 @@ class Tiny(nn.Module):
 
 # A detector can be saved with a network's name alone.
 NETWORKS["tiny"] = Network(
-    "tiny-SIZE", (range(8, 9),), lambda k, size, dtype, axis_name: Tiny(k, dtype, axis_name)
+    "tiny-SIZE", (range(8, 9),), lambda num_outputs, size, *how: Tiny(num_outputs, *how)
 )
 
 
-class Plain(nn.Module):
+class Plain(_Network):
     """A network of one's own: no running statistics, no particular names."""
-
-    num_outputs: int
-    dtype: object = None
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train):
@@ -40,12 +40,8 @@ class Plain(nn.Module):
         return nn.Dense(self.num_outputs)(x), x
 
 
-class TinyAutoencoder(nn.Module):
+class TinyAutoencoder(_Network):
     """One convolution down and one up, around a code of 8."""
-
-    num_outputs: int
-    dtype: object = None
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train):
@@ -56,12 +52,8 @@ class TinyAutoencoder(nn.Module):
         return nn.tanh(nn.ConvTranspose(x.shape[-1], (4, 4), strides=(4, 4))(maps)), code
 
 
-class TinyMixture(nn.Module):
+class TinyMixture(_Network):
     """DAGMM's outputs from two dense layers, with dropout in training."""
-
-    num_outputs: int
-    dtype: object = None
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train):

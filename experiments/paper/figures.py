@@ -55,7 +55,8 @@ def _histograms(axes: Axes, scores: np.ndarray, is_outlier: np.ndarray) -> None:
         axes.hist(group, bins, weights=share, color=colour, alpha=0.6, label=label)
     axes.set(xlabel="score (smaller = more outlying)", ylabel="share of the group")
     axes.locator_params(axis="x", nbins=6)
-    axes.legend(loc="upper left", frameon=False)
+    axes.set_ylim(top=1.2 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper center", ncols=2, frameon=False)
 
 
 def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
@@ -276,7 +277,7 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
       scores: columns ``pl`` and ``is_outlier``, one line per image and seed.
       title: of the page.
     """
-    figure = Figure(figsize=(15, 6.4), layout="constrained")
+    figure = Figure(figsize=(15, 6.8), layout="constrained")
     figure.suptitle(title)
     (fig2, ratio, loss, fig4), (fig3, cosine, others, by_view) = figure.subplots(2, 4)
     # The norm of the gradient swings by a factor of ten and more between points.
@@ -300,7 +301,7 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
     looks = {"palette": ["black", "grey"], "dashes": False}
     _lines(ratio, pd.DataFrame(ratios), "ratio of Fig. 2", **looks)
-    loss.legend(loc="lower left", frameon=False, fontsize=8)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     ratio.legend(loc="lower center", frameon=False, fontsize=8)
     _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
     fig4.set_title("Fig. 4: PL scores after training", size=10)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
+from command import CONSOLE
 from sweep.provenance import provenance
 
 from e3jax import networks, training
-from speed.worker import CONSOLE, Worker, ask_all, in_turns
+from speed.worker import Worker, ask_all, in_turns
 
 _MEASURED = ["train", "score", "views"]
 _BATCH, _IMAGES = 64, 1000  # per device, and in the bank, where the devices grow

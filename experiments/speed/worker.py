@@ -12,13 +12,11 @@ from typing import IO, Any
 
 import command
 import pandas as pd
-from rich.console import Console
 
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = tomllib.loads((_HERE / "environments.toml").read_text())
 # What each table's columns mean, in their order.
 COLUMNS = tomllib.loads((_HERE / "columns.toml").read_text())
-CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Worker(subprocess.Popen):
@@ -79,12 +77,12 @@ def in_turns(workers: dict[str, Worker], rounds: int, *calls: tuple[str, dict]) 
     In turns, so that whatever else the machine does falls on all of them.
     """
     table = []
-    for number in command.progress(range(rounds), "Rounds", CONSOLE):
+    for number in command.progress(range(rounds), "Rounds", command.CONSOLE):
         table.append({})
         for method, options in calls:
             table[-1] |= (answers := ask_all(workers, method, **options))
             text = ", ".join(f"{name} {value:.5g}" for name, value in answers.items())
-            CONSOLE.print(f"[{number + 1}/{rounds}] {text}")
+            command.CONSOLE.print(f"[{number + 1}/{rounds}] {text}")
     return pd.DataFrame(table)
 
 

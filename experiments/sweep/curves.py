@@ -31,7 +31,7 @@ EVERY, _PROBE_VIEWS, _PROBE_IMAGES = 100, 512, 16
 
 
 class PriorityCurves(NamedTuple):
-    """float [points, groups] by quantity, at these steps."""
+    """float [points, groups] by quantity, at these steps; NaN for a group without images."""
 
     steps: np.ndarray
     values: dict[str, np.ndarray]
@@ -51,7 +51,8 @@ class Recording(NamedTuple):
 
     Attributes:
       probe_set: of the probe, see :func:`e3jax.priority.make_probe`.
-      weights: float [g, n], of the probe set's data in the means of the GROUPS; rows sum to 1.
+      weights: float [g, n], of the probe set's data in the means of the GROUPS; rows sum to 1, or
+        are NaN for a group without images.
     """
 
     probe_set: priority.ProbeSet
@@ -80,8 +81,9 @@ def recording(
     label = np.argsort(random.random((n, k)), axis=1)[image, np.arange(views) // n]
     chosen, weights = [], []
     for members in map(np.flatnonzero, groups[1:]):
-        chosen.append(random.permutation(members)[: max(images // 3, 1)])
-        weights.append(np.full(len(chosen[-1]), len(members) / max(len(chosen[-1]), 1)))
+        some = random.permutation(members)[: max(images // 3, 1)]
+        chosen.append(some)
+        weights.append(np.full(len(some), len(members) / max(len(some), 1)))
     chosen, weights = np.concatenate(chosen), np.concatenate(weights)
     # A multiple of the devices; what is repeated counts nothing.
     missing = -len(chosen) % devices
@@ -94,7 +96,8 @@ def recording(
         data=data.images[chosen],
         weights=weights.astype(np.float32),
     )
-    return Recording(probe_set, of_groups / of_groups.sum(1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # 0 / 0: a set too small for that group
+        return Recording(probe_set, of_groups / of_groups.sum(1, keepdims=True))
 
 
 def series(log: priority.PriorityLog, weights: np.ndarray) -> PriorityCurves:
