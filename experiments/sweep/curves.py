@@ -27,7 +27,7 @@ QUANTITIES = (
     "loss",  # of images, eq. 2, in the mean over the group
 )
 # With a point every 100 steps of 64 views this costs a few percent of the training.
-EVERY, _PROBE_VIEWS, _PROBE_IMAGES = 100, 512, 16
+EVERY, _PROBE_VIEWS, _PROBE_IMAGES = 100, 256, 9
 
 
 class PriorityCurves(NamedTuple):
