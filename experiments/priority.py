@@ -129,7 +129,7 @@ class Study:
         store.write_csv(f"{case}.csv", points.to_dict("records"), points)
         store.write_csv(f"{case}-scores.csv", scores.to_dict("records"), scores)
         title = f"{run.dataset}, class {run.inlier_class} as inliers, ρ = {100 * run.ratio:g} %"
-        title += f", {run.network}, {len(runs)} seed(s)"
+        title += f", {run.network}, {len(runs)} seed{'s' * (len(runs) > 1)}"
         for suffix in ("png", "pdf"):
             figures.plot_priority(f"{case}.{suffix}", points, scores, title)
         return rows
