@@ -19,13 +19,14 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import devices, files, images, operations, reading, training
+from e3jax import descriptors, devices, files, fusion, images, operations, reading, training
 from e3jax.estimator import E3Outlier
 from e3jax.ranking import Health
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 2
-_ARRAYS = ("decision_scores_", "median_entropies_")
+_FORMAT = 3
+# Arrays, and nested dictionaries of them.
+_ARRAYS = ("decision_scores_", "median_entropies_", "variables_", "references_", "scales_")
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
 
 
@@ -56,9 +57,9 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     del parameters["on_progress"]
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
-    flat = jax.tree_util.tree_leaves_with_path(detector.variables_)
+    tree = {name: getattr(detector, name) for name in _ARRAYS}
+    flat = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
-    arrays |= {name: getattr(detector, name) for name in _ARRAYS}
     about = {
         "format": _FORMAT,
         "parameters": parameters,
@@ -115,19 +116,25 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    for name in _ARRAYS:
-        setattr(detector, name, arrays.pop(name))
+    tree = {name: {} for name in _ARRAYS}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[leaf] = array
+    for name, value in tree.items():
+        setattr(detector, name, value)
+    detector.scales_ = {name: fusion.Scale(**scale) for name, scale in detector.scales_.items()}
+    if unknown := detector.references_.keys() - descriptors.DESCRIPTORS.keys():
+        raise images.InputError(
+            f"the detector needs the descriptor {min(unknown)!r}: register it in "
+            "e3jax.descriptors.DESCRIPTORS first"
+        )
     detector.paths_ = np.array(about["paths"])
     health = about["health"]
     unreadable = [reading.Unreadable(*pair) for pair in health["unreadable"]]
     detector.health_ = Health(**health | {"unreadable": unreadable})
-    detector.variables_ = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split("/")
-        inner = detector.variables_
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[leaf] = array
     return detector
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime, sheet
-from e3jax.estimator import E3Outlier
+from e3jax.estimator import EVIDENCE, E3Outlier
 from e3jax.files import printable
 from e3jax.images import FITS, InputError
 from e3jax.ranking import HealthWarning
@@ -57,6 +57,7 @@ def _add_rank(commands) -> None:
     add("--seed", type=int, default=0, help="seed of all randomness")
     add("--time-budget", type=_seconds, metavar="TIME", help="approximate, e.g. 90s, 5m or 1h")
     add("--steps", type=int, help="length of the training (default: by the number of images)")
+    add("--evidence", default="all", choices=EVIDENCE, help="network: the paper's method alone")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--image-size", type=int, default=32, help="side to which images are resized, even")
@@ -143,6 +144,7 @@ def rank(args: argparse.Namespace, console: Console) -> int:
     with _bars(console) as on_progress:
         detector = E3Outlier(
             contamination=args.contamination,
+            evidence=args.evidence,
             network=args.network,
             operations=args.operations,
             steps="auto" if args.steps is None else args.steps,

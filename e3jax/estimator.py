@@ -14,8 +14,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from e3jax import (
+    descriptors,
     devices,
     fitting,
+    fusion,
     images,
     networks,
     operations,
@@ -34,6 +36,7 @@ from e3jax.ranking import Health, HealthWarning
 # allowance for compiling.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
 _SEEDS = np.iinfo(np.int32).max
+EVIDENCE = ("all", "network")
 
 
 class E3Outlier(BaseEstimator):
@@ -49,6 +52,8 @@ class E3Outlier(BaseEstimator):
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
         "auto": median + 2.5 MAD of the scores (Leys et al. 2013), which flags few;
         or an object with PyThresh's ``eval(scores) -> labels``.
+      evidence: what scores are made of. "all": half the network, half how far an image is from the
+        collection by each of ``e3jax.descriptors.DESCRIPTORS``; "network": the paper's method.
       network: name or function for :func:`e3jax.networks.build`; "auto": "wrn-10-1" on a CPU,
         "wrn-10-4" (the paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
@@ -67,8 +72,10 @@ class E3Outlier(BaseEstimator):
       on_progress: called as ``(stage, done, total)``; it may raise to end the fit.
 
     Attributes:
-      decision_scores_: float [n] in [0, log k], the images' entropy in nats, larger = more
-        outlying (minus NE, eq. 6).
+      decision_scores_: float [n] in nats, larger = more outlying: the mean surprise of all kinds of
+        evidence (:mod:`e3jax.fusion`); of the network alone the images' entropy, minus NE (eq. 6).
+      surprises_: by kind of evidence, float [n] in nats, how unusual each image of the collection
+        is; empty for the network alone, and not saved with the detector.
       view_entropies_: float [n, k] in nats, the entropy of each view of the collection; not saved
         with the detector.
       median_entropies_: float [k], the collection's median for each operation.
@@ -86,6 +93,7 @@ class E3Outlier(BaseEstimator):
     def __init__(
         self,
         contamination=0.1,
+        evidence="all",
         network="auto",
         operations="RA+IA+PR",
         steps="auto",
@@ -98,6 +106,7 @@ class E3Outlier(BaseEstimator):
         on_progress=silent,
     ):
         self.contamination = contamination
+        self.evidence = evidence
         self.network = network
         self.operations = operations
         self.steps = steps
@@ -129,10 +138,15 @@ class E3Outlier(BaseEstimator):
         fitted = fitting.fit(key, bank.images, E3OUTLIER, config, on_progress=self.on_progress)
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = jax.device_get(fitted.state.variables)
+        self.references_ = {}
+        if self.evidence == "all":
+            self.references_ = descriptors.fit(jax.random.fold_in(key, 2), bank.images)
         scores = self._score(bank.images)
         self.view_entropies_ = ranking.view_entropies(scores)
         self.median_entropies_ = np.median(self.view_entropies_, axis=0)
-        self.decision_scores_ = ranking.image_entropies(self.view_entropies_)
+        evidence = self._evidence(self.view_entropies_, bank.images)
+        self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
+        self.decision_scores_, self.surprises_ = self._fuse(evidence)
         self.health_ = Health(
             pretext_accuracy=float(scores.accuracy.mean()),
             chance=1 / config.k,
@@ -152,7 +166,9 @@ class E3Outlier(BaseEstimator):
           InputError: bad images; also if a single file cannot be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
-        return ranking.image_entropies(ranking.view_entropies(self.view_scores(X)))
+        pictures = self._readable(X)
+        entropies = ranking.view_entropies(self._score(pictures))
+        return self._fuse(self._evidence(entropies, pictures))[0]
 
     def view_scores(self, X) -> scoring.ViewScores:
         """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
@@ -162,18 +178,14 @@ class E3Outlier(BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
-        check_is_fitted(self, "decision_scores_")
-        bank, unreadable, _ = self.read(X)
-        if unreadable:
-            path, reason = unreadable[0]
-            raise InputError(f"{path} cannot be read ({reason}): leave it out")
-        return self._score(bank.images)
+        return self._score(self._readable(X))
 
     @property
     def ranking_(self) -> ranking.Ranking:
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
         check_is_fitted(self, "view_entropies_")
-        return self._rank(self.paths_, self.view_entropies_, self.health_.unreadable)
+        found = (self.decision_scores_, self.surprises_)
+        return self._rank(self.paths_, self.view_entropies_, *found, self.health_.unreadable)
 
     def rank(self, X) -> ranking.Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -184,14 +196,17 @@ class E3Outlier(BaseEstimator):
         check_is_fitted(self, "decision_scores_")
         bank, unreadable, _ = self.read(X)
         entropies = ranking.view_entropies(self._score(bank.images))
-        return self._rank(bank.ids, entropies, unreadable)
+        found = self._fuse(self._evidence(entropies, bank.images))
+        return self._rank(bank.ids, entropies, *found, unreadable)
 
-    def _rank(self, paths, entropies, unreadable) -> ranking.Ranking:
-        evidence = (entropies, self.median_entropies_, self.operation_set(), self.resize)
+    def _rank(self, paths, entropies, scores, surprises, unreadable) -> ranking.Ranking:
+        operation_set = self.operation_set()
         return ranking.Ranking(
             paths=paths,
-            scores=ranking.image_entropies(entropies),
-            evidence=ranking.Evidence(*evidence),
+            scores=scores,
+            evidence=ranking.Evidence(
+                entropies, self.median_entropies_, operation_set, self.resize, surprises
+            ),
             threshold=self.threshold_,
             unreadable=unreadable,
             health=self.health_,
@@ -268,6 +283,15 @@ class E3Outlier(BaseEstimator):
         )
         return reading.Collection(bank, closed + unreadable)
 
+    def _readable(self, X) -> np.ndarray:
+        """The images of a collection, all of which must be readable."""
+        check_is_fitted(self, "decision_scores_")
+        bank, unreadable, _ = self.read(X)
+        if unreadable:
+            path, reason = unreadable[0]
+            raise InputError(f"{path} cannot be read ({reason}): leave it out")
+        return bank.images
+
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``."""
         return fitting.operation_set(self._operations, self.image_size)
@@ -292,6 +316,9 @@ class E3Outlier(BaseEstimator):
             raise ValueError(f"time_budget is {self.time_budget!r}, expected seconds above 0")
         if self.image_size % 2 or self.image_size < 4:
             raise ValueError(f"image_size is {self.image_size}, expected an even number from 4")
+        if self.evidence not in EVIDENCE:
+            known = " or ".join(map(repr, EVIDENCE))
+            raise ValueError(f"evidence is {self.evidence!r}, expected {known}")
         if self.network != "auto":
             networks.check_classifier(self.network)
         if self.resize not in images.FITS:
@@ -354,6 +381,21 @@ class E3Outlier(BaseEstimator):
         )
         fitted = fitting.restored(E3OUTLIER, config, self.image_size, self.variables_)
         return fitting.score(fitted, pictures, on_progress=self.on_progress)
+
+    def _evidence(self, entropies: np.ndarray, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """Each kind of evidence, float64 [n], larger = more outlying."""
+        of_network = {fusion.NETWORK: ranking.image_entropies(entropies)}
+        if not self.references_:
+            return of_network
+        how = {"on_progress": self.on_progress}
+        return of_network | descriptors.distances(self.references_, pictures, **how)
+
+    def _fuse(self, evidence: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores, and the surprises that they are made of."""
+        if not self.references_:
+            return evidence[fusion.NETWORK], {}
+        surprises = fusion.surprises(self.scales_, evidence)
+        return fusion.fuse(surprises), surprises
 
     # --- Thresholds ----------------------------------------------------------------------------
 

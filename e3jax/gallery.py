@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e3jax import files, operations, reading
+from e3jax import files, fusion, operations, reading
 from e3jax.fitting import Progress, silent
 from e3jax.ranking import Ranking
 
@@ -52,7 +52,7 @@ def write_gallery(
     are_files = isinstance(chosen[0], (str, os.PathLike))
     total = len(chosen)
     small = reading.thumbnails(chosen, on_file=lambda done: on_progress("gallery", done, total))
-    entropies, median, operation_set, resize = ranking.evidence
+    entropies, median, operation_set, resize, surprises = ranking.evidence
     data = {
         "title": title,
         "warning": ranking.health.warning,
@@ -61,6 +61,7 @@ def write_gallery(
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],
+        "surprises": {fusion.phrase(k): _packed(v[shown], "<f4") for k, v in surprises.items()},
         # 0 to 255 for 0 to log k.
         "entropies": _packed(np.rint(entropies[shown] * 255 / np.log(len(operation_set))), "u1"),
         "median": median.tolist(),

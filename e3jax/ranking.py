@@ -6,6 +6,7 @@ The paper's scores fall with outlyingness; here, and nowhere else, they change t
 import csv
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,12 +51,15 @@ class Evidence(NamedTuple):
       median: float [k], the fitted collection's median of each operation.
       operation_set: the operations.
       resize: how images became square.
+      surprises: float [n] in nats by kind of evidence, see :mod:`e3jax.fusion`; {} where scores are
+        the network's alone.
     """
 
     entropies: np.ndarray
     median: np.ndarray
     operation_set: operations.OperationSet
-    resize: str = "squash"
+    resize: str
+    surprises: Mapping[str, np.ndarray]
 
 
 class Ranking(NamedTuple):
@@ -101,9 +105,12 @@ def image_entropies(entropies: np.ndarray) -> np.ndarray:
 def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:
     """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv.
 
+    Columns are ``COLUMNS``, and the surprise of each kind of evidence in nats.
+
     Returns:
       the rows of the first.
     """
+    surprises = ranking.evidence.surprises
     rows = [
         {
             "rank": rank,
@@ -111,10 +118,11 @@ def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:
             "score": float(ranking.scores[i]),
             "outlier": int(ranking.is_outlier[i]),
         }
+        | {name: float(values[i]) for name, values in surprises.items()}
         for rank, i in enumerate(ranking.order, start=1)
     ]
     folder = Path(folder)
-    files.write_csv(folder / SCORES, COLUMNS, (row.values() for row in rows))
+    files.write_csv(folder / SCORES, (*COLUMNS, *surprises), (row.values() for row in rows))
     files.write_text(folder / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     files.write_csv(folder / "unreadable.csv", ("path", "reason"), ranking.unreadable)
     return rows

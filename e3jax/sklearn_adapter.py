@@ -19,8 +19,8 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
     Args:
       image_shape: (h, w) or (h, w, c) of a row; None: square and grey, or if the number of columns
         is three squares, RGB; else rows are filled up with zeros to the next square.
-      contamination, network, operations, steps, batch_size, image_size, value_range, random_state:
-        see :class:`E3Outlier`.
+      contamination, evidence, network, operations, steps, batch_size, image_size, value_range,
+      random_state: see :class:`E3Outlier`.
 
     Attributes:
       detector_: the fitted :class:`E3Outlier`.
@@ -34,6 +34,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         self,
         image_shape=None,
         contamination=0.1,
+        evidence="all",
         network="auto",
         operations="RA+IA+PR",
         steps="auto",
@@ -44,6 +45,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
     ):
         self.image_shape = image_shape
         self.contamination = contamination
+        self.evidence = evidence
         self.network = network
         self.operations = operations
         self.steps = steps
@@ -68,7 +70,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X) -> np.ndarray:
-        """Negative entropies [n] of rows (NE, eq. 6), larger = more normal."""
+        """Minus the detector's scores [n] of rows, larger = more normal."""
         check_is_fitted(self, "detector_")
         X = validate_data(self, X, reset=False)
         return -self.detector_.decision_function(self._to_images(X))

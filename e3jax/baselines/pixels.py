@@ -1,5 +1,7 @@
 """What one would try first: scikit-learn on raw pixels. It shows what learning is worth."""
 
+import math
+
 import jax
 import numpy as np
 from sklearn.decomposition import PCA
@@ -8,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from e3jax import scoring
 
 # Chosen, as e3jax's own quick protocol, by their results on MNIST alone.
-_NEIGHBOURS = 20
+_NEIGHBOURS = 0.05
 _VARIANCE = 0.7
 # By name, the constants that the scores depend on.
 METHODS = {
@@ -25,7 +27,7 @@ def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarr
       key: seeds the isolation forest; the others are deterministic.
       images: uint8 [n, h, w, c], n >= 2.
       method: "pixel-if" (isolation forest, 100 trees), "pixel-knn" (minus the mean distance to the
-        20 nearest others) or "pixel-pca" (minus the squared error left by the components that
+        nearest 5 % of the others) or "pixel-pca" (minus the squared error left by the components that
         hold 70 % of the variance).
 
     Returns:
@@ -38,7 +40,7 @@ def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarr
     if method == "pixel-if":
         return {method: scoring.isolation_forest(key, x)}
     if method == "pixel-knn":
-        neighbours = min(_NEIGHBOURS, len(x) - 1)
+        neighbours = min(math.ceil(_NEIGHBOURS * len(x)), len(x) - 1)
         distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(x).kneighbors()
         return {method: -distances.mean(axis=1)}
     if method == "pixel-pca":

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from e3jax import baselines, devices, files, fitting, scoring
+from e3jax import baselines, descriptors, devices, files, fitting, fusion, scoring
 from e3jax.baselines import pixels
 from e3jax.methods import E3OUTLIER, Method
 from e3jax.training import TrainConfig
@@ -126,36 +126,76 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
     return described | {"protocol": name, "config": config, "constants": {}}
 
 
-# --- Pixels ----------------------------------------------------------------------------------
+# --- With descriptors ------------------------------------------------------------------------
+
+FUSED = "e3outlier+"
 
 
-def _describe_pixels(name: str, protocol: Protocol, grey: bool) -> dict[str, Any]:
+def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
+    described = _describe(E3OUTLIER, protocol, grey)
+    constants = described["constants"] | {FUSED: list(descriptors.DESCRIPTORS)}
+    return described | {"constants": constants}
+
+
+def train_and_fuse(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
+    """Trains E3Outlier, and fuses what it says with the descriptors."""
+    outcome = train(run, images, mesh, options)
+    began, own = time.monotonic(), outcome[E3OUTLIER.name]
+    scores = _fuse(run, images, mesh, network=-own["scores"])
+    seconds = own["score_seconds"] + time.monotonic() - began
+    return outcome | {FUSED: own | {"scores": scores, "score_seconds": seconds}}
+
+
+def _fuse(run: Run, images: np.ndarray, mesh: Mesh, names=(), **evidence) -> np.ndarray:
+    """Scores, smaller = more outlying, by descriptors and other evidence."""
+    references = descriptors.fit(run.key, images, names, mesh=mesh)
+    return -fusion.fuse_collection(evidence | descriptors.distances(references, images, mesh=mesh))
+
+
+# --- Without training ------------------------------------------------------------------------
+
+UNTRAINED = {
+    **pixels.METHODS,
+    "descriptors": {"descriptors": list(descriptors.DESCRIPTORS)},
+    "hog-knn": {"descriptors": ["shape"]},
+}
+
+
+def _describe_untrained(name: str, protocol: Protocol, grey: bool) -> dict[str, Any]:
     how = dict.fromkeys(("protocol", "network", "operations"), "")
-    return how | {"config": {}, "constants": pixels.METHODS[name]}
+    return how | {"config": {}, "constants": UNTRAINED[name]}
 
 
-def score_pixels(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
-    began = time.monotonic()
-    [scores] = pixels.score(jax.random.key(run.train_seed), images, run.method).values()
-    return {run.method: {"scores": scores, "score_seconds": time.monotonic() - began}}
+def score_untrained(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
+    began, name = time.monotonic(), run.method
+    if name in pixels.METHODS:
+        scores = pixels.score(jax.random.key(run.train_seed), images, name)[name]
+    else:
+        scores = _fuse(run, images, mesh, UNTRAINED[name]["descriptors"])
+    return {name: {"scores": scores, "score_seconds": time.monotonic() - began}}
 
 
 # --- The one place where entries are added ---------------------------------------------------
 
 _EPOCH_SCORES = [f"e3outlier-epoch{e:02d}" for e in range(EPOCHS, 0, -1)]
 _train_epochs = functools.partial(train, epochs=range(1, EPOCHS + 1))
-_trained = [
+_compared = [
     Entry(tuple(method.scores), functools.partial(_describe, method), train)
-    for method in (E3OUTLIER, *baselines.METHODS.values())
+    for method in baselines.METHODS.values()
 ]
-_pixels = [
-    Entry((name,), functools.partial(_describe_pixels, name), score_pixels)
-    for name in pixels.METHODS
+_untrained = [
+    Entry((name,), functools.partial(_describe_untrained, name), score_untrained)
+    for name in UNTRAINED
 ]
-ENTRIES = [*_trained, Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs), *_pixels]
+ENTRIES = [
+    Entry((*E3OUTLIER.scores, FUSED), _describe_fused, train_and_fuse),
+    *_compared,
+    Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs),
+    *_untrained,
+]
 # By the name of each method that they score.
 METHODS = {name: entry for entry in ENTRIES for name in entry.scores}
-DEFAULT_METHODS = ("e3outlier", *pixels.METHODS)
-# What "all" means: Table 1, RDAE as published and pixels, without the paper's controls.
+DEFAULT_METHODS = (FUSED, E3OUTLIER.name, *UNTRAINED)
+# What "all" means: Table 1, RDAE as published and all without training, but no controls.
 _CONTROLS = (*_EPOCH_SCORES, "cae-views", "cae-64")
 TABLE_METHODS = tuple(name for name in METHODS if name not in _CONTROLS)

@@ -1,0 +1,236 @@
+"""Descriptors: classical summaries of an image, and how far images are from a collection by them.
+
+Nothing is trained. A descriptor is a pure function of one image of any side, so it is vmapped; its
+distance compares an image with at most 2,000 reference images of the collection, which costs the
+same per image however large the collection is.
+
+To add a descriptor, register one :class:`Descriptor` in ``DESCRIPTORS``.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+
+from e3jax import devices
+
+# Chosen by results on MNIST alone. A fixed number of neighbours fails in large collections, where
+# outliers of one kind become each other's neighbours.
+_REFERENCES, _NEIGHBOURS = 2000, 0.05
+_CELLS, _ORIENTATIONS = 8, 9
+_RINGS, _SECTORS = 4, 4
+# Images that are described before their distances are taken.
+_CHUNK = 4096
+
+
+class Distance(NamedTuple):
+    """A measure of how far a vector is from others.
+
+    Attributes:
+      fit: ``features float32 [r, d] -> {name: array}``, what it keeps of the references.
+      measure: ``(kept, features [n, d]) -> float64 [n]``, larger = farther. A reference is not
+        compared with itself.
+    """
+
+    fit: Callable[[np.ndarray], dict[str, np.ndarray]]
+    measure: Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]
+
+
+class Descriptor(NamedTuple):
+    """A summary of an image, and the distance that suits it.
+
+    Attributes:
+      describe: ``float32 [h, w, c] in [0, 1] -> float32 [d]``.
+      distance: between such vectors.
+    """
+
+    describe: Callable[[jax.Array], jax.Array]
+    distance: Distance
+
+
+# --- Descriptors -------------------------------------------------------------------------------
+
+
+def shape(x: jax.Array) -> jax.Array:
+    """Histograms of oriented gradients (Dalal & Triggs 2005), float32 [8 * 8 * 9] of unit length.
+
+    Each pixel votes with the gradient of its strongest channel, shared linearly between the two
+    nearest of 9 orientations in [0, 180) degrees and the nearest of 8 x 8 cells. The histograms are
+    normalised as a whole, by the square root of their shares, instead of block by block.
+    """
+    x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    down, right = x[2:, 1:-1] - x[:-2, 1:-1], x[1:-1, 2:] - x[1:-1, :-2]
+    length = jnp.hypot(down, right)
+    strongest = length.argmax(-1, keepdims=True)
+    down, right, length = (
+        jnp.take_along_axis(a, strongest, -1)[..., 0] for a in (down, right, length)
+    )
+    place = jnp.arctan2(down, right) % jnp.pi * _ORIENTATIONS / jnp.pi - 0.5
+    apart = jnp.abs(place[..., None] - jnp.arange(_ORIENTATIONS))
+    votes = jnp.maximum(1 - jnp.minimum(apart, _ORIENTATIONS - apart), 0) * length[..., None]
+    rows, columns = (_shared_between_cells(side) for side in votes.shape[:2])
+    histograms = jnp.einsum("ah,bw,hwo->abo", rows, columns, votes)
+    return jnp.sqrt(histograms / (histograms.sum() + 1e-6)).ravel()
+
+
+def _shared_between_cells(side: int) -> np.ndarray:
+    """float32 [cells, side]: how much of each pixel counts for each cell, linear in between."""
+    place = (np.arange(side) + 0.5) / side * _CELLS - 0.5
+    return np.maximum(1 - np.abs(place - np.arange(_CELLS)[:, None]), 0).astype(np.float32)
+
+
+def layout(x: jax.Array) -> jax.Array:
+    """The image in low resolution: means over 8 x 8 cells, float32 [8 * 8 * c] in [0, 1]."""
+    rows, columns = (_means_of_cells(side) for side in x.shape[:2])
+    return jnp.einsum("ah,bw,hwc->abc", rows, columns, x).ravel()
+
+
+def _means_of_cells(side: int) -> np.ndarray:
+    """float32 [cells, side], rows sum to 1."""
+    start = np.arange(_CELLS)[:, None] * side / _CELLS
+    pixel, end = np.arange(side), start + side / _CELLS
+    inside = np.minimum(pixel + 1, end) - np.maximum(pixel, start)
+    return (np.maximum(inside, 0) * _CELLS / side).astype(np.float32)
+
+
+def statistics(x: jax.Array) -> jax.Array:
+    """Logarithms of the grey power spectrum and of contrast, and the mean of each channel.
+
+    The spectrum is averaged over 4 rings, an octave or less each, times 4 directions, shared
+    linearly between neighbouring directions: float32 [4 * 4 + 2 * c].
+    """
+    grey = x.mean(-1)
+    power = jnp.abs(jnp.fft.fft2(grey - grey.mean())) ** 2 / grey.size
+    parts = jnp.einsum("phw,hw->p", _parts_of_spectrum(*grey.shape), power)
+    return jnp.concatenate([jnp.log(parts + 1e-5), x.mean((0, 1)), jnp.log(x.std((0, 1)) + 1e-2)])
+
+
+def _parts_of_spectrum(h: int, w: int) -> np.ndarray:
+    """float32 [rings * sectors, h, w], weights that sum to 1 over each part."""
+    row, column = np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)
+    radius, direction = np.hypot(row, column), np.arctan2(row, column) % np.pi / np.pi * _SECTORS
+    edges = np.geomspace(0.6 / min(h, w), 0.5, _RINGS + 1)[:, None, None]
+    rings = (edges[:-1] < radius) & (radius <= edges[1:])
+    apart = np.abs(direction - np.arange(_SECTORS)[:, None, None])
+    sectors = np.maximum(1 - np.minimum(apart, _SECTORS - apart), 0)
+    parts = (rings[:, None] * sectors).reshape(-1, h, w)
+    return (parts / np.maximum(parts.sum((1, 2), keepdims=True), 1e-6)).astype(np.float32)
+
+
+# --- Distances ---------------------------------------------------------------------------------
+
+
+def _keep_all(features: np.ndarray) -> dict[str, np.ndarray]:
+    return {"references": features}
+
+
+def _to_neighbours(kept: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """The mean Euclidean distance to the nearest 5 % of the references.
+
+    The nearest of all is left out: it is the image itself if that is a reference.
+    """
+    references = kept["references"]
+    count = min(math.ceil(_NEIGHBOURS * len(references)) + 1, len(references))
+    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(references)
+    distances, _ = search.kneighbors(features)
+    return distances[:, min(1, count - 1) :].mean(axis=1, dtype=np.float64)
+
+
+def _keep_moments(features: np.ndarray) -> dict[str, np.ndarray]:
+    """Median and deviation of each feature, and the shrunk covariance of what these scale."""
+    middle = np.median(features, axis=0)
+    deviation = 1.4826 * np.median(np.abs(features - middle), axis=0)
+    deviation = np.where(deviation > 1e-6, deviation, features.std(axis=0) + 1e-6)
+    kept = {"middle": middle, "deviation": deviation}
+    found = LedoitWolf().fit(_scaled(kept, features))
+    return kept | {"mean": found.location_, "precision": found.precision_}
+
+
+def _scaled(kept: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    return ((features - kept["middle"]) / kept["deviation"]).clip(-10, 10).astype(np.float64)
+
+
+def _to_mean(kept: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """Mahalanobis's distance, with the covariance of Ledoit & Wolf 2004."""
+    apart = _scaled(kept, features) - kept["mean"]
+    return np.sqrt(np.einsum("ni,ij,nj->n", apart, kept["precision"], apart))
+
+
+NEIGHBOURS = Distance(_keep_all, _to_neighbours)
+MAHALANOBIS = Distance(_keep_moments, _to_mean)
+
+DESCRIPTORS: dict[str, Descriptor] = {
+    "shape": Descriptor(shape, NEIGHBOURS),
+    "layout": Descriptor(layout, NEIGHBOURS),
+    "statistics": Descriptor(statistics, MAHALANOBIS),
+}
+
+
+# --- Collections -------------------------------------------------------------------------------
+
+# What is kept of a collection: {descriptor: {name: array}}.
+References = dict[str, dict[str, np.ndarray]]
+
+
+def fit(
+    key: jax.Array, images: np.ndarray, names: Sequence[str] = (), *, mesh: Mesh | None = None
+) -> References:
+    """Keeps what distances to a collection need.
+
+    Args:
+      key: draws the references of a collection of more than 2,000 images.
+      images: uint8 [n, h, w, c], n >= 2.
+      names: of ``DESCRIPTORS``; all if none is given.
+      mesh: devices to split the images over (default: all).
+    """
+    names = tuple(names) or tuple(DESCRIPTORS)
+    if len(images) > _REFERENCES:
+        chosen = jax.random.choice(key, len(images), (_REFERENCES,), replace=False)
+        images = images[np.sort(chosen)]
+    found = _describe(names, mesh)((), images)
+    return {name: DESCRIPTORS[name].distance.fit(found[name]) for name in names}
+
+
+def distances(
+    references: References,
+    images: np.ndarray,
+    *,
+    mesh: Mesh | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> dict[str, np.ndarray]:
+    """How far images are from a collection by each descriptor, float64 [n], larger = farther.
+
+    Args:
+      references: of :func:`fit`.
+      images: uint8 [n, h, w, c], of the side and channels of the collection.
+      mesh: devices to split the images over (default: all).
+      on_progress: called as ("describing", images done, n).
+    """
+    names, n, parts = tuple(references), len(images), []
+    for start in range(0, n, _CHUNK):
+        found = _describe(names, mesh)((), images[start : start + _CHUNK])
+        parts.append(
+            [DESCRIPTORS[name].distance.measure(references[name], found[name]) for name in names]
+        )
+        on_progress("describing", min(start + _CHUNK, n), n)
+    return dict(zip(names, np.concatenate(parts, axis=1), strict=True))
+
+
+def _describe(names: tuple[str, ...], mesh: Mesh | None) -> devices.BatchMap:
+    return _describer(tuple(DESCRIPTORS[name].describe for name in names), names, mesh)
+
+
+@functools.lru_cache(maxsize=32)
+def _describer(describe: tuple[Callable, ...], names: tuple[str, ...], mesh: Any):
+    def of_some(_, images: jax.Array) -> dict[str, jax.Array]:
+        x = images.astype(jnp.float32) / 255
+        return {name: jax.vmap(f)(x) for name, f in zip(names, describe, strict=True)}
+
+    return devices.BatchMap(of_some, mesh or devices.device_mesh(), 256, 32, "float32")
