@@ -25,8 +25,8 @@ from e3jax.ranking import Health
 
 # Raised when what a file holds changes its meaning.
 _FORMAT = 3
-# Arrays, and nested dictionaries of them.
-_ARRAYS = ("decision_scores_", "median_entropies_", "variables_", "references_", "scales_")
+_ARRAYS = ("decision_scores_", "deviations_", "median_entropies_")
+_TREES = ("variables_", "references_", "scales_")
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
 
 
@@ -57,7 +57,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     del parameters["on_progress"]
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
-    tree = {name: getattr(detector, name) for name in _ARRAYS}
+    tree = {name: getattr(detector, name) for name in (*_ARRAYS, *_TREES)}
     flat = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
     about = {
@@ -116,7 +116,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    tree = {name: {} for name in _ARRAYS}
+    tree = {name: {} for name in _TREES}  # which may be empty
     for name, array in arrays.items():
         *parents, leaf = name.split("/")
         inner = tree

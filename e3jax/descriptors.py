@@ -73,7 +73,7 @@ def shape(x: jax.Array) -> jax.Array:
         jnp.take_along_axis(a, strongest, -1)[..., 0] for a in (down, right, length)
     )
     place = jnp.arctan2(down, right) % jnp.pi * _ORIENTATIONS / jnp.pi - 0.5
-    apart = jnp.abs(place[..., None] - jnp.arange(_ORIENTATIONS))
+    apart = jnp.abs(place[..., None] - np.arange(_ORIENTATIONS)[None, None])
     votes = jnp.maximum(1 - jnp.minimum(apart, _ORIENTATIONS - apart), 0) * length[..., None]
     rows, columns = (_shared_between_cells(side) for side in votes.shape[:2])
     histograms = jnp.einsum("ah,bw,hwo->abo", rows, columns, votes)
@@ -189,8 +189,14 @@ def fit(
       images: uint8 [n, h, w, c], n >= 2.
       names: of ``DESCRIPTORS``; all if none is given.
       mesh: devices to split the images over (default: all).
+
+    Raises:
+      ValueError: for an unknown descriptor.
     """
     names = tuple(names) or tuple(DESCRIPTORS)
+    if unknown := set(names) - set(DESCRIPTORS):
+        known = ", ".join(DESCRIPTORS)
+        raise ValueError(f"unknown descriptor {min(unknown)!r}: expected one of {known}")
     if len(images) > _REFERENCES:
         chosen = jax.random.choice(key, len(images), (_REFERENCES,), replace=False)
         images = images[np.sort(chosen)]

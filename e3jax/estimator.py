@@ -29,7 +29,7 @@ from e3jax import (
 )
 from e3jax.fitting import silent
 from e3jax.images import InputError
-from e3jax.methods import E3OUTLIER
+from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.ranking import Health, HealthWarning
 
 # For time budgets: the shortest useful training, the cost of a trained view in scored views, and an
@@ -50,11 +50,11 @@ class E3Outlier(BaseEstimator):
 
     Args:
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
-        "auto": median + 2.5 MAD of the scores (Leys et al. 2013), which flags few;
+        "auto": as many as are 3 deviations above the median (Leys et al. 2013), which are few;
         or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": half the network, half how far an image is from the
         collection by each of ``e3jax.descriptors.DESCRIPTORS``; "network": the paper's method.
-      network: name or function for :func:`e3jax.networks.build`; "auto": "wrn-10-1" on a CPU,
+      network: name or function for :func:`e3jax.networks.build`; "auto": "pwrn-10-2" on a CPU,
         "wrn-10-4" (the paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
         :class:`e3jax.Operation` for images of ``image_size``.
@@ -79,6 +79,8 @@ class E3Outlier(BaseEstimator):
       view_entropies_: float [n, k] in nats, the entropy of each view of the collection; not saved
         with the detector.
       median_entropies_: float [k], the collection's median for each operation.
+      deviations_: float [n], how far above the median each image of the collection is, in
+        deviations as MAD estimates them, in the mean over the evidence.
       threshold_: images with larger scores are outliers.
       paths_: str [n], files of the collection; image numbers for arrays.
       health_: :class:`Health`; ``fit`` also warns if it is bad.
@@ -98,7 +100,7 @@ class E3Outlier(BaseEstimator):
         operations="RA+IA+PR",
         steps="auto",
         time_budget=None,
-        batch_size=64,
+        batch_size=128,
         image_size=32,
         resize="squash",
         value_range=None,
@@ -135,7 +137,7 @@ class E3Outlier(BaseEstimator):
         if self.time_budget is not None:
             config = self._shorten(config, bank.images, began + self.time_budget)
         key = jax.random.key(check_random_state(self.random_state).randint(_SEEDS))
-        fitted = fitting.fit(key, bank.images, E3OUTLIER, config, on_progress=self.on_progress)
+        fitted = fitting.fit(key, bank.images, self._method, config, on_progress=self.on_progress)
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = jax.device_get(fitted.state.variables)
         self.references_ = {}
@@ -147,6 +149,7 @@ class E3Outlier(BaseEstimator):
         evidence = self._evidence(self.view_entropies_, bank.images)
         self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
         self.decision_scores_, self.surprises_ = self._fuse(evidence)
+        self.deviations_ = fusion.fuse(jax.tree.map(thresholds.deviations, evidence))
         self.health_ = Health(
             pretext_accuracy=float(scores.accuracy.mean()),
             chance=1 / config.k,
@@ -292,6 +295,10 @@ class E3Outlier(BaseEstimator):
             raise InputError(f"{path} cannot be read ({reason}): leave it out")
         return bank.images
 
+    @property
+    def _method(self) -> Method:
+        return FACTORED if self.evidence == "all" else E3OUTLIER
+
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``."""
         return fitting.operation_set(self._operations, self.image_size)
@@ -359,7 +366,7 @@ class E3Outlier(BaseEstimator):
         self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
     ) -> training.TrainConfig:
         """Shortens a training to end before a deadline, going by the time that scoring takes."""
-        untrained = fitting.fit(jax.random.key(0), pictures, E3OUTLIER, config, until=0)
+        untrained = fitting.fit(jax.random.key(0), pictures, self._method, config, until=0)
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()
@@ -379,7 +386,7 @@ class E3Outlier(BaseEstimator):
         config = training.quick_config()._replace(
             network=self.network_, operations=self._operations, steps=self.steps_
         )
-        fitted = fitting.restored(E3OUTLIER, config, self.image_size, self.variables_)
+        fitted = fitting.restored(self._method, config, self.image_size, self.variables_)
         return fitting.score(fitted, pictures, on_progress=self.on_progress)
 
     def _evidence(self, entropies: np.ndarray, pictures: np.ndarray) -> dict[str, np.ndarray]:
@@ -400,7 +407,9 @@ class E3Outlier(BaseEstimator):
     # --- Thresholds ----------------------------------------------------------------------------
 
     def _set_threshold(self) -> "E3Outlier":
-        self.threshold_ = thresholds.threshold(self.decision_scores_, self.contamination)
+        self.threshold_ = thresholds.threshold(
+            self.decision_scores_, self.contamination, self.deviations_
+        )
         return self
 
     @property

@@ -54,9 +54,12 @@ def surprises(
     return {name: scale.surprise(evidence[name]) for name, scale in scales.items()}
 
 
-def fuse(surprises: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The weighted mean of surprises: float64 [n] in nats, about 1 on average."""
-    return sum(weight * surprises[name] for name, weight in weights(sorted(surprises)).items())
+def fuse(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The weighted mean over all kinds of evidence, float64 [n].
+
+    Of surprises it is the score, in nats and about 1 on average.
+    """
+    return sum(weight * values[name] for name, weight in weights(sorted(values)).items())
 
 
 def fuse_collection(evidence: Mapping[str, np.ndarray]) -> np.ndarray:

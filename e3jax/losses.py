@@ -21,12 +21,14 @@ class Batch(NamedTuple):
       image_index: int32 [b], the image of each view in the bank.
       operation_index: int32 [b], the operation of each view, its pseudo label.
       all_image_index: int32 [whole b], ``image_index`` of all devices.
+      factors: int32 [f, k], see :class:`e3jax.operations.OperationSet`; [0, 1] without operations.
     """
 
     views: jax.Array
     image_index: jax.Array
     operation_index: jax.Array
     all_image_index: jax.Array
+    factors: jax.Array
 
 
 Loss = Callable[[tuple, Batch, Any], tuple[jax.Array, Any]]
@@ -36,6 +38,21 @@ def surrogate_supervision(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax
     """Cross-entropy of each view's pseudo label in nats (eq. 2); outputs are logits and more."""
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs[0], batch.operation_index)
     return losses, extra
+
+
+def factored_supervision(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
+    """Surrogate supervision on the operation and, besides, on each of its factors, in nats.
+
+    The probability of a factor's value, say of a quarter turn by 90 degrees, is the sum over the
+    operations that have it. So the network learns from every view what it can, e.g. how the image
+    is turned although not yet how it is shifted. A factor that all operations share adds 0.
+    """
+    log_p = jax.nn.log_softmax(outputs[0])
+    own = batch.factors[:, batch.operation_index]
+    alike = batch.factors[:, None] == own[..., None]
+    of_factors = -jax.nn.logsumexp(log_p[None], axis=-1, where=alike)
+    losses, _ = surrogate_supervision(outputs, batch, extra)
+    return losses + of_factors.sum(0), extra
 
 
 def pretext_accuracy(outputs: tuple, batch: Batch) -> dict[str, jax.Array]:

@@ -51,7 +51,8 @@ def _rule(name: str) -> Callable[[jax.Array, scoring.ViewScores], np.ndarray]:
     return lambda key, scores: scores.mean(name)
 
 
-# The paper's own: the first rule is its NE, and every other one is a score of the same training.
+# E3Outlier as the paper has it: the first rule is its NE, and every other one is a score of the same
+# training.
 E3OUTLIER = Method(
     loss=losses.surrogate_supervision,
     evaluate=scoring.view_scores,
@@ -62,4 +63,11 @@ E3OUTLIER = Method(
     paper_config=training.paper_config,
     quick_config=training.quick_config,
     metrics=losses.pretext_accuracy,
+)
+
+# The network of e3outlier+, which learns more from each view.
+FACTORED = dataclasses.replace(
+    E3OUTLIER,
+    loss=losses.factored_supervision,
+    scores={"factored": _rule("ne")},
 )

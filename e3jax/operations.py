@@ -125,6 +125,8 @@ class OperationSet:
       names, families: K strings each.
       side: the image side in pixels that the tables are for.
       rotation_rows: K numbers, the same as ``rotation`` but known when a program is traced.
+      factors: int32 [f, k], each operation's value of each field of :class:`Operation` (row and
+        column of the shift are two), as numbers from 0.
       gather: int32 [k, p], for every pixel of the view, the input pixel that it is taken from.
       rotation: int32 [k], the operation's row in the rotation tables below; row 0 does not rotate.
       tap: int32 [a, p], top left of the 4 x 4 window in the padded coefficient image.
@@ -141,6 +143,7 @@ class OperationSet:
     families: tuple[str, ...] = _static()
     side: int = _static()
     rotation_rows: tuple[int, ...] = _static()
+    factors: jax.Array
     gather: jax.Array
     rotation: jax.Array
     tap: jax.Array
@@ -227,6 +230,7 @@ def operation_set(
         families=tuple(families),
         side=side,
         rotation_rows=tuple(rotation.tolist()),
+        factors=_factors(operations),
         gather=gather,
         rotation=rotation,
         tap=tap,
@@ -239,6 +243,14 @@ def operation_set(
         column_factor=_rotation_factor(column, column_weight, prefilter),
     )
     return jax.tree.map(jnp.asarray, arrays)
+
+
+def _factors(operations: Sequence[Operation]) -> np.ndarray:
+    values = [(op.flip, *op.shift, op.quarter_turns % 4, op.patches, op.angle) for op in operations]
+    numbers = [
+        [sorted(set(of_all)).index(v) for v in of_all] for of_all in zip(*values, strict=True)
+    ]
+    return np.array(numbers, np.int32)
 
 
 def _check(operation: Operation) -> None:

@@ -38,7 +38,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         network="auto",
         operations="RA+IA+PR",
         steps="auto",
-        batch_size=64,
+        batch_size=128,
         image_size=32,
         value_range=None,
         random_state=None,

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-_MAD_FACTOR, _MADS = 1.4826, 2.5
+_MAD_FACTOR, _MADS = 1.4826, 3.0
 
 
 def check_contamination(value) -> None:
@@ -19,18 +19,27 @@ def check_contamination(value) -> None:
         )
 
 
-def threshold(scores: np.ndarray, contamination) -> float:
+def deviations(evidence: np.ndarray) -> np.ndarray:
+    """How far above the median each image is, float64 [n], in deviations as MAD estimates them."""
+    apart = evidence - np.median(evidence)
+    return apart / max(_MAD_FACTOR * np.median(np.abs(apart)), 1e-30)
+
+
+def threshold(scores: np.ndarray, contamination, deviations: np.ndarray) -> float:
     """The score above which images are outliers.
 
     Args:
       scores: float [n], larger = more outlying.
-      contamination: the share of outliers, in (0, 0.5], as PyOD; "auto": median + 2.5 MAD (Leys et
-        al. 2013), which flags few; or an object with PyThresh's ``eval(scores) -> labels``.
+      contamination: the share of outliers, in (0, 0.5], as PyOD; "auto": as many images as are 3
+        deviations above the median (Leys et al. 2013), which are few; or an object with PyThresh's
+        ``eval(scores) -> labels``.
+      deviations: float [n], see :func:`deviations`; of scores made of ranks, the mean of those of
+        the evidence.
     """
     if isinstance(contamination, numbers.Real):
         return float(np.percentile(scores, 100 * (1 - contamination)))
     if contamination == "auto":
-        middle = np.median(scores)
-        return float(middle + _MADS * _MAD_FACTOR * np.median(np.abs(scores - middle)))
+        count = int((deviations > _MADS).sum())
+        return float(np.sort(scores)[-1 - min(count, len(scores) - 1)])
     inliers = scores[~np.asarray(contamination.eval(scores)).astype(bool)]
     return float(inliers.max() if len(inliers) else -np.inf)

@@ -27,8 +27,8 @@ def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarr
       key: seeds the isolation forest; the others are deterministic.
       images: uint8 [n, h, w, c], n >= 2.
       method: "pixel-if" (isolation forest, 100 trees), "pixel-knn" (minus the mean distance to the
-        nearest 5 % of the others) or "pixel-pca" (minus the squared error left by the components that
-        hold 70 % of the variance).
+        nearest 5 % of the others) or "pixel-pca" (minus the squared error left by the components
+        that hold 70 % of the variance).
 
     Returns:
       ``{method: float [n]}``, smaller = more outlying.

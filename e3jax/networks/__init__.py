@@ -3,6 +3,7 @@
 To add a network, register one :class:`Network` in ``NETWORKS``.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,9 +47,12 @@ def _autoencoder(network: type[nn.Module]) -> Callable[..., nn.Module]:
     return lambda num_outputs, latent, dtype, axis_name: network(latent, axis_name=axis_name)
 
 
+# On maps of half the side it costs about as much as a WRN of half its width, and learns faster.
+_STRIDED_WRN = functools.partial(WideResNet, stem=(5, 2))
 _ANY, _6N_PLUS_4, _6N_PLUS_2 = range(1, 10**6), range(10, 10**6, 6), range(8, 10**6, 6)
 NETWORKS = {
     "wrn": Network("wrn-DEPTH-WIDTH (DEPTH 10, 16, 22 ...)", (_6N_PLUS_4, _ANY), WideResNet),
+    "pwrn": Network("pwrn-DEPTH-WIDTH (the same)", (_6N_PLUS_4, _ANY), _STRIDED_WRN),
     "resnet": Network("resnet-DEPTH (DEPTH 8, 14, 20 ...)", (_6N_PLUS_2,), ResNet),
     "densenet": Network("densenet-DEPTH (DEPTH 10, 16, 22 ...)", (_6N_PLUS_4,), DenseNet),
     "cae": Network("cae-LATENT", (_ANY,), _autoencoder(ConvAutoencoder)),
@@ -66,7 +70,8 @@ def build(
 
     Args:
       name: a family of ``NETWORKS`` and its numbers. Classifiers: "wrn-DEPTH-WIDTH", e.g. the
-        paper's "wrn-10-4", with DEPTH 6n + 4; "resnet-DEPTH", e.g. "resnet-20" and "resnet-50",
+        paper's "wrn-10-4", with DEPTH 6n + 4; "pwrn-DEPTH-WIDTH", the same with a first convolution
+        of 5 x 5 and stride 2; "resnet-DEPTH", e.g. "resnet-20" and "resnet-50",
         with DEPTH 6n + 2; "densenet-DEPTH", e.g. "densenet-40", with DEPTH 6n + 4. Autoencoders:
         "cae-LATENT" and "dagmm-LATENT", e.g. the paper's "cae-256" and DAGMM's "dagmm-5", with
         LATENT entries in the code. Or a function that takes the other three arguments, e.g. a

@@ -29,6 +29,7 @@ class WideResNet(nn.Module):
     Attributes:
       depth: 6 * (blocks per group) + 4.
       width: the widening factor; groups have 16, 32 and 64 times as many channels.
+      stem: size and stride of the first convolution.
     """
 
     num_outputs: int
@@ -36,12 +37,14 @@ class WideResNet(nn.Module):
     width: int = 4
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    stem: tuple[int, int] = (3, 1)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         norm = batch_norm(train, self.axis_name, self.dtype)
         conv = functools.partial(Conv, dtype=self.dtype)
-        x = conv(16)(x)
+        size, stride = self.stem
+        x = conv(16, size=size, stride=stride)(x)
         for group, channels in enumerate((16 * self.width, 32 * self.width, 64 * self.width)):
             for block in range((self.depth - 4) // 6):
                 stride = 2 if group > 0 and block == 0 else 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 
 from e3jax import datasets, devices
-from sweep.plan import OPERATIONS, QUICK_IMAGES, Protocol
+from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def load(args: argparse.Namespace, announce: Callable[[str], None]) -> datasets.
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = f"quick: {QUICK_IMAGES} images per class, few steps; auto: quick on a CPU, else paper"
-    add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
+    add("--protocol", default="auto", choices=("auto", *BASES), help=text)
     add("--steps", type=positive, help="length of a training (default: the protocol's)")
     add_precision(parser)
     add("--max-images", type=int, help="cut each set to so many (0: all; default: the protocol's)")
@@ -73,7 +73,7 @@ def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
     if base == "auto":
         base = "quick" if (platform or jax.devices()[0].platform) == "cpu" else "paper"
     max_images = args.max_images
-    if max_images is None and base == "quick":
+    if max_images is None and base != "paper":
         max_images = QUICK_IMAGES
     network = getattr(args, "network", None) or ""
     operations = getattr(args, "operations", OPERATIONS)

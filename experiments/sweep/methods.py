@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from e3jax import baselines, descriptors, devices, files, fitting, fusion, scoring
 from e3jax.baselines import pixels
-from e3jax.methods import E3OUTLIER, Method
+from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.training import TrainConfig
 from sweep.plan import Protocol, Run
 from sweep.provenance import versions
@@ -57,13 +57,16 @@ def perform(do, run: Run, bank: np.ndarray, ids, options: dict, *, mesh: Mesh) -
 # --- Trained methods -------------------------------------------------------------------------
 
 
-def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,)) -> Outcome:
+def train(
+    run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,), method=None
+) -> Outcome:
     """Trains a method of the library and gives all of its scores.
 
     With ``epochs``, numbers from 1, it gives the NE scores after each of them instead. Those of
     finished epochs are kept with the state of the training, so that nothing is done twice.
     """
-    method, config = baselines.METHODS.get(run.method, E3OUTLIER), TrainConfig(**run.config)
+    method = method or baselines.METHODS.get(run.method, E3OUTLIER)
+    config = TrainConfig(**run.config)
     fitted, outcome, seconds, rules, kept = None, {}, 0.0, method.scores, None
     for epoch in epochs:
         end = config.num_steps(len(images))
@@ -101,7 +104,7 @@ def _evaluate(fitted, run: Run, images, mesh: Mesh, rules, options: dict) -> dic
 
 def _describe(method: Method, protocol: Protocol, grey: bool) -> dict[str, Any]:
     config = protocol.config(method, grey)
-    own = method is E3OUTLIER
+    own = method in (E3OUTLIER, FACTORED)
     return {
         "protocol": protocol.name,
         "network": config.network if own else "",
@@ -132,18 +135,17 @@ FUSED = "e3outlier+"
 
 
 def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
-    described = _describe(E3OUTLIER, protocol, grey)
-    constants = described["constants"] | {FUSED: list(descriptors.DESCRIPTORS)}
-    return described | {"constants": constants}
+    described = _describe(FACTORED, protocol, grey)
+    return described | {"constants": {"descriptors": list(descriptors.DESCRIPTORS)}}
 
 
 def train_and_fuse(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
-    """Trains E3Outlier, and fuses what it says with the descriptors."""
-    outcome = train(run, images, mesh, options)
-    began, own = time.monotonic(), outcome[E3OUTLIER.name]
+    """Trains a network, and fuses what it says with the descriptors."""
+    outcome = train(run, images, mesh, options, method=FACTORED)
+    began, own = time.monotonic(), outcome[FACTORED.name]
     scores = _fuse(run, images, mesh, network=-own["scores"])
     seconds = own["score_seconds"] + time.monotonic() - began
-    return outcome | {FUSED: own | {"scores": scores, "score_seconds": seconds}}
+    return {FUSED: own | {"scores": scores, "score_seconds": seconds}} | outcome
 
 
 def _fuse(run: Run, images: np.ndarray, mesh: Mesh, names=(), **evidence) -> np.ndarray:
@@ -179,17 +181,17 @@ def score_untrained(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> 
 
 _EPOCH_SCORES = [f"e3outlier-epoch{e:02d}" for e in range(EPOCHS, 0, -1)]
 _train_epochs = functools.partial(train, epochs=range(1, EPOCHS + 1))
-_compared = [
+_trained = [
     Entry(tuple(method.scores), functools.partial(_describe, method), train)
-    for method in baselines.METHODS.values()
+    for method in (E3OUTLIER, *baselines.METHODS.values())
 ]
 _untrained = [
     Entry((name,), functools.partial(_describe_untrained, name), score_untrained)
     for name in UNTRAINED
 ]
 ENTRIES = [
-    Entry((*E3OUTLIER.scores, FUSED), _describe_fused, train_and_fuse),
-    *_compared,
+    *_trained,
+    Entry((FUSED, FACTORED.name), _describe_fused, train_and_fuse),
     Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs),
     *_untrained,
 ]

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from e3jax import contamination, datasets
-from e3jax.methods import E3OUTLIER, Method
-from e3jax.training import TrainConfig
+from e3jax.methods import E3OUTLIER, FACTORED, Method
+from e3jax.training import TrainConfig, quick_config
 
 QUICK_IMAGES = 500
 OPERATIONS = "RA+IA+PR"
@@ -26,11 +26,14 @@ KEYED = """network operations optimizer learning_rate schedule weight_decay batc
 precision""".split()
 
 
+BASES = ("paper", "quick", "quick-1")
+
+
 class Protocol(NamedTuple):
     """How runs are done, whatever their method.
 
     Attributes:
-      base: "paper" or "quick", each method's constants.
+      base: one of ``BASES``, each method's constants; "quick-1" is E3Outlier's first edition.
       max_images: sets are cut to so many images; None keeps all.
       steps: length of a training; None is the base's.
       precision: see :class:`e3jax.TrainConfig`.
@@ -51,7 +54,7 @@ class Protocol(NamedTuple):
     @property
     def name(self) -> str:
         """The protocol in tables; network and operations have columns of their own."""
-        length = "by-epochs" if self.steps or self.base == "quick" else "equal-steps"
+        length = "by-epochs" if self.steps or self.base != "paper" else "equal-steps"
         steps = f"{self.steps}steps" if self.steps else ""
         precision = self.precision if self.precision != "float32" else ""
         parts = (self.base, steps, precision, length if self.other_length else "")
@@ -59,9 +62,12 @@ class Protocol(NamedTuple):
 
     def config(self, method: Method, grey: bool) -> TrainConfig:
         """A method's training by this protocol; ``grey``: the images have one channel."""
-        config = method.quick_config() if self.base == "quick" else method.paper_config(grey)
+        config = method.paper_config(grey) if self.base == "paper" else method.quick_config()
+        own = method in (E3OUTLIER, FACTORED)
+        if self.base == "quick-1" and own:
+            config = quick_config(edition=1)
         config = config._replace(steps=self.steps or config.steps, precision=self.precision)
-        if method is not E3OUTLIER:
+        if not own:
             return config
         network = self.network or config.network
         config = config._replace(network=network, operations=self.operations)
