@@ -51,8 +51,7 @@ def _rule(name: str) -> Callable[[jax.Array, scoring.ViewScores], np.ndarray]:
     return lambda key, scores: scores.mean(name)
 
 
-# E3Outlier as the paper has it: the first rule is its NE, and every other one is a score of the same
-# training.
+# E3Outlier as the paper has it: the first rule is its NE, and all are scores of the same training.
 E3OUTLIER = Method(
     loss=losses.surrogate_supervision,
     evaluate=scoring.view_scores,

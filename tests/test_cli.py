@@ -142,7 +142,8 @@ def report_of(folder, names):
         paths.append(str(path))
     (folder / "report").mkdir()
     scores = -np.arange(len(paths), dtype=float)
-    ranking.write_tables(folder / "report", Ranking(np.array(paths), scores, None, 0, [], None))
+    evidence = ranking.Evidence(None, None, None, "squash", {})
+    ranking.write_tables(folder / "report", Ranking(np.array(paths), scores, evidence, 0, [], None))
     return folder / "report", paths
 
 

@@ -24,8 +24,10 @@ from e3jax import (
     E3OutlierDetector,
     InputError,
     Operation,
+    descriptors,
     load,
     save,
+    thresholds,
     write_gallery,
 )
 from e3jax.ranking import HealthWarning
@@ -148,14 +150,14 @@ def test_moving_the_threshold_trains_nothing(fitted, digits):
 
 
 def test_thresholds_without_labels():
-    """Published: median + 2.5 MAD; or a person's own, as PyThresh does it."""
+    """Published: median + 3 MAD; or a person's own, as PyThresh does it."""
     detector = E3Outlier()
     scores = np.concatenate([np.random.default_rng(0).normal(1, 0.1, 1000), [2.0, 3.0]])
-    detector.decision_scores_ = scores
+    detector.decision_scores_, detector.deviations_ = scores, thresholds.deviations(scores)
     detector.set_contamination("auto")
-    # In normal scores MAD * 1.4826 is a standard deviation, 0.62 % lie beyond 2.5 of them.
-    assert detector.threshold_ == pytest.approx(1.25, abs=0.02)
-    assert detector.labels_[-2:].all() and detector.labels_.sum() < 15
+    # In normal scores MAD * 1.4826 is a standard deviation, 0.13 % lie beyond 3 of them.
+    assert detector.threshold_ == pytest.approx(1.3, abs=0.04)
+    assert detector.labels_[-2:].all() and 2 <= detector.labels_.sum() < 7
     detector.set_contamination(SimpleNamespace(eval=lambda s: (s > 1.5).astype(int)))
     assert list(np.flatnonzero(detector.labels_)) == [1000, 1001]
     assert detector.threshold_ == scores[:1000].max()
@@ -302,7 +304,33 @@ def test_randomness_is_random_states(fitted, digits):
 def test_scores_of_views_average_to_the_scores(fitted, digits):
     views = fitted.view_scores(digits[:NEW])
     assert all(scores.shape == (NEW, 23) for scores in views.rules.values())
-    np.testing.assert_allclose(-views.mean("ne"), fitted.decision_scores_[:NEW], rtol=1e-5)
+    entropies = fitted.view_entropies_[:NEW].mean(1)
+    np.testing.assert_allclose(-views.mean("ne"), entropies, rtol=1e-5)
+
+
+@pytest.mark.parametrize("evidence", ["all", "network"])
+def test_scores_are_made_of_the_evidence(fitted, digits, evidence):
+    detector = clone(fitted).set_params(evidence=evidence).fit(digits)
+    if evidence == "network":
+        np.testing.assert_allclose(detector.decision_scores_, detector.view_entropies_.mean(1), 1e-6)
+        assert detector.surprises_ == {}
+    else:
+        network, *others = detector.surprises_.values()
+        assert list(detector.surprises_) == ["network", "shape", "layout", "statistics"]
+        fused = network / 2 + sum(others) / 6
+        np.testing.assert_allclose(detector.decision_scores_, fused)
+
+
+def test_a_descriptor_of_ones_own_is_evidence(fitted, digits, monkeypatch):
+    def brightness(x):
+        return x.mean((0, 1))
+
+    own = descriptors.Descriptor(brightness, descriptors.NEIGHBOURS)
+    monkeypatch.setitem(descriptors.DESCRIPTORS, "brightness", own)
+    images = digits.copy()
+    images[3] = np.maximum(images[3], 200)
+    detector = clone(fitted).fit(images)
+    assert detector.surprises_["brightness"].argmax() == 3
 
 
 def test_rankings_are_the_scores_in_their_order(fitted, digits):
@@ -315,10 +343,10 @@ def test_rankings_are_the_scores_in_their_order(fitted, digits):
     assert new.threshold == ranking.threshold and new.health is ranking.health
 
 
-@pytest.mark.parametrize("n, steps", [(60, 433), (499, 433), (5000, 4336), (60_000, 52_032)])
+@pytest.mark.parametrize("n, steps", [(60, 433), (998, 433), (5000, 2168), (60_000, 26_016)])
 def test_the_length_of_training_follows_the_collection_from_a_floor_on(n, steps):
     config = E3Outlier()._config(n)
-    assert (config.network, config.steps) == ("wrn-10-1", steps)
+    assert (config.network, config.steps) == ("pwrn-10-2", steps)
 
 
 def test_progress_is_told_and_may_end_the_fit(folder):

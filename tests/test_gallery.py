@@ -30,7 +30,9 @@ NAMES += [f"photos/{i}.png" for i in range(3, N)]
 def ranking_of(paths, entropies, warning=""):
     """Images of these entropies; the seven most outlying but one are outliers."""
     scores = entropies.mean(axis=1)
-    evidence = Evidence(entropies, np.median(entropies, axis=0), operations.operation_set())
+    surprises = {"network": scores, "shape": 2 * scores}
+    median, operation_set = np.median(entropies, axis=0), operations.operation_set()
+    evidence = Evidence(entropies, median, operation_set, "squash", surprises)
     health = Health(0.5, 1 / K, 0.1, 100, [], warning)
     return Ranking(paths, scores, evidence, float(np.sort(scores)[-7]), [], health)
 
@@ -163,6 +165,12 @@ def test_a_click_tells_why(collection, open_page):
         # An entropy is kept as one of 256 steps from 0 to log k.
         assert float(row[0]) == pytest.approx(here, abs=0.015)
         assert float(row[1]) == pytest.approx(usual, abs=0.006)
+    kinds, score = page.locator("#kinds tbody tr").all_text_contents(), entropies[1].mean()
+    assert kinds == [
+        f"unusual shape{100 * (1 - np.exp(-2 * score)):.1f} %",
+        f"operations not recognised{100 * (1 - np.exp(-score)):.1f} %",
+    ]
+    assert page.locator(".tile .reason >> nth=1").text_content() == "unusual shape"
     assert page.locator("#profile rect").count() == K
     worst = np.argsort(-entropies[1])[:6]
     said = page.locator("#views figcaption div:first-child").all_text_contents()
