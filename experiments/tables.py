@@ -48,7 +48,7 @@ def page(results: Path) -> str:
     names = ("quick", "quick_embedded", "ablations")
     quick, embedded, ablations = (store.read_csv(results / f"{name}.csv") for name in names)
     runs = tables.frame([*quick, *ablations])
-    parts = {name: figures.factor_table(runs, "quick", name) for name in figures.FIGURES}
+    parts = {name: figures.factor_table(runs, "quick1", name) for name in figures.FIGURES}
     memory = pd.read_csv(results / "memory.csv").sort_values("images")["peak_resident_bytes"] / 1e9
     recording = pd.read_csv(results / "priority" / "recording.csv").iloc[-1]
     recorded = "every {every} steps {probe_views} views and {probe_images} images"

@@ -312,7 +312,9 @@ def test_scores_of_views_average_to_the_scores(fitted, digits):
 def test_scores_are_made_of_the_evidence(fitted, digits, evidence):
     detector = clone(fitted).set_params(evidence=evidence).fit(digits)
     if evidence == "network":
-        np.testing.assert_allclose(detector.decision_scores_, detector.view_entropies_.mean(1), 1e-6)
+        np.testing.assert_allclose(
+            detector.decision_scores_, detector.view_entropies_.mean(1), 1e-6
+        )
         assert detector.surprises_ == {}
     else:
         network, *others = detector.surprises_.values()

@@ -18,7 +18,7 @@ def row(method="e3outlier", inlier_class=0, seed=0, auroc=0.9, **changed):
         "dataset": "mnist",
         "source": "a test",
         "method": method,
-        "network": "wrn-10-1" if learns else "",
+        "network": "pwrn-10-2" if learns else "",
         "operations": "RA+IA+PR" if learns else "",
         "inlier_class": inlier_class,
         "ratio": 0.1,
@@ -83,7 +83,7 @@ def test_cells_are_means_over_seeds_and_spread_is_over_seeds_of_the_class_mean()
     cells = ["**88.0** ± 3.0 (over all 10 classes: 94.1)", "**78.0** ± 3.0", "**68.0** ± 3.0", "6"]
     assert means == {"method": head, "e3outlier": cells}
     assert "### mnist, ρ = 10 %" in text
-    assert "Images from a test; protocol quick, wrn-10-1, RA+IA+PR, 450 inliers per class" in text
+    assert "Images from a test; protocol quick, pwrn-10-2, RA+IA+PR, 450 inliers per class" in text
     assert "2 of 10 classes, 3 seed(s)" in text and "Devices: 1 x cpu, float32." in text
     assert read(rows, summary=True)[0] == [means]
 
@@ -277,7 +277,9 @@ def test_the_overview_has_a_colour_per_method_and_leaves_out_what_is_not_finite(
     [drawn] = figures.draw_overviews(tmp_path, [*rows, row("drae", 0, auroc=np.nan)])
     # The first and third of tab20: the methods are e3outlier, drae, pixel-if.
     assert_png(drawn, ["#1f77b4", "#ff7f0e"])
-    assert drawn.name == ("mnist-ratio0.1-quick-wrn-10-1-RA+IA+PR-float32-cpu-500images-a_test.png")
+    assert drawn.name == (
+        "mnist-ratio0.1-quick-pwrn-10-2-RA+IA+PR-float32-cpu-500images-a_test.png"
+    )
 
 
 def test_the_legend_names_methods_that_did_not_run_on_the_first_class(tmp_path):
@@ -321,7 +323,7 @@ def test_a_seed_without_all_classes_is_left_out():
     rows = [row(inlier_class=c, auroc=0.6) for c in (0, 1)] + [row(seed=1, auroc=0.9)]
     rows += [row(inlier_class=c, network="resnet-20", auroc=0.7) for c in (0, 1)]
     [panel] = panels(rows, "fig6b-networks").values()
-    assert panel["E³Outlier"]["wrn-10-1"] == ([60], None)
+    assert panel["E³Outlier"]["pwrn-10-2"] == ([60], None)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +362,7 @@ def test_rows_stand_in_the_figure_of_the_one_factor_they_change():
             "equal steps": ["RA", "RA+IA+PR"],
             "the paper's epochs": ["RA", "RA+IA+PR"],
         },
-        "fig6b-networks": {"E³Outlier": ["resnet-20", "wrn-10-1"]},
+        "fig6b-networks": {"E³Outlier": ["pwrn-10-2", "resnet-20"]},
         "fig6c-scores": {"E³Outlier": ["NE", "PL"]},
         "fig6d-epochs": {"E³Outlier": [1, 3]},
     }

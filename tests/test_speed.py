@@ -177,12 +177,12 @@ def test_a_measurement_ends_with_a_line_for_programs_and_a_row(run_script, tmp_p
     finished = run_script(SCRIPT, *options)
     ratios = last_line(finished)
     assert all(ratio > 0 for ratio in ratios.values())
-    assert "Plan: wrn-10-1" in finished.stderr
+    assert "Plan: pwrn-10-2" in finished.stderr
     [row] = rows(tmp_path / "speed.csv")
     assert list(row) == list(worker.COLUMNS["speed"])
     missing = {name for name, value in row.items() if not value}
     assert missing == {"in_flight", "in_flight_train_views_per_second"}
-    assert (row["network"], row["protocol"], row["batch_size"]) == ("wrn-10-1", "quick", "8")
+    assert (row["network"], row["protocol"], row["batch_size"]) == ("pwrn-10-2", "quick", "8")
     assert row["straightforward_views_bytes"] == str(20 * K * 32 * 32 * 4)
     assert row["tuned_mode"] == "eager" and "torch=" in row["versions"]
     for name, ratio in ratios.items():

@@ -167,7 +167,8 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
       By title: columns ``series``, ``x``, ``seed``, ``auroc`` and ``paper`` (percent, or NaN).
     """
     _, xlabel, varies = FIGURES[name]
-    config = training.quick_config() if protocol.startswith("quick") else training.TrainConfig()
+    config = training.quick_config(1 if protocol.startswith("quick1") else 2)
+    config = training.TrainConfig() if protocol.startswith("paper") else config
     own = {"network": config.network, "operations": config.operations, "ratio": _RATIO}
     own["protocol"] = protocol
     runs = runs[_bases(runs).isin(["", protocol])]

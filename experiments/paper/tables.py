@@ -110,7 +110,10 @@ def cells(runs: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
 
 def ordered(methods: Iterable[str]) -> list[str]:
     """E3Outlier and its variants first, what needs no training last."""
-    return sorted(methods, key=lambda m: (not m.startswith("e3outlier"), m.startswith("pixel"), m))
+    untrained = ("pixel", "hog", "descriptors")
+    return sorted(
+        methods, key=lambda m: (not m.startswith("e3outlier"), m.startswith(untrained), m)
+    )
 
 
 def _class_table(runs: pd.DataFrame) -> str:

@@ -26,14 +26,14 @@ KEYED = """network operations optimizer learning_rate schedule weight_decay batc
 precision""".split()
 
 
-BASES = ("paper", "quick", "quick-1")
+BASES = ("paper", "quick", "quick1")
 
 
 class Protocol(NamedTuple):
     """How runs are done, whatever their method.
 
     Attributes:
-      base: one of ``BASES``, each method's constants; "quick-1" is E3Outlier's first edition.
+      base: one of ``BASES``, each method's constants; "quick1" is E3Outlier's first edition.
       max_images: sets are cut to so many images; None keeps all.
       steps: length of a training; None is the base's.
       precision: see :class:`e3jax.TrainConfig`.
@@ -64,7 +64,7 @@ class Protocol(NamedTuple):
         """A method's training by this protocol; ``grey``: the images have one channel."""
         config = method.paper_config(grey) if self.base == "paper" else method.quick_config()
         own = method in (E3OUTLIER, FACTORED)
-        if self.base == "quick-1" and own:
+        if self.base == "quick1" and own:
             config = quick_config(edition=1)
         config = config._replace(steps=self.steps or config.steps, precision=self.precision)
         if not own:
