@@ -125,7 +125,9 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
         inner[leaf] = array
     for name, value in tree.items():
         setattr(detector, name, value)
-    detector.scales_ = {name: fusion.Scale(**scale) for name, scale in detector.scales_.items()}
+    for name, kind in (("scales_", fusion.Scale), ("references_", descriptors.References)):
+        restored = {key: kind(**arrays) for key, arrays in getattr(detector, name).items()}
+        setattr(detector, name, restored)
     if unknown := detector.references_.keys() - descriptors.DESCRIPTORS.keys():
         raise images.InputError(
             f"the detector needs the descriptor {min(unknown)!r}: register it in "

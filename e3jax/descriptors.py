@@ -1,15 +1,15 @@
 """Descriptors: classical summaries of an image, and how far images are from a collection by them.
 
-Nothing is trained. A descriptor is a pure function of one image of any side, so it is vmapped; its
-distance compares an image with at most 1,000 reference images of the collection, which costs the
-same per image however large the collection is.
+Nothing is trained. A descriptor is a pure function of one image of any side, so it is vmapped.
+Distances are those to the nearest of at most 1,000 reference images, drawn from the collection, so
+they cost the same per image however large it is.
 
 To add a descriptor, register one :class:`Descriptor` in ``DESCRIPTORS``.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from scipy.spatial.distance import cdist
-from sklearn.covariance import LedoitWolf
 
 from e3jax import devices
 
@@ -25,34 +24,22 @@ from e3jax import devices
 # outliers of one kind become each other's neighbours.
 _REFERENCES, _NEIGHBOURS = 1000, 0.05
 _CELLS, _ORIENTATIONS = 8, 9
-_RINGS, _SECTORS = 4, 4
+_RINGS, _SECTORS = 4, 6
 # Images that are described before their distances are taken.
 _CHUNK = 4096
 
 
-class Distance(NamedTuple):
-    """A measure of how far a vector is from others.
-
-    Attributes:
-      fit: ``features float32 [r, d] -> {name: array}``, what it keeps of the references.
-      measure: ``(kept, features [n, d]) -> float64 [n]``, larger = farther. A reference is not
-        compared with itself.
-    """
-
-    fit: Callable[[np.ndarray], dict[str, np.ndarray]]
-    measure: Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]
-
-
 class Descriptor(NamedTuple):
-    """A summary of an image, and the distance that suits it.
+    """A summary of an image.
 
     Attributes:
       describe: ``float32 [h, w, c] in [0, 1] -> float32 [d]``.
-      distance: between such vectors.
+      scaled: whether each of its entries is scaled to the collection's median and deviation before
+        distances are taken, because they are of different kinds.
     """
 
     describe: Callable[[jax.Array], jax.Array]
-    distance: Distance
+    scaled: bool = False
 
 
 # --- Descriptors -------------------------------------------------------------------------------
@@ -103,11 +90,13 @@ def _means_of_cells(side: int) -> np.ndarray:
 def statistics(x: jax.Array) -> jax.Array:
     """Logarithms of the grey power spectrum and of contrast, and the mean of each channel.
 
-    The spectrum is averaged over 4 rings, an octave or less each, times 4 directions, shared
-    linearly between neighbouring directions: float32 [4 * 4 + 2 * c].
+    The spectrum, under a Hann window, is averaged over 4 rings of equal ratio times 6 directions,
+    shared linearly between neighbouring directions: float32 [4 * 6 + 2 * c].
     """
     grey = x.mean(-1)
-    power = jnp.abs(jnp.fft.fft2(grey - grey.mean())) ** 2 / grey.size
+    window = np.float32(np.outer(*(np.hanning(side + 2)[1:-1] for side in grey.shape)))
+    grey = (grey - (grey * window).sum() / window.sum()) * window
+    power = jnp.abs(jnp.fft.fft2(grey)) ** 2 / grey.size
     parts = jnp.einsum("phw,hw->p", _parts_of_spectrum(*grey.shape), power)
     return jnp.concatenate([jnp.log(parts + 1e-5), x.mean((0, 1)), jnp.log(x.std((0, 1)) + 1e-2)])
 
@@ -124,64 +113,49 @@ def _parts_of_spectrum(h: int, w: int) -> np.ndarray:
     return (parts / np.maximum(parts.sum((1, 2), keepdims=True), 1e-6)).astype(np.float32)
 
 
-# --- Distances ---------------------------------------------------------------------------------
-
-
-def _keep_all(features: np.ndarray) -> dict[str, np.ndarray]:
-    return {"references": features}
-
-
-def _to_neighbours(kept: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
-    """The mean Euclidean distance to the nearest 5 % of the references.
-
-    The nearest of all is left out: it is the image itself if that is a reference.
-    """
-    # Not by a product of matrices, whose rounding gives equal images different distances.
-    distances = cdist(features, kept["references"])
-    count = min(math.ceil(_NEIGHBOURS * distances.shape[1]) + 1, distances.shape[1])
-    nearest = np.sort(np.partition(distances, count - 1)[:, :count])
-    return nearest[:, min(1, count - 1) :].mean(axis=1)
-
-
-def _keep_moments(features: np.ndarray) -> dict[str, np.ndarray]:
-    """Median and deviation of each feature, and the shrunk covariance of what these scale."""
-    middle = np.median(features, axis=0)
-    deviation = 1.4826 * np.median(np.abs(features - middle), axis=0)
-    deviation = np.where(deviation > 1e-6, deviation, features.std(axis=0) + 1e-6)
-    kept = {"middle": middle, "deviation": deviation}
-    found = LedoitWolf().fit(_scaled(kept, features))
-    return kept | {"mean": found.location_, "precision": found.precision_}
-
-
-def _scaled(kept: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
-    return ((features - kept["middle"]) / kept["deviation"]).clip(-10, 10).astype(np.float64)
-
-
-def _to_mean(kept: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
-    """Mahalanobis's distance, with the covariance of Ledoit & Wolf 2004."""
-    apart = _scaled(kept, features) - kept["mean"]
-    return np.sqrt(np.einsum("ni,ij,nj->n", apart, kept["precision"], apart))
-
-
-NEIGHBOURS = Distance(_keep_all, _to_neighbours)
-MAHALANOBIS = Distance(_keep_moments, _to_mean)
-
 DESCRIPTORS: dict[str, Descriptor] = {
-    "shape": Descriptor(shape, NEIGHBOURS),
-    "layout": Descriptor(layout, NEIGHBOURS),
-    "statistics": Descriptor(statistics, MAHALANOBIS),
+    "shape": Descriptor(shape),
+    "layout": Descriptor(layout),
+    "statistics": Descriptor(statistics, scaled=True),
 }
 
 
 # --- Collections -------------------------------------------------------------------------------
 
-# What is kept of a collection: {descriptor: {name: array}}.
-References = dict[str, dict[str, np.ndarray]]
+
+class References(NamedTuple):
+    """What distances to a collection need, for one descriptor.
+
+    Attributes:
+      features: float32 [r, d], what is compared with.
+      scale: float32 [2, d], what is subtracted from features and what divides them.
+    """
+
+    features: np.ndarray
+    scale: np.ndarray
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """The mean Euclidean distance to the nearest 5 % of the references: float64 [n].
+
+        The nearest of all is left out: it is the image itself if that is a reference.
+        """
+        # Not by a product of matrices, whose rounding gives equal images different distances.
+        distances = cdist((features - self.scale[0]) / self.scale[1], self.features)
+        count = min(math.ceil(_NEIGHBOURS * distances.shape[1]) + 1, distances.shape[1])
+        nearest = np.sort(np.partition(distances, count - 1)[:, :count])
+        return nearest[:, min(1, count - 1) :].mean(axis=1)
+
+
+def _references(features: np.ndarray, scaled: bool) -> References:
+    scale = np.stack([np.zeros_like(features[0]), np.ones_like(features[0])])
+    if scaled:
+        scale = np.stack([np.median(features, axis=0), features.std(axis=0) + 1e-6])
+    return References((features - scale[0]) / scale[1], scale)
 
 
 def fit(
     key: jax.Array, images: np.ndarray, names: Sequence[str] = (), *, mesh: Mesh | None = None
-) -> References:
+) -> dict[str, References]:
     """Keeps what distances to a collection need.
 
     Args:
@@ -201,11 +175,11 @@ def fit(
         chosen = jax.random.choice(key, len(images), (_REFERENCES,), replace=False)
         images = images[np.sort(chosen)]
     found = _describe(names, mesh)((), images)
-    return {name: DESCRIPTORS[name].distance.fit(found[name]) for name in names}
+    return {name: _references(found[name], DESCRIPTORS[name].scaled) for name in names}
 
 
 def distances(
-    references: References,
+    references: Mapping[str, References],
     images: np.ndarray,
     *,
     mesh: Mesh | None = None,
@@ -222,9 +196,7 @@ def distances(
     names, n, parts = tuple(references), len(images), []
     for start in range(0, n, _CHUNK):
         found = _describe(names, mesh)((), images[start : start + _CHUNK])
-        parts.append(
-            [DESCRIPTORS[name].distance.measure(references[name], found[name]) for name in names]
-        )
+        parts.append([references[name].distances(found[name]) for name in names])
         on_progress("describing", min(start + _CHUNK, n), n)
     return dict(zip(names, np.concatenate(parts, axis=1), strict=True))
 

@@ -327,7 +327,7 @@ def test_a_descriptor_of_ones_own_is_evidence(fitted, digits, monkeypatch):
     def brightness(x):
         return x.mean((0, 1))
 
-    own = descriptors.Descriptor(brightness, descriptors.NEIGHBOURS)
+    own = descriptors.Descriptor(brightness)
     monkeypatch.setitem(descriptors.DESCRIPTORS, "brightness", own)
     images = digits.copy()
     images[3] = np.maximum(images[3], 200)
