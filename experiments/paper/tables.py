@@ -178,21 +178,56 @@ def _count(values: pd.Series, runs: pd.DataFrame) -> str:
 
 def _paired_difference(auroc: pd.DataFrame) -> str:
     """E3Outlier against the best of the other methods, class by class on the same images."""
-    if "e3outlier" not in auroc:
+    own = "e3outlier+" if "e3outlier+" in auroc else "e3outlier"
+    if own not in auroc:
         return ""
     done = auroc.notna()
-    same_runs = auroc.loc[:, done.eq(done["e3outlier"], axis=0).all()]
+    same_runs = auroc.loc[:, done.eq(done[own], axis=0).all()]
     by_class = same_runs.groupby(level=0).mean()
     by_class = by_class.loc[:, np.isfinite(by_class).all()]
-    others = by_class.filter(regex="^(?!e3outlier)")
-    if "e3outlier" not in by_class or others.empty or len(by_class) < 2:
+    others = by_class.filter(regex="^(?!e3outlier|factored)")
+    if own not in by_class or others.empty or len(by_class) < 2:
         return ""
     best = others.mean().idxmax()
-    mean, low, high = mean_and_interval(by_class["e3outlier"] - others[best])
+    mean, low, high = mean_and_interval(by_class[own] - others[best])
     return (
-        f"\n\ne3outlier - {best}: {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f} "
+        f"\n\n{own} - {best}: {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f} "
         "(points of AUROC, paired t over classes)."
     )
+
+
+def paired_table(rows: Iterable[dict]) -> str:
+    """e3outlier+ against others on the same images: a line per set and metric.
+
+    Differences are in points, with 95 % t intervals over all classes and seeds that both have.
+    """
+    runs, lines = frame(rows), []
+    runs = runs[runs["protocol"].isin(["", "quick", "quick1"]) & (runs["precision"] != "bfloat16")]
+    for (dataset, ratio), of_set in runs.groupby(["dataset", "ratio"]):
+        for metric in ("auroc", "aupr_out"):
+            found = of_set.pivot_table(
+                metric, ["inlier_class", "seed"], ["method", "protocol"], aggfunc="mean"
+            )
+            if ("e3outlier+", "quick") not in found:
+                continue
+            own, pixels = found["e3outlier+", "quick"], found.filter(regex="^pixel")
+            others = {
+                "first edition": ("e3outlier", "quick1"),
+                "hog-knn": ("hog-knn", ""),
+                f"{pixels.mean().idxmax()[0]}": pixels.mean().idxmax(),
+            }
+            cells = [
+                "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                    *mean_and_interval(100 * (own - found[other]).dropna())
+                )
+                for other in others.values()
+            ]
+            name = f"{dataset}, ρ = {100 * ratio:g} %"
+            lines.append(
+                [name, metric, f"{100 * own.mean():.1f}", *cells[:2], f"{[*others][2]} {cells[2]}"]
+            )
+    head = ["images", "metric", "e3outlier+", "- first edition", "- hog-knn", "- best pixel method"]
+    return table(head, lines)
 
 
 def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
