@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from e3jax.networks import ConvAutoencoder, MixtureAutoencoder, build
+from e3jax.networks import ConvAutoencoder, MixtureAutoencoder, build, forward_flops
 
 LEAVES = jax.tree_util.tree_leaves_with_path
 
@@ -65,6 +65,14 @@ def test_depth_sets_the_blocks_of_a_group_and_width_their_channels(name, blocks,
     assert variables["params"]["head/kernel"] == (64 * width, 111)
 
 
+def test_a_pwrn_is_a_wrn_on_maps_of_half_the_side():
+    strided, plain = (shapes_of(name)["params"] for name in ("pwrn-10-2", "wrn-10-2"))
+    assert {name for name in plain if strided[name] != plain[name]} == {"Conv_0/kernel"}
+    assert strided["Conv_0/kernel"] == (5, 5, 1, 16)
+    flops = [forward_flops(build(name, 111), (32, 32, 3)) for name in ("pwrn-10-2", "wrn-10-2")]
+    assert flops[0] < 0.3 * flops[1]
+
+
 def test_convolutions_have_no_bias_and_the_head_has_one():
     biases = {p for p in shapes_of("wrn-10-4")["params"] if p.endswith("bias")}
     assert biases == {"head/bias", *(f"BatchNorm_{i}/bias" for i in range(7))}
@@ -91,7 +99,10 @@ def test_only_blocks_that_change_channels_have_a_shortcut_convolution(name, shor
 def test_unknown_names_are_refused_with_the_names_there_are(name):
     with pytest.raises(ValueError, match=f"unknown network '{name}'.* wrn-10-4$") as error:
         build(name, 111)
-    assert "wrn-DEPTH-WIDTH (DEPTH 10, 16, 22 ...), resnet-DEPTH (DEPTH 8" in str(error.value)
+    assert (
+        "wrn-DEPTH-WIDTH (DEPTH 10, 16, 22 ...), pwrn-DEPTH-WIDTH (the same), resnet-DEPTH (DEPTH 8"
+        in str(error.value)
+    )
     assert "densenet-DEPTH (DEPTH 10, 16, 22 ...), cae-LATENT, dagmm-LATENT" in str(error.value)
 
 

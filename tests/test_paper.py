@@ -194,9 +194,9 @@ def test_pixels_of_another_device_fill_in():
 
 
 def test_variants_of_e3outlier_stand_first_and_pixels_last():
-    methods = ("pixel-if", "ssd-if", "cae", "e3outlier-pl", "e3outlier", "e3outlier-mp")
-    learnt = ["e3outlier", "e3outlier-mp", "e3outlier-pl", "cae", "ssd-if"]
-    assert tables.ordered(methods) == [*learnt, "pixel-if"]
+    methods = ("hog-knn", "pixel-if", "ssd-if", "cae", "e3outlier-pl", "e3outlier", "e3outlier+")
+    learnt = ["e3outlier", "e3outlier+", "e3outlier-pl", "cae", "ssd-if"]
+    assert tables.ordered(methods) == [*learnt, "hog-knn", "pixel-if"]
 
 
 def test_the_paired_difference_is_to_the_best_of_the_others():
@@ -208,6 +208,20 @@ def test_the_paired_difference_is_to_the_best_of_the_others():
     rows += [row("drae", inlier_class=c, seed=1, auroc=0.99) for c in range(3)]
     _, text = read(rows, summary=True)
     assert "e3outlier - pixel-if: +20.0, 95 % interval -4.8 to +44.8" in text
+
+
+def test_the_plus_method_is_compared_with_the_first_edition_hog_and_the_best_of_pixels():
+    rows = [row("e3outlier+", c, auroc=0.9) for c in range(3)]
+    first = {"protocol": "quick1", "network": "wrn-10-1"}
+    rows += [row(inlier_class=c, auroc=0.6 + 0.1 * c, **first) for c in range(3)]
+    untrained = {"hog-knn": 0.8, "pixel-if": 0.6, "pixel-knn": 0.5}
+    rows += [row(m, c, auroc=a, protocol="") for m, a in untrained.items() for c in range(3)]
+    [_, _, auroc, aupr] = tables.paired_table(rows).splitlines()
+    assert auroc == (
+        "| mnist, ρ = 10 % | auroc | 90.0 | +20.0 (-4.8 to +44.8) | +10.0 (+10.0 to +10.0) "
+        "| +30.0 (+30.0 to +30.0), pixel-if |"
+    )
+    assert aupr.startswith("| mnist, ρ = 10 % | aupr-out | 70.0 |")
 
 
 def test_tables_from_csv_and_from_json_are_the_same(tmp_path):

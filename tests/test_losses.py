@@ -1,0 +1,62 @@
+"""Losses of known values; that they train is tested in test_training.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from e3jax import losses, operations
+from e3jax.losses import Batch
+
+SET = operations.operation_set("RA+IA+PR", 8)
+K = len(SET)
+
+
+def loss_of(logits, label):
+    label = jnp.array([label])
+    batch = Batch(None, jnp.zeros(1, int), label, jnp.zeros(1, int), SET.factors)
+    values, extra = losses.factored_supervision((logits[None], None), batch, ())
+    assert values.shape == (1,) and extra == ()
+    return float(values[0])
+
+
+def test_factors_are_the_fields_of_the_operations():
+    paper = operations.paper_operations("RA+IA+PR", 8)
+    values = [(o.flip, *o.shift, o.quarter_turns, o.patches, o.angle) for o in paper]
+    for numbers, of_all in zip(np.asarray(SET.factors), zip(*values, strict=True), strict=True):
+        assert len(set(numbers)) == len(set(zip(numbers, of_all, strict=True))) == len(set(of_all))
+
+
+def test_a_network_that_knows_nothing_pays_for_the_operation_and_each_factor():
+    shares = [np.mean(numbers == numbers[5]) for numbers in np.asarray(SET.factors)]
+    expected = np.log(K) - np.log(shares).sum()
+    assert loss_of(jnp.zeros(K), 5) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_network_that_is_sure_and_right_pays_nothing():
+    assert loss_of(jnp.zeros(K).at[7].set(100.0), 7) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_mistake_costs_less_the_more_factors_are_right():
+    turned, flipped_too = SET.names.index("turn90"), SET.names.index("flip·turn90")
+    nothing_right = SET.names.index("flip·shift(-2,2)·turn270")
+    near, far = (loss_of(jnp.zeros(K).at[o].set(9.0), turned) for o in (flipped_too, nothing_right))
+    assert near < far - 9
+
+
+def test_gradients_are_finite_where_probabilities_vanish():
+    def value(logits):
+        batch = Batch(None, jnp.zeros(1, int), jnp.array([3]), jnp.zeros(1, int), SET.factors)
+        return losses.factored_supervision((logits[None], None), batch, ())[0].sum()
+
+    gradient = jax.grad(value)(jnp.zeros(K).at[50].set(1e4))
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.5
+
+
+def test_operations_that_share_a_factor_do_not_pay_for_it():
+    turns = operations.operation_set([operations.Operation(quarter_turns=q) for q in range(4)], 8)
+    batch = Batch(None, jnp.zeros(1, int), jnp.array([2]), jnp.zeros(1, int), turns.factors)
+    outputs = (jnp.array([[0.3, -1.0, 0.2, 0.7]]), None)
+    factored, _ = losses.factored_supervision(outputs, batch, ())
+    plain, _ = losses.surrogate_supervision(outputs, batch, ())
+    np.testing.assert_allclose(factored, 2 * plain, rtol=1e-6)
