@@ -158,7 +158,7 @@ def test_losses_of_a_whole_batch_have_its_gradient_on_every_number_of_devices(lo
         """Of factors on the outputs, as the trainer computes that of parameters."""
 
         def mean(factors, x, *outputs):
-            batch = Batch(x, None, None, None)
+            batch = Batch(x, *[None] * 4)
 
             def value(factors):
                 scaled = [a * b for a, b in zip(factors, outputs, strict=True)]

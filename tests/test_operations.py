@@ -233,7 +233,7 @@ def test_shifts_are_a_quarter_of_the_side(side):
 
 def test_a_set_is_a_pytree_and_passes_through_jit_as_an_argument(paper_set):
     leaves, structure = jax.tree.flatten(paper_set)
-    assert len(leaves) == 10 and all(isinstance(leaf, jax.Array) for leaf in leaves)
+    assert len(leaves) == 11 and all(isinstance(leaf, jax.Array) for leaf in leaves)
     rebuilt = jax.tree.unflatten(structure, leaves)
     assert (rebuilt.names, rebuilt.families) == (paper_set.names, paper_set.families)
     assert rebuilt.side == SIDE

@@ -76,7 +76,7 @@ def test_the_network_has_the_papers_number_of_parameters(channels, count):
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-@pytest.mark.parametrize("network", ["wrn-10-1", "wrn-10-4", "wrn-16-2"])
+@pytest.mark.parametrize("network", ["wrn-10-1", "wrn-10-4", "wrn-16-2", "pwrn-10-2"])
 def test_flops_are_those_pytorch_counts(network):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         pytorch.wide_resnet(network, K, 3)(torch.zeros(1, 3, 32, 32))

@@ -49,8 +49,9 @@ def wide_resnet(name: str, num_outputs: int, channels: int) -> nn.Sequential:
 
     BatchNorm2d's defaults (epsilon 1e-5, momentum 0.1) and the dense layer's are the original's.
     """
-    depth, width = map(int, re.fullmatch(r"wrn-(\d+)-(\d+)", name).groups())
-    layers, inputs = [_conv(channels, 16, 3, 1)], 16
+    strided, depth, width = re.fullmatch(r"(p?)wrn-(\d+)-(\d+)", name).groups()
+    depth, width, stem = int(depth), int(width), (5, 2) if strided else (3, 1)
+    layers, inputs = [_conv(channels, 16, *stem)], 16
     for group, outputs in enumerate((16 * width, 32 * width, 64 * width)):
         for block in range((depth - 4) // 6):
             layers.append(Block(inputs, outputs, 2 if group and not block else 1))
