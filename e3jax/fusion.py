@@ -69,4 +69,4 @@ def fuse_collection(evidence: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def phrase(name: str) -> str:
     """What a kind of evidence says of an image that it finds unusual."""
-    return "operations not recognised" if name == NETWORK else f"unusual {name}"
+    return "unusual views" if name == NETWORK else f"unusual {name}"

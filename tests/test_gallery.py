@@ -168,7 +168,7 @@ def test_a_click_tells_why(collection, open_page):
     kinds, score = page.locator("#kinds tbody tr").all_text_contents(), entropies[1].mean()
     assert kinds == [
         f"unusual shape{100 * (1 - np.exp(-2 * score)):.1f} %",
-        f"operations not recognised{100 * (1 - np.exp(-score)):.1f} %",
+        f"unusual views{100 * (1 - np.exp(-score)):.1f} %",
     ]
     assert page.locator(".tile .reason >> nth=1").text_content() == "unusual shape"
     assert page.locator("#profile rect").count() == K
