@@ -1,9 +1,10 @@
 """Measures `e3jax rank` as a person meets it: on folders of image files, by its own command.
 
 Cases: photos (1,000 photos of one class of CIFAR-10 and 50 of others), few (57 images of one class
-of Fashion-MNIST and 3 others), and limits (50 to 5,000 images, 1 to 30 % outliers, and one to three
-kinds of inliers). Labels make the folders and judge the ranking; the command sees files alone.
-A row is written after each folder; folders that have a row are not measured again.
+of Fashion-MNIST and 3 others), limits (50 to 5,000 images, 1 to 30 % outliers, and one to three
+kinds of inliers), and clean (500 digits of one kind and nothing else, where --contamination auto
+should find next to nothing). Labels make the folders and judge the ranking; the command sees files
+alone. A row is written after each folder; folders that have a row are not measured again.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from sweep.provenance import provenance
 
 from e3jax import datasets, metrics, runtime
 
-CASES = ("photos", "few", "limits")
+CASES = ("photos", "few", "limits", "clean")
 LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first.
 SIZES = ((1, 450, 50), (2, 450, 50), (3, 450, 50), (1, 495, 5), (1, 350, 150), (1, 45, 5))
@@ -53,6 +54,7 @@ def plan(cases: Sequence[str]) -> list[Folder]:
         for kinds, inliers, outliers in SIZES if seed else [*SIZES, LARGE]:
             of_kinds = "+".join(classes[:kinds])
             folders.append(Folder("limits", dataset, of_kinds, inliers, outliers, seed))
+    folders += [Folder("clean", "mnist", str(c), 500, 0, 0) for c in range(10)]
     return [folder for folder in folders if folder.case in cases]
 
 
@@ -75,8 +77,8 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
     """The row of one folder, ranked with these options besides the defaults.
 
     With n outliers, ``precision`` is the share of outliers among the first n images, and
-    ``found_in_twice`` the share of all outliers that are among the first 2 n. ``seconds`` is the
-    time of the whole command.
+    ``found_in_twice`` the share of all outliers that are among the first 2 n; ``flagged`` is the
+    share of images that are called outliers. ``seconds`` is the time of the whole command.
     """
     with tempfile.TemporaryDirectory() as scratch:
         photos, report = Path(scratch, "photos"), Path(scratch, "report")
@@ -84,6 +86,8 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
         is_outlier = make(folder, data, photos)
         rank = [sys.executable, "-m", "e3jax", "rank", str(photos), "--out", str(report)]
         rank += ["--seed", str(folder.seed), *options]
+        if not folder.n_outliers:
+            rank += ["--contamination", "auto"]
         began = time.monotonic()
         done = subprocess.run(rank, capture_output=True, text=True)
         seconds = time.monotonic() - began
@@ -92,9 +96,12 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
         ranked = pd.read_csv(report / "scores.csv")
     truth, n = ranked["path"].map(is_outlier).to_numpy(), folder.n_outliers
     row = {"case": folder.case, "dataset": folder.dataset, "source": data.source}
-    row |= folder._asdict()
-    row |= {name: getattr(metrics, name)(-ranked["score"], truth) for name in ("auroc", "aupr_out")}
-    row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
+    row |= folder._asdict() | dict.fromkeys(("auroc", "aupr_out", "precision", "found_in_twice"))
+    if n:
+        of = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
+        row |= {name: metric(-ranked["score"], truth) for name, metric in of.items()}
+        row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
+    row["flagged"] = ranked["outlier"].mean()
     return row | {"seconds": seconds, "warned": done.returncode, "cores": runtime.cores()}
 
 
@@ -118,10 +125,11 @@ def as_table(rows: pd.DataFrame) -> str:
         warned = f", {warned} ⚠" if (warned := group["warned"].sum()) else ""
         images = f"{dataset} (JPEG)" if "JPEG" in source else dataset
         found = [f"{n * group[c].mean():.1f} of {n}" for c in ("precision", "found_in_twice")]
-        size, auroc = f"{inliers} + {n}", f"{100 * group['auroc'].mean():.1f}"
-        lines.append([case, images, classes, size, f"{len(group)}{warned}", auroc, *found])
+        found = [f"{100 * group['auroc'].mean():.1f}", *found] if n else [""] * 3
+        found.append(f"{100 * group['flagged'].mean():.1f}")
+        lines.append([case, images, classes, f"{inliers} + {n}", f"{len(group)}{warned}", *found])
     head = ["case", "images", "inliers' classes", "inliers + outliers", "folders", "AUROC, %"]
-    return table([*head, "outliers among the first n", "among the first 2 n"], lines)
+    return table([*head, "outliers among the first n", "among the first 2 n", "flagged, %"], lines)
 
 
 def main() -> int:
@@ -152,7 +160,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         row = measure(folder, data[folder.dataset]) | provenance()
         store.append_rows(args.out, row, [row])
         where = " ".join(map(str, folder))
-        console.print(f"{where}: AUROC {row['auroc']:.1%}, {row['seconds']:.0f} s")
+        said = f"AUROC {row['auroc']:.1%}, " if folder.n_outliers else ""
+        console.print(f"{where}: {said}{row['flagged']:.1%} flagged, {row['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_p
 def test_a_row_judges_the_ranking(mnist, tmp_path):
     row = folders.measure(FOLDER, mnist, FAST) | {"versions": "v", "commit": "c"}
     assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
-    assert row["precision"] <= row["found_in_twice"]
+    assert row["precision"] <= row["found_in_twice"] and row["flagged"] == pytest.approx(0.125)
     store.append_rows(tmp_path / "rows.csv", row, [row])
     again = folders.read_rows(tmp_path / "rows.csv")
     assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.as_table(again)
@@ -40,7 +40,7 @@ def test_a_row_judges_the_ranking(mnist, tmp_path):
 
 def test_every_folder_of_the_plan_is_another_one():
     plan = folders.plan(folders.CASES)
-    assert len(set(plan)) == len(plan) == 3 + 15 + 38
+    assert len(set(plan)) == len(plan) == 3 + 15 + 38 + 10
     assert folders.plan(["few"]) == [folder for folder in plan if folder.case == "few"]
 
 
