@@ -54,6 +54,7 @@ def page(results: Path) -> str:
     recorded = "every {every} steps {probe_views} views and {probe_images} images"
     summaries = map(pd.read_csv, sorted(results.glob("priority/*-summary.csv"), reverse=True))
     parts |= {
+        "paired": tables.paired_table(quick),
         "benchmark": tables.markdown([*quick, *embedded], summary=True),
         "priority": "\n\n".join(map(tables.priority_table, summaries)),
         "recorded": recorded.format(**recording),
