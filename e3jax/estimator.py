@@ -60,7 +60,8 @@ class E3Outlier(BaseEstimator):
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
         :class:`e3jax.Operation` for images of ``image_size``.
       steps: length of the training; "auto": half an epoch over all views on a CPU, a whole one on
-        an accelerator, and at least 433, so that small collections are learnt as well.
+        an accelerator, and at least 433, so that small collections are learnt as well. The smallest
+        take the paper's number of epochs, 3 for all operations: with more, outliers are learnt too.
       time_budget: approximate seconds that ``fit`` may take; the training is shortened to fit (not
         below 100 steps), so scores then depend on the machine. None: no limit.
       batch_size: views per step.
@@ -360,7 +361,8 @@ class E3Outlier(BaseEstimator):
             network = config.network if on_cpu else "wrn-10-4"
         if steps == "auto":
             epochs = 0.5 if on_cpu else 1.0
-            steps = max(config.steps, math.ceil(epochs * n * config.k / self.batch_size))
+            least = min(config.steps, config._replace(steps=None).num_steps(n))
+            steps = max(least, math.ceil(epochs * n * config.k / self.batch_size))
         return config._replace(network=network, steps=int(steps))
 
     def _shorten(

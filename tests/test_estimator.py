@@ -345,8 +345,10 @@ def test_rankings_are_the_scores_in_their_order(fitted, digits):
     assert new.threshold == ranking.threshold and new.health is ranking.health
 
 
-@pytest.mark.parametrize("n, steps", [(60, 433), (998, 433), (5000, 2168), (60_000, 26_016)])
-def test_the_length_of_training_follows_the_collection_from_a_floor_on(n, steps):
+@pytest.mark.parametrize(
+    "n, steps", [(60, 157), (200, 433), (998, 433), (5000, 2168), (60_000, 26_016)]
+)
+def test_the_length_of_training_follows_the_collection(n, steps):
     config = E3Outlier()._config(n)
     assert (config.network, config.steps) == ("pwrn-10-2", steps)
 
