@@ -50,7 +50,7 @@ class E3Outlier(BaseEstimator):
 
     Args:
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
-        "auto": as many as are 3 deviations above the median (Leys et al. 2013), which are few;
+        "auto": as many as are 2.5 deviations above the median (Leys et al. 2013), which are few;
         or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": half the network, trained by
         :func:`e3jax.losses.factored_supervision`, half how far an image is from the collection by
@@ -81,8 +81,8 @@ class E3Outlier(BaseEstimator):
       view_entropies_: float [n, k] in nats, the entropy of each view of the collection; not saved
         with the detector.
       median_entropies_: float [k], the collection's median for each operation.
-      deviations_: float [n], how far above the median each image of the collection is, in
-        deviations as MAD estimates them, in the mean over the evidence.
+      deviations_: float [n], how far above the median each image of the collection is, in the mean
+        over the evidence, see :func:`e3jax.thresholds.deviations`.
       threshold_: images with larger scores are outliers.
       paths_: str [n], files of the collection; image numbers for arrays.
       health_: :class:`Health`; ``fit`` also warns if it is bad.

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-_MAD_FACTOR, _MADS = 1.4826, 3.0
+_MAD_FACTOR, _MADS = 1.4826, 2.5
 
 
 def check_contamination(value) -> None:
@@ -20,8 +20,12 @@ def check_contamination(value) -> None:
 
 
 def deviations(evidence: np.ndarray) -> np.ndarray:
-    """How far above the median each image is, float64 [n], in deviations as MAD estimates them."""
-    apart = evidence - np.median(evidence)
+    """How far above the median each image is, float64 [n], in deviations as MAD estimates them.
+
+    They are of the logarithm, because evidence, float [n] from 0, has a long tail without outliers.
+    """
+    logarithm = np.log(np.maximum(evidence, 1e-9))
+    apart = logarithm - np.median(logarithm)
     return apart / max(_MAD_FACTOR * np.median(np.abs(apart)), 1e-30)
 
 
@@ -30,8 +34,8 @@ def threshold(scores: np.ndarray, contamination, deviations: np.ndarray) -> floa
 
     Args:
       scores: float [n], larger = more outlying.
-      contamination: the share of outliers, in (0, 0.5], as PyOD; "auto": as many images as are 3
-        deviations above the median (Leys et al. 2013), which are few; or an object with PyThresh's
+      contamination: the share of outliers, in (0, 0.5], as PyOD; "auto": as many images as are
+        2.5 deviations above the median (Leys et al. 2013), which are few; or an object with PyThresh's
         ``eval(scores) -> labels``.
       deviations: float [n], see :func:`deviations`; of scores made of ranks, the mean of those of
         the evidence.
