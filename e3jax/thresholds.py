@@ -35,8 +35,8 @@ def threshold(scores: np.ndarray, contamination, deviations: np.ndarray) -> floa
     Args:
       scores: float [n], larger = more outlying.
       contamination: the share of outliers, in (0, 0.5], as PyOD; "auto": as many images as are
-        2.5 deviations above the median (Leys et al. 2013), which are few; or an object with PyThresh's
-        ``eval(scores) -> labels``.
+        2.5 deviations above the median (Leys et al. 2013), which are few; or an object with
+        PyThresh's ``eval(scores) -> labels``.
       deviations: float [n], see :func:`deviations`; of scores made of ranks, the mean of those of
         the evidence.
     """
