@@ -26,7 +26,8 @@ from e3jax.ranking import Health
 # Raised when what a file holds changes its meaning.
 _FORMAT = 3
 _ARRAYS = ("decision_scores_", "deviations_", "median_entropies_")
-_TREES = ("variables_", "references_", "scales_")
+# Dictionaries, and what their values are made of.
+_TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
 
 
@@ -123,11 +124,10 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[leaf] = array
+    for name, kind in _TREES.items():
+        tree[name] = {key: kind(**values) for key, values in tree[name].items()}
     for name, value in tree.items():
         setattr(detector, name, value)
-    for name, kind in (("scales_", fusion.Scale), ("references_", descriptors.References)):
-        restored = {key: kind(**arrays) for key, arrays in getattr(detector, name).items()}
-        setattr(detector, name, restored)
     if unknown := detector.references_.keys() - descriptors.DESCRIPTORS.keys():
         raise images.InputError(
             f"the detector needs the descriptor {min(unknown)!r}: register it in "

@@ -7,10 +7,9 @@ they cost the same per image however large it is.
 To add a descriptor, register one :class:`Descriptor` in ``DESCRIPTORS``.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,21 +193,24 @@ def distances(
       on_progress: called as ("describing", images done, n).
     """
     names, n, parts = tuple(references), len(images), []
+    describe = _describe(names, mesh)
     for start in range(0, n, _CHUNK):
-        found = _describe(names, mesh)((), images[start : start + _CHUNK])
+        found = describe((), images[start : start + _CHUNK])
         parts.append([references[name].distances(found[name]) for name in names])
         on_progress("describing", min(start + _CHUNK, n), n)
     return dict(zip(names, np.concatenate(parts, axis=1), strict=True))
 
 
 def _describe(names: tuple[str, ...], mesh: Mesh | None) -> devices.BatchMap:
-    return _describer(tuple(DESCRIPTORS[name].describe for name in names), names, mesh)
+    """The program that describes images; another one if a name comes to stand for another."""
+    describe = tuple(DESCRIPTORS[name].describe for name in names)
+    return _describer(names, describe, mesh or devices.device_mesh())
 
 
-@functools.lru_cache(maxsize=32)
-def _describer(describe: tuple[Callable, ...], names: tuple[str, ...], mesh: Any):
+@devices.built_once
+def _describer(names: tuple[str, ...], describe: tuple[Callable, ...], mesh: Mesh):
     def of_some(_, images: jax.Array) -> dict[str, jax.Array]:
         x = images.astype(jnp.float32) / 255
         return {name: jax.vmap(f)(x) for name, f in zip(names, describe, strict=True)}
 
-    return devices.BatchMap(of_some, mesh or devices.device_mesh(), 256, 32, "float32")
+    return devices.BatchMap(of_some, mesh, 256, 32, "float32")

@@ -7,6 +7,7 @@ Functions whose docstring begins with "Inside a program" are called there.
 import collections
 import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -228,6 +229,21 @@ def part_of_device(whole: jax.Array) -> jax.Array:
     """Inside a program: the calling device's part of an array that every device has."""
     part = len(whole) // jax.lax.axis_size(AXIS)
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part)
+
+
+_building = threading.RLock()  # two threads on the same devices would both build
+
+
+def built_once(build: Callable) -> Callable:
+    """Decorates what is built, and so compiled, once for all work of a kind on the same devices."""
+    cached = functools.lru_cache(maxsize=32)(build)
+
+    @functools.wraps(build)
+    def locked(*args):
+        with _building:
+            return cached(*args)
+
+    return locked
 
 
 class BatchMap:

@@ -1,8 +1,6 @@
 """The one pipeline: ``fit`` trains a method on a collection, ``score`` evaluates images with it."""
 
-import functools
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,22 +47,7 @@ class Fitted(NamedTuple):
         return int(self.state.step)
 
 
-_building = threading.RLock()  # two threads on the same devices would both build
-
-
-def _built_once(build: Callable) -> Callable:
-    """What all runs of a kind on the same devices share is built, and so compiled, once."""
-    cached = functools.lru_cache(maxsize=32)(build)
-
-    @functools.wraps(build)
-    def locked(*args):
-        with _building:
-            return cached(*args)
-
-    return locked
-
-
-@_built_once
+@devices.built_once
 def operation_set(names: str | tuple, side: int) -> operations.OperationSet | None:
     """The operations of a config, compiled for images of a side; None for ""."""
     return operations.operation_set(names, side) if names else None
@@ -77,7 +60,7 @@ def _trainer(method, config, side, n, mesh, probe=None, probe_every=50) -> train
     return _make_trainer(method, config, side, mesh or devices.device_mesh(), probe, probe_every)
 
 
-@_built_once
+@devices.built_once
 def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Trainer:
     return training.make_trainer(
         config.network,
@@ -102,7 +85,7 @@ def _evaluator(method, config, side, mesh) -> scoring.Evaluator:
     return _make_evaluator(method, config.network, config.operations, config.precision, side, mesh)
 
 
-@_built_once
+@devices.built_once
 def _make_evaluator(method, network, names, precision, side, mesh) -> scoring.Evaluator:
     return scoring.make_evaluator(
         network,

@@ -19,16 +19,8 @@ CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=N
 STEPS, SEED = 12, 1
 # Surprises are ranks, which the rounding of another number of devices may exchange.
 RANK = (
-    "--evidence",
-    "network",
-    "--network",
-    "wrn-10-1",
-    "--operations",
-    "PR",
-    "--steps",
-    STEPS,
-    "--seed",
-    SEED,
+    *("--evidence", "network", "--network", "wrn-10-1"),
+    *("--operations", "PR", "--steps", STEPS, "--seed", SEED),
 )
 SWEEP = (
     *("--dataset", "mnist", "--source", "embedded", "--classes", 4, "--max-images", 20),

@@ -12,10 +12,11 @@ import chex
 import numpy as np
 import pytest
 import safetensors.numpy
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from test_estimator import SMALL as TINY
 
-from e3jax import E3Outlier, InputError, load, save
+from e3jax import E3Outlier, InputError, descriptors, load, save
 from e3jax.ranking import HealthWarning
 
 SMALL = TINY | {"network": "tiny-8"}  # a name can be saved
@@ -70,6 +71,19 @@ def test_it_says_what_it_was_made_with_and_holds_no_code(saved):
         about = json.loads(file.metadata()["e3jax"])
     assert set(about["versions"]) == {"e3jax", "jax", "numpy", "python"}
     assert about["parameters"]["resize"] == "squash" and about["parameters"]["image_size"] == 8
+
+
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
+def test_a_descriptor_of_ones_own_has_to_be_there(fitted, digits, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        own = descriptors.Descriptor(lambda x: x.mean((0, 1)))
+        patch.setitem(descriptors.DESCRIPTORS, "brightness", own)
+        detector = clone(fitted).fit(digits)
+        save(detector, tmp_path / "model")
+        again = load(tmp_path / "model").decision_function(digits[:7])
+        np.testing.assert_array_equal(again, detector.decision_scores_[:7])
+    with pytest.raises(InputError, match="needs the descriptor 'brightness': register it"):
+        load(tmp_path / "model")
 
 
 def test_it_replaces_an_older_file_and_leaves_no_other(fitted, saved):

@@ -26,7 +26,7 @@ QUANTITIES = (
     "view_update",  # the de facto update view by view, in the mean over images
     "loss",  # of images, eq. 2, in the mean over the group
 )
-# With a point every 100 steps of 64 views this costs a few percent of the training.
+# With a point every 100 steps of 64 views this costs just under a tenth of the training.
 EVERY, _PROBE_VIEWS, _PROBE_IMAGES = 100, 256, 9
 
 

@@ -17,7 +17,7 @@ from e3jax import baselines, descriptors, devices, files, fitting, fusion, scori
 from e3jax.baselines import pixels
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.training import TrainConfig
-from sweep.plan import Protocol, Run
+from sweep.plan import OURS, Protocol, Run
 from sweep.provenance import versions
 
 # By method its "scores" [n], smaller = more outlying, and columns that were measured on the way.
@@ -57,16 +57,18 @@ def perform(do, run: Run, bank: np.ndarray, ids, options: dict, *, mesh: Mesh) -
 # --- Trained methods -------------------------------------------------------------------------
 
 
-def train(
-    run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,), method=None
-) -> Outcome:
+FUSED = "e3outlier+"
+# What a run trains, by its method; E3Outlier if it is not here.
+_TRAINED = baselines.METHODS | {FUSED: FACTORED}
+
+
+def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,)) -> Outcome:
     """Trains a method of the library and gives all of its scores.
 
     With ``epochs``, numbers from 1, it gives the NE scores after each of them instead. Those of
     finished epochs are kept with the state of the training, so that nothing is done twice.
     """
-    method = method or baselines.METHODS.get(run.method, E3OUTLIER)
-    config = TrainConfig(**run.config)
+    method, config = _TRAINED.get(run.method, E3OUTLIER), TrainConfig(**run.config)
     fitted, outcome, seconds, rules, kept = None, {}, 0.0, method.scores, None
     for epoch in epochs:
         end = config.num_steps(len(images))
@@ -104,7 +106,7 @@ def _evaluate(fitted, run: Run, images, mesh: Mesh, rules, options: dict) -> dic
 
 def _describe(method: Method, protocol: Protocol, grey: bool) -> dict[str, Any]:
     config = protocol.config(method, grey)
-    own = method in (E3OUTLIER, FACTORED)
+    own = method in OURS
     return {
         "protocol": protocol.name,
         "network": config.network if own else "",
@@ -131,8 +133,6 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
 
 # --- With descriptors ------------------------------------------------------------------------
 
-FUSED = "e3outlier+"
-
 
 def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
     described = _describe(FACTORED, protocol, grey)
@@ -141,7 +141,7 @@ def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
 
 def train_and_fuse(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
     """Trains a network, and fuses what it says with the descriptors."""
-    outcome = train(run, images, mesh, options, method=FACTORED)
+    outcome = train(run, images, mesh, options)
     began, own = time.monotonic(), outcome[FACTORED.name]
     scores = _fuse(run, images, mesh, network=-own["scores"])
     seconds = own["score_seconds"] + time.monotonic() - began

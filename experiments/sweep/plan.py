@@ -24,9 +24,9 @@ FORMAT = 3
 # from its default, so it renames no finished run; whoever changes such a default adds it here.
 KEYED = """network operations optimizer learning_rate schedule weight_decay batch_size steps epochs
 precision""".split()
-
-
 BASES = ("paper", "quick", "quick1")
+# Methods with a network and operations of one's choice, and two editions of the quick protocol.
+OURS = (E3OUTLIER, FACTORED)
 
 
 class Protocol(NamedTuple):
@@ -63,11 +63,10 @@ class Protocol(NamedTuple):
     def config(self, method: Method, grey: bool) -> TrainConfig:
         """A method's training by this protocol; ``grey``: the images have one channel."""
         config = method.paper_config(grey) if self.base == "paper" else method.quick_config()
-        own = method in (E3OUTLIER, FACTORED)
-        if self.base == "quick1" and own:
+        if self.base == "quick1" and method in OURS:
             config = quick_config(edition=1)
         config = config._replace(steps=self.steps or config.steps, precision=self.precision)
-        if not own:
+        if method not in OURS:
             return config
         network = self.network or config.network
         config = config._replace(network=network, operations=self.operations)
