@@ -24,8 +24,8 @@ from e3jax.estimator import E3Outlier
 from e3jax.ranking import Health
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 3
-_ARRAYS = ("decision_scores_", "deviations_", "median_entropies_")
+_FORMAT = 4
+_ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_")
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
 
 from e3jax import devices
 
@@ -24,6 +25,8 @@ from e3jax import devices
 _REFERENCES, _NEIGHBOURS = 1000, 0.05
 _CELLS, _ORIENTATIONS = 8, 9
 _RINGS, _SECTORS = 4, 6
+# Orthonormal (van de Sande et al. 2010).
+_OPPONENT = np.float32([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.float32([3, 2, 6]) ** 0.5
 # Images that are described before their distances are taken.
 _CHUNK = 4096
 
@@ -33,12 +36,12 @@ class Descriptor(NamedTuple):
 
     Attributes:
       describe: ``float32 [h, w, c] in [0, 1] -> float32 [d]``.
-      scaled: whether each of its entries is scaled to the collection's median and deviation before
-        distances are taken, because they are of different kinds.
+      whitened: whether its entries are scaled and decorrelated before distances are taken, because
+        they are of different kinds: by the collection's covariance (Ledoit & Wolf 2004).
     """
 
     describe: Callable[[jax.Array], jax.Array]
-    scaled: bool = False
+    whitened: bool = False
 
 
 # --- Descriptors -------------------------------------------------------------------------------
@@ -90,13 +93,15 @@ def statistics(x: jax.Array) -> jax.Array:
     """Logarithms of the grey power spectrum and of contrast, and the mean of each channel.
 
     The spectrum, under a Hann window, is averaged over 4 rings of equal ratio times 6 directions,
-    shared linearly between neighbouring directions: float32 [4 * 6 + 2 * c].
+    shared linearly between neighbouring directions: float32 [4 * 6 + 2 * c]. Channels of colour are
+    opponent ones: light, red against green, yellow against blue.
     """
     grey = x.mean(-1)
     window = np.float32(np.outer(*(np.hanning(side + 2)[1:-1] for side in grey.shape)))
     grey = (grey - (grey * window).sum() / window.sum()) * window
     power = jnp.abs(jnp.fft.fft2(grey)) ** 2 / grey.size
     parts = jnp.einsum("phw,hw->p", _parts_of_spectrum(*grey.shape), power)
+    x = x @ _OPPONENT if x.shape[-1] == 3 else x
     return jnp.concatenate([jnp.log(parts + 1e-5), x.mean((0, 1)), jnp.log(x.std((0, 1)) + 1e-2)])
 
 
@@ -115,7 +120,7 @@ def _parts_of_spectrum(h: int, w: int) -> np.ndarray:
 DESCRIPTORS: dict[str, Descriptor] = {
     "shape": Descriptor(shape),
     "layout": Descriptor(layout),
-    "statistics": Descriptor(statistics, scaled=True),
+    "statistics": Descriptor(statistics, whitened=True),
 }
 
 
@@ -127,11 +132,11 @@ class References(NamedTuple):
 
     Attributes:
       features: float32 [r, d], what is compared with.
-      scale: float32 [2, d], what is subtracted from features and what divides them.
+      axes: float32 [d, d], what features are multiplied by before; [0, 0] if they are not.
     """
 
     features: np.ndarray
-    scale: np.ndarray
+    axes: np.ndarray
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """The mean Euclidean distance to the nearest 5 % of the references: float64 [n].
@@ -139,17 +144,28 @@ class References(NamedTuple):
         The nearest of all is left out: it is the image itself if that is a reference.
         """
         # Not by a product of matrices, whose rounding gives equal images different distances.
-        distances = cdist((features - self.scale[0]) / self.scale[1], self.features)
+        distances = cdist(_along(self.axes, features), self.features)
         count = min(math.ceil(_NEIGHBOURS * distances.shape[1]) + 1, distances.shape[1])
         nearest = np.sort(np.partition(distances, count - 1)[:, :count])
         return nearest[:, min(1, count - 1) :].mean(axis=1)
 
 
-def _references(features: np.ndarray, scaled: bool) -> References:
-    scale = np.stack([np.zeros_like(features[0]), np.ones_like(features[0])])
-    if scaled:
-        scale = np.stack([np.median(features, axis=0), features.std(axis=0) + 1e-6])
-    return References((features - scale[0]) / scale[1], scale)
+def _references(features: np.ndarray, whitened: bool) -> References:
+    axes = _whitening(features) if whitened else np.zeros((0, 0), np.float32)
+    return References(_along(axes, features), axes)
+
+
+def _along(axes: np.ndarray, features: np.ndarray) -> np.ndarray:
+    # einsum sums every row alike, see above.
+    return np.einsum("nd,de->ne", features, axes) if axes.size else features
+
+
+def _whitening(features: np.ndarray) -> np.ndarray:
+    """float32 [d, d]: along these axes features [n, d] have about the unit matrix as covariance."""
+    deviation = features.std(axis=0, dtype=np.float64) + 1e-6
+    covariance = LedoitWolf().fit(features / deviation).covariance_
+    variance, directions = np.linalg.eigh(covariance)
+    return np.float32(directions / np.sqrt(np.maximum(variance, 1e-6)) / deviation[:, None])
 
 
 def fit(
@@ -174,7 +190,7 @@ def fit(
         chosen = jax.random.choice(key, len(images), (_REFERENCES,), replace=False)
         images = images[np.sort(chosen)]
     found = _describe(names, mesh)((), images)
-    return {name: _references(found[name], DESCRIPTORS[name].scaled) for name in names}
+    return {name: _references(found[name], DESCRIPTORS[name].whitened) for name in names}
 
 
 def distances(

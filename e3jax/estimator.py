@@ -81,6 +81,7 @@ class E3Outlier(BaseEstimator):
       view_entropies_: float [n, k] in nats, the entropy of each view of the collection; not saved
         with the detector.
       median_entropies_: float [k], the collection's median for each operation.
+      view_weights_: float [k], see :func:`e3jax.scoring.view_weights`; 1 for the network alone.
       deviations_: float [n], how far above the median each image of the collection is, in the mean
         over the evidence, see :func:`e3jax.thresholds.deviations`.
       threshold_: images with larger scores are outliers.
@@ -142,12 +143,13 @@ class E3Outlier(BaseEstimator):
         fitted = fitting.fit(key, bank.images, self._method, config, on_progress=self.on_progress)
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = jax.device_get(fitted.state.variables)
-        self.references_ = {}
-        if self.evidence == "all":
-            self.references_ = descriptors.fit(jax.random.fold_in(key, 2), bank.images)
         scores = self._score(bank.images)
         self.view_entropies_ = ranking.view_entropies(scores)
         self.median_entropies_ = np.median(self.view_entropies_, axis=0)
+        self.references_, self.view_weights_ = {}, np.ones(config.k)
+        if self.evidence == "all":
+            self.references_ = descriptors.fit(jax.random.fold_in(key, 2), bank.images)
+            self.view_weights_ = scoring.view_weights(self.view_entropies_)
         evidence = self._evidence(self.view_entropies_, bank.images)
         self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
         self.decision_scores_, self.surprises_ = self._fuse(evidence)
@@ -394,7 +396,7 @@ class E3Outlier(BaseEstimator):
 
     def _evidence(self, entropies: np.ndarray, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """Each kind of evidence, float64 [n], larger = more outlying."""
-        of_network = {fusion.NETWORK: ranking.image_entropies(entropies)}
+        of_network = {fusion.NETWORK: ranking.image_entropies(entropies, self.view_weights_)}
         if not self.references_:
             return of_network
         how = {"on_progress": self.on_progress}

@@ -68,5 +68,5 @@ E3OUTLIER = Method(
 FACTORED = dataclasses.replace(
     E3OUTLIER,
     loss=losses.factored_supervision,
-    scores={"factored": _rule("ne")},
+    scores={"factored": lambda key, scores: scores.weighted_mean("ne")},
 )

@@ -97,9 +97,9 @@ def view_entropies(scores: scoring.ViewScores) -> np.ndarray:
     return -scores.rules["ne"]
 
 
-def image_entropies(entropies: np.ndarray) -> np.ndarray:
-    """Scores of images, float64 [n], from the entropies of their views [n, k]."""
-    return np.mean(entropies, axis=1, dtype=np.float64)
+def image_entropies(entropies: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Scores of images, float64 [n], from the entropies of their views [n, k] and weights [k]."""
+    return (entropies * weights).mean(axis=1)
 
 
 def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:

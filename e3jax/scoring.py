@@ -59,6 +59,22 @@ class ViewScores(NamedTuple):
         """Scores of the images by a rule: float64 [n], means over their views."""
         return self.rules[rule].mean(axis=1, dtype=np.float64)
 
+    def weighted_mean(self, rule: str = "ne") -> np.ndarray:
+        """The same, with each operation's weight as :func:`view_weights` gives it."""
+        return (self.rules[rule] * view_weights(self.rules[rule])).mean(axis=1)
+
+
+def view_weights(scores: np.ndarray) -> np.ndarray:
+    """Weights of operations by which all are heard alike, float64 [k] of mean 1.
+
+    They are the inverse of the median absolute deviation of a collection's scores [n, k], for a
+    plain mean listens most to the operations whose scores vary most. No operation weighs more than
+    ten times what an ordinary one does.
+    """
+    spread = np.median(np.abs(scores - np.median(scores, axis=0)), axis=0).astype(np.float64)
+    weights = 1 / np.maximum(spread, max(0.1 * np.median(spread), 1e-9))
+    return weights / weights.mean()
+
 
 def view_scores(x: jax.Array, outputs: tuple) -> ViewScores:
     """An ``evaluate`` for :func:`make_evaluator`; outputs are logits and representation."""

@@ -1,30 +1,188 @@
-"""Draws all views of one image as a labelled sheet.
+"""Measures what each operation is worth by itself, and what weights for operations gain.
 
-The image is a digit of the embedded MNIST, or a file of yours (made square and resized to 32 x 32).
+For each class as the inliers, a network is trained by the quick protocol as e3outlier+ trains it.
+Each operation's own scores, the NE of its views alone, then give its AUROC, and without labels its
+pretext accuracy and its agreement with all other operations. The page's second table compares ways
+to fuse the operations' scores. `views` draws all views of one image as a labelled sheet.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import command
+import jax
 import numpy as np
+import pandas as pd
+import scipy.stats
+from paper import figures, tables
 from PIL import Image
-from sweep import flags
+from rich.console import Console
+from sweep import flags, store
+from sweep.plan import QUICK_IMAGES
+from sweep.provenance import provenance
 
-from e3jax import datasets, operations, runtime, sheet
+from e3jax import (
+    contamination,
+    datasets,
+    fitting,
+    fusion,
+    metrics,
+    operations,
+    runtime,
+    scoring,
+    sheet,
+)
+from e3jax.methods import FACTORED
+
+_RATIO = 0.1
+_WHERE = ["dataset", "source", "inlier_class", "seed"]
 
 
 def main() -> int:
-    parser = flags.parser(__doc__)
-    parser.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
-    parser.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
-    parser.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
-    parser.add_argument("--out", default="views.png", help="PNG or PDF to write")
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    measure = commands.add_parser(
+        "measure", help="train and measure", description=measure_all.__doc__
+    )
+    flags.add_data(measure)
+    measure.add_argument("--classes", type=int, nargs="+", help="inlier classes (default: all)")
+    measure.add_argument("--steps", type=flags.positive, help="default: the quick protocol's")
+    measure.add_argument("--max-images", type=int, default=QUICK_IMAGES, help="of each set")
+    measure.add_argument("--seed", type=int, default=0, help="draws sets and trainings")
+    measure.add_argument("--out", type=Path, default="runs", help="folder of the tables")
+    measure.set_defaults(do=measure_all)
+    draw = commands.add_parser("draw", help="draw the figure", description=draw_all.__doc__)
+    draw.add_argument("tables", type=Path, help="folder of the tables")
+    draw.add_argument("--out", type=Path, default="operations.png", help="figure to write")
+    draw.set_defaults(do=draw_all)
+    views = commands.add_parser("views", help="draw views", description=draw_views.__doc__)
+    views.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
+    views.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
+    views.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
+    views.add_argument("--out", default="views.png", help="PNG or PDF to write")
+    views.set_defaults(do=draw_views)
     args = parser.parse_args()
-    return command.run(lambda console: work(args), "Nothing was written.")
+    return command.run(lambda console: args.do(args, console), "The same command continues.")
 
 
-def work(args: argparse.Namespace) -> None:
+# --- Measuring ---------------------------------------------------------------------------------
+
+
+def measure_all(args: argparse.Namespace, console: Console) -> None:
+    """Adds rows to operations.csv and operations_fused.csv; classes that have rows are left out."""
+    runtime.prepare()
+    data = flags.load(args, console.print)
+    single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
+    done = set()
+    if fused.exists():
+        done = set(pd.read_csv(fused)[_WHERE].itertuples(index=False, name=None))
+    classes = args.classes or range(len(data.class_names))
+    wheres = [(data.name, data.source, c, args.seed) for c in classes]
+    todo = [where for where in wheres if where not in done]
+    console.print(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for where in command.progress(todo, "classes", console):
+        columns = dict(zip(_WHERE, where, strict=True)) | {"max_images": args.max_images}
+        of_operations, of_ways = measure(data, columns, args.steps)
+        store.append_rows(single, of_operations[0], of_operations)
+        store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
+        console.print(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
+    print(table(pd.read_csv(fused)))
+
+
+def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[list, list]:
+    """The rows of one class: one for each operation, and one for each way to fuse them."""
+    drawn = (columns["inlier_class"], _RATIO, columns["seed"])
+    size = columns["max_images"] or None
+    found = contamination.contaminate(data.images, data.labels, *drawn, max_images=size)
+    config = FACTORED.quick_config()
+    config = config._replace(steps=steps or config.steps)
+    fitted = fitting.fit(jax.random.key(columns["seed"]), found.images, FACTORED, config)
+    scores, truth = fitting.score(fitted, found.images), found.is_outlier
+    ne, operation_set = scores.rules["ne"], fitting.operation_set(config.operations, fitted.side)
+    agreement = agreements(ne)
+    singles = [
+        columns
+        | {"operation": operation_set.names[k], "family": operation_set.families[k]}
+        | {"auroc": metrics.auroc(ne[:, k], truth), "accuracy": float(scores.accuracy[:, k].mean())}
+        | {"agreement": float(agreement[k])}
+        for k in range(len(operation_set))
+    ]
+    of_family = np.array(operation_set.families)
+    ways = {
+        "plain mean": ne.mean(1),
+        "by spread": scores.weighted_mean(),
+        "by agreement": ne @ agreement,
+        "by spread and agreement": ne @ (agreement * scoring.view_weights(ne)),
+        "mean of surprises": -np.mean([surprise(ne[:, k]) for k in range(ne.shape[1])], axis=0),
+        "median": np.median(ne, axis=1),
+        **{f"{name} alone": ne[:, of_family == name].mean(1) for name in dict.fromkeys(of_family)},
+        "families' surprises": -np.mean(
+            [surprise(ne[:, of_family == name].mean(1)) for name in dict.fromkeys(of_family)],
+            axis=0,
+        ),
+    }
+    judge = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
+    fused = [
+        columns | {"way": way} | {m: f(values, truth) for m, f in judge.items()} | provenance()
+        for way, values in ways.items()
+    ]
+    return singles, fused
+
+
+def agreements(scores: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each operation's scores [n, k] with the mean of all others: [k]."""
+    others = scores.sum(1, keepdims=True) - scores
+    pairs = zip(scores.T, others.T, strict=True)
+    return np.array([scipy.stats.spearmanr(own, other).statistic for own, other in pairs])
+
+
+def surprise(scores: np.ndarray) -> np.ndarray:
+    return fusion.scale(-scores).surprise(-scores)
+
+
+# --- Showing -----------------------------------------------------------------------------------
+
+
+def table(fused: pd.DataFrame) -> str:
+    """AUROC and AUPR-out of each way to fuse operations, in percent: means over classes."""
+    means = 100 * fused.groupby(["way", "dataset"], sort=False)[["auroc", "aupr_out"]].mean()
+    sets = list(dict.fromkeys(fused["dataset"]))
+    lines = [
+        [way, *("{auroc:.1f} / {aupr_out:.1f}".format(**means.loc[way, name]) for name in sets)]
+        for way in dict.fromkeys(fused["way"])
+    ]
+    return tables.table(["scores of operations fused by", *sets], lines)
+
+
+def prediction_table(single: pd.DataFrame) -> str:
+    """How well what is known without labels predicts each operation's AUROC, class by class."""
+    lines = []
+    for name, rows in single.groupby("dataset", sort=False):
+        found = {}
+        for estimate in ("agreement", "accuracy"):
+            of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", estimate]]
+            found[estimate] = of_classes.corr("spearman").xs("auroc", level=-1)[estimate]
+        texts = (f"{v.mean():.2f} ({v.min():.2f} to {v.max():.2f})" for v in found.values())
+        of_family = 100 * rows.groupby("family", sort=False)["auroc"].mean()
+        lines.append([name, *(f"{auroc:.1f}" for auroc in of_family), *texts])
+    families = [f"{name}, AUROC of one" for name in dict.fromkeys(single["family"])]
+    return tables.table(["images", *families, "agreement", "pretext accuracy"], lines)
+
+
+def draw_all(args: argparse.Namespace, console: Console) -> None:
+    """Draws each operation's AUROC against its agreement with the others, means over classes."""
+    single = pd.read_csv(args.tables / "operations.csv")
+    keys = ["dataset", "family", "operation"]
+    means = single.groupby(keys, sort=False)[["agreement", "auroc"]].mean().reset_index()
+    means["auroc"] *= 100
+    figures.plot_operations(args.out, means)
+    console.print(f"The figure is in {args.out}")
+
+
+def draw_views(args: argparse.Namespace, console: Console) -> None:
+    """Draws all views of one image, a digit of the embedded MNIST or a file resized to 32 x 32."""
     runtime.prepare()
     operation_set = operations.operation_set(args.operations, fill=args.fill)
     if args.image:
@@ -34,7 +192,7 @@ def work(args: argparse.Namespace) -> None:
         data = datasets.load("mnist", source="embedded")
         image = data.images[data.labels == 7][0]
     sheet.plot_views(args.out, image, operation_set)
-    print(f"{len(operation_set)} views in {args.out}")
+    console.print(f"{len(operation_set)} views in {args.out}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ DAMAGES = {
     "a bit of the weights": lambda saved: flipped(saved, header_of(saved) + 1000),
     "a digit of the header": lambda saved: saved.read_bytes().replace(b"0.2,", b"0.3,", 1),
     "another program's": lambda saved: safetensors.numpy.save({"a": np.zeros(3)}),
-    "a later format": lambda saved: saved.read_bytes().replace(b'format\\": 3', b'format\\": 4'),
+    "a later format": lambda saved: saved.read_bytes().replace(b'format\\": 4', b'format\\": 5'),
 }
 
 
@@ -120,7 +120,7 @@ def test_damaged_and_foreign_files_are_refused_in_a_sentence(saved, damage):
     assert content != saved.read_bytes()
     saved.write_bytes(content)
     with pytest.raises(
-        InputError, match="model (is damaged|is no detector|has format 4)"
+        InputError, match="model (is damaged|is no detector|has format 5)"
     ) as caught:
         load(saved)
     assert "\n" not in str(caught.value)

@@ -64,14 +64,19 @@ def test_statistics_see_the_scale_and_direction_of_a_texture(degrees, sector, pe
 
 def test_statistics_see_brightness_and_contrast_of_each_channel():
     image = np.random.default_rng(0).random((32, 32, 3), np.float32)
-    found = np.asarray(descriptors.statistics(image))
-    np.testing.assert_allclose(found[24:27], image.mean((0, 1)), rtol=1e-5)
-    np.testing.assert_allclose(np.exp(found[27:]), image.std((0, 1)) + 1e-2, rtol=1e-4)
+    found, grey = (np.asarray(descriptors.statistics(x)) for x in (image, image[..., :1]))
+    red, green, blue = np.moveaxis(image, -1, 0)
+    light = (red + green + blue) / np.sqrt(3)
+    opponent = [light, (red - green) / np.sqrt(2), (red + green - 2 * blue) / np.sqrt(6)]
+    for values, channels in ((found[24:], opponent), (grey[24:], [red])):
+        means, deviations = np.split(values, 2)
+        np.testing.assert_allclose(means, np.mean(channels, (1, 2)), atol=1e-6)
+        np.testing.assert_allclose(np.exp(deviations), np.std(channels, (1, 2)) + 1e-2, rtol=1e-4)
 
 
-def references(features, scaled=False):
+def references(features, whitened=False):
     """As fit keeps them, of features that are no images'."""
-    return descriptors._references(np.float32(features), scaled)
+    return descriptors._references(np.float32(features), whitened)
 
 
 def test_distances_are_to_the_nearest_references_but_oneself():
@@ -79,12 +84,26 @@ def test_distances_are_to_the_nearest_references_but_oneself():
     np.testing.assert_allclose(references(points).distances(points), [1, 1, 2, 4])
 
 
-def test_scaled_distances_do_not_depend_on_the_features_scale():
-    features = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
-    scaled = features * np.float32([1, 100, 0.01]) + 5
-    found, again = (references(a, scaled=True).distances(a) for a in (features, scaled))
-    np.testing.assert_allclose(found, again, rtol=1e-3)
-    assert not np.allclose(references(scaled).distances(scaled), found, rtol=0.1)
+def test_whitened_distances_depend_neither_on_scales_nor_on_what_the_features_share():
+    features = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
+    mixed = features @ np.float32([[1, 50, 0], [0, 100, 0], [0, 0, 0.01]]) + 5
+    found, again = (references(a, whitened=True).distances(a) for a in (features, mixed))
+    np.testing.assert_allclose(found, again, rtol=0.05)
+    np.testing.assert_allclose(found, references(features).distances(features), rtol=0.1)
+    assert not np.allclose(references(mixed).distances(mixed), found, rtol=0.5)
+
+
+def test_equal_images_are_at_one_distance_in_any_company():
+    features = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
+    features[[7, 33, 49]] = features[0]
+    fitted = references(features, whitened=True)
+    together = fitted.distances(features)
+    assert len({*together[[0, 7, 33, 49]], *fitted.distances(features[:1])}) == 1
+
+
+def test_features_that_are_all_the_same_are_at_distance_0():
+    features = np.ones((5, 4), np.float32)
+    assert references(features, whitened=True).distances(features).max() == 0
 
 
 @pytest.fixture(scope="module")

@@ -324,3 +324,24 @@ def _lines(axes: Axes, curves: pd.DataFrame, title: str, **style) -> None:
     axes.set(xlabel="step", ylabel="", xlim=(0, curves.index.max()))
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+
+
+# --- Operations one by one -----------------------------------------------------------------------
+
+
+def plot_operations(path: Path | str, means: pd.DataFrame) -> None:
+    """Draws what each operation is worth against what can be known of it without labels.
+
+    Args:
+      path: PNG, PDF or SVG file.
+      means: a row for each operation and data set, with columns ``dataset``, ``family``,
+        ``agreement`` and ``auroc`` (percent).
+    """
+    names = list(dict.fromkeys(means["dataset"]))
+    figure = Figure(figsize=(0.6 + 3.4 * len(names), 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        rows = means[means["dataset"] == name]
+        how = {"x": "agreement", "y": "auroc", "hue": "family", "style": "family"}
+        sns.scatterplot(rows, **how, palette="colorblind", ax=axes, legend=name == names[0])
+        axes.set(title=name, xlabel="agreement with the others", ylabel="AUROC by it alone (%)")
+    save_figure(path, figure)

@@ -6,7 +6,7 @@ added to ``ENTRIES``.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -136,7 +136,11 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
 
 def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
     described = _describe(FACTORED, protocol, grey)
-    return described | {"constants": {"descriptors": list(descriptors.DESCRIPTORS)}}
+    return described | {"constants": _constants(descriptors.DESCRIPTORS)}
+
+
+def _constants(names: Iterable[str]) -> dict[str, Any]:
+    return {"descriptors": {name: descriptors.DESCRIPTORS[name].whitened for name in names}}
 
 
 def train_and_fuse(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
@@ -158,8 +162,8 @@ def _fuse(run: Run, images: np.ndarray, mesh: Mesh, names=(), **evidence) -> np.
 
 UNTRAINED = {
     **pixels.METHODS,
-    "descriptors": {"descriptors": list(descriptors.DESCRIPTORS)},
-    "hog-knn": {"descriptors": ["shape"]},
+    "descriptors": _constants(descriptors.DESCRIPTORS),
+    "hog-knn": _constants(["shape"]),
 }
 
 
