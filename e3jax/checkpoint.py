@@ -6,6 +6,7 @@ Files are written whole or not at all, and hold numbers and text only: loading o
 import hashlib
 import importlib.metadata
 import json
+import numbers
 import os
 import platform
 import threading
@@ -25,7 +26,7 @@ from e3jax.ranking import Health
 
 # Raised when what a file holds changes its meaning.
 _FORMAT = 4
-_ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_")
+_ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_", "copy_of_")
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
@@ -36,19 +37,15 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
 
     It holds the network, the collection's scores and file names, preprocessing, parameters and the
     versions it was made with. Of parameters ``on_progress`` is left out, and so is a
-    ``random_state`` that is no integer: neither changes what a fitted detector says.
+    ``random_state`` that is no integer: neither changes what a fitted detector says. An object as
+    ``contamination`` becomes the share that it found; the threshold stays.
 
     Raises:
       sklearn.exceptions.NotFittedError: before ``fit``.
-      ValueError: ``contamination`` is an object, or ``network`` a function.
+      ValueError: ``network`` is a function; or the file is another program's.
       OSError: the file cannot be written; nothing of it is left then.
     """
     check_is_fitted(detector, "decision_scores_")
-    if not isinstance(detector.contamination, (float, int, str)):
-        raise ValueError(
-            "contamination is an object, which cannot be saved: call set_contamination with a "
-            "number or 'auto' first"
-        )
     if callable(detector.network_):
         raise ValueError(
             "network is a function, which cannot be saved: keep variables_ and the program that "
@@ -58,6 +55,11 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     del parameters["on_progress"]
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
+    if not isinstance(parameters["contamination"], (numbers.Real, str)):
+        # Of an object of PyThresh its result is kept, as the share that it found.
+        share = float(detector.labels_.mean())
+        parameters["contamination"] = share if 0 < share <= 0.5 else "auto"
+    check_target(path)
     tree = {name: getattr(detector, name) for name in (*_ARRAYS, *_TREES)}
     flat = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
@@ -67,13 +69,29 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         "fitted": {name: getattr(detector, name) for name in _FITTED},
         "paths": detector.paths_.tolist(),
         "health": detector.health_._asdict(),
-        "versions": {name: importlib.metadata.version(name) for name in ("e3jax", "jax", "numpy")}
-        | {"python": platform.python_version()},
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
+        | {"e3jax": e3jax.__version__, "python": platform.python_version()},
     }
     text = json.dumps(about, default=_plain)
     metadata = {"e3jax": text, "sha256": _digest(text, arrays)}
     content = safetensors.numpy.save(arrays, metadata)
     files.write_atomically(path, lambda file: file.write(content))
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Raises an InputError, in one sentence, if :func:`save` could not write there or ought not."""
+    path = Path(path)
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise images.InputError(
+            f"{path} cannot be written, {path.parent} is no folder that one may write to: choose "
+            "another place for the detector"
+        )
+    if path.is_dir():
+        raise images.InputError(f"{path} is a folder, expected a file for the detector: name one")
+    if path.exists() and b'"e3jax"' not in path.read_bytes()[: 1 << 20]:
+        raise images.InputError(
+            f"{path} is there and no detector of e3jax, so it is not replaced: choose another name"
+        )
 
 
 def load(path: str | os.PathLike) -> E3Outlier:
@@ -148,9 +166,9 @@ def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers for JSON."""
-    if isinstance(value, np.generic):
-        return value.item()
+    """NumPy's numbers and arrays for JSON."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be saved")
 
 

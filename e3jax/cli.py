@@ -7,7 +7,6 @@ moves back).
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import re
@@ -20,6 +19,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+import e3jax
 from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime, sheet
 from e3jax.estimator import EVIDENCE, E3Outlier
 from e3jax.files import printable
@@ -36,9 +36,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"e3jax {importlib.metadata.version('e3jax')}"
-    )
+    parser.add_argument("--version", action="version", version=f"e3jax {e3jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_rank(commands)
     _add_score(commands)
@@ -50,7 +48,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _add_rank(commands) -> None:
     parser = _command(commands, "rank", rank, "learn a folder of images and rank its images")
     add = parser.add_argument
-    add("photos", type=Path, metavar="PHOTOS", help="folder; all images below it are taken")
+    _add_photos(parser, "PHOTOS")
     add("--out", type=Path, default="report", help="folder for the report")
     add("--contamination", type=_contamination, default=0.1, help="share of outliers, or auto")
     add("--save", type=Path, metavar="MODEL", help="save the trained detector to this file")
@@ -64,10 +62,15 @@ def _add_rank(commands) -> None:
     add("--resize", default="squash", choices=FITS, help="how images become square")
 
 
+def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
+    text = "folders, of which all images below them are taken, and files"
+    parser.add_argument("photos", type=Path, nargs="+", metavar=name, help=text)
+
+
 def _add_score(commands) -> None:
     parser = _command(commands, "score", score, "score new images with a saved detector")
     parser.add_argument("model", type=Path, metavar="MODEL", help="file of rank --save")
-    parser.add_argument("photos", type=Path, metavar="NEW_PHOTOS", help="folder")
+    _add_photos(parser, "NEW_PHOTOS")
     # Not the default of rank, whose report it would replace.
     parser.add_argument("--out", type=Path, default="report-new", help="folder for the report")
 
@@ -116,8 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     args = parse_args(arguments)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return args.do(args, console)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_: console.print(f"warning: {text}")
+            return args.do(args, console)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red")
         return 2
@@ -138,28 +145,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def rank(args: argparse.Namespace, console: Console) -> int:
-    _check_folder(args.out)
+    detector = E3Outlier(
+        contamination=args.contamination,
+        evidence=args.evidence,
+        network=args.network,
+        operations=args.operations,
+        steps="auto" if args.steps is None else args.steps,
+        time_budget=args.time_budget,
+        image_size=args.image_size,
+        resize=args.resize,
+        random_state=args.seed,
+    )
+    # All that can be wrong is told before hours of work, not after them.
+    detector.check_parameters()
+    if args.save:
+        checkpoint.check_target(args.save)
     paths, closed = _find(args)
+    _check_folder(args.out)
     runtime.prepare()
+    runtime.devices()
     with _bars(console) as on_progress:
-        detector = E3Outlier(
-            contamination=args.contamination,
-            evidence=args.evidence,
-            network=args.network,
-            operations=args.operations,
-            steps="auto" if args.steps is None else args.steps,
-            time_budget=args.time_budget,
-            image_size=args.image_size,
-            resize=args.resize,
-            random_state=args.seed,
-            on_progress=on_progress,
-        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # said at the end
-            detector.fit(paths)
+            detector.set_params(on_progress=on_progress).fit(paths)
+        rows = _report(args, detector.ranking_, closed, on_progress)
         if args.save:
             checkpoint.save(detector, args.save)
-        rows = _report(args, detector.ranking_, closed, on_progress)
     _sum_up(console, args.out, rows, closed + detector.health_.unreadable)
     health = detector.health_
     console.print(
@@ -172,10 +183,11 @@ def rank(args: argparse.Namespace, console: Console) -> int:
 
 
 def score(args: argparse.Namespace, console: Console) -> int:
-    _check_folder(args.out)
-    runtime.prepare()
     detector = checkpoint.load(args.model)
     paths, closed = _find(args)
+    _check_folder(args.out)
+    runtime.prepare()
+    runtime.devices()
     with _bars(console) as on_progress:
         detector.on_progress = on_progress
         found = detector.rank(paths)
@@ -193,10 +205,16 @@ def _judge(console: Console, detector: E3Outlier) -> int:
 
 
 def _find(args: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable]]:
-    """The images below PHOTOS, by absolute paths, without those that are in quarantine."""
-    paths, closed = reading.find_files(args.photos.absolute())
-    aside = args.out.absolute() / quarantine.FOLDER
-    return [path for path in paths if aside not in path.parents], closed
+    """The images of PHOTOS, by absolute paths, each once, without those that are in quarantine."""
+    aside, paths, closed = args.out.absolute() / quarantine.FOLDER, {}, []
+    for photos in args.photos:
+        if photos.is_file():
+            paths[photos.absolute()] = None
+            continue
+        found, left_out = reading.find_files(photos.absolute())
+        paths |= dict.fromkeys(path for path in found if aside not in path.parents)
+        closed += left_out
+    return list(paths), closed
 
 
 @contextlib.contextmanager
@@ -223,7 +241,7 @@ def _bars(console: Console) -> Iterator:
 
 
 def _check_folder(folder: Path) -> None:
-    """Checks before hours of work, not after them."""
+    """Makes the folder for the report."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the report: choose another")
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,15 +253,18 @@ def _report(args, found: ranking.Ranking, closed: list, on_progress) -> list[dic
     """Writes the tables and the gallery; returns the rows of the first."""
     found = found._replace(unreadable=closed + found.unreadable)
     rows = ranking.write_tables(args.out, found)
-    title = f"e3jax: {args.photos.absolute().name}"
+    title = f"e3jax: {', '.join(photos.absolute().name for photos in args.photos[:3])}"
     gallery.write_gallery(args.out / _GALLERY, found, title=title, on_progress=on_progress)
     return rows
 
 
 def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
     outliers = [row for row in rows if row["outlier"]]
-    for row in outliers[:_SHOWN]:
-        print(f"{row['score']:.3f}  {printable(row['path'])}")
+    lines = [f"{row['score']:.3f}  {printable(row['path'])}" for row in outliers[:_SHOWN]]
+    try:
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    except BrokenPipeError:  # whoever read them has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from e3jax import runtime
+
 # The mesh has this one axis: images of a batch are split over it, everything else is replicated.
 AXIS = "batch"
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
@@ -37,7 +39,7 @@ _BLOCKS_AHEAD = 2
 
 def device_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh of one axis over the given devices (default: all, of all processes of the job)."""
-    devices = jax.devices() if devices is None else devices
+    devices = runtime.devices() if devices is None else devices
     return jax.make_mesh(
         (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
     )

@@ -3,6 +3,7 @@
 import math
 import numbers
 import os
+import pickle
 import time
 import warnings
 
@@ -14,11 +15,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from e3jax import (
+    copies,
     descriptors,
     devices,
     fitting,
     fusion,
     images,
+    metrics,
     networks,
     operations,
     ranking,
@@ -65,7 +68,7 @@ class E3Outlier(BaseEstimator):
       time_budget: approximate seconds that ``fit`` may take; the training is shortened to fit (not
         below 100 steps), so scores then depend on the machine. None: no limit.
       batch_size: views per step.
-      image_size: even side in pixels to which all images are resized (Pillow, bilinear with
+      image_size: even side in pixels to which all images are resized (Pillow, bicubic with
         antialiasing).
       resize: how images that are not square become so, see :func:`e3jax.reading.read_files`.
       value_range: (smallest, largest) value of float arrays; None infers it from those given to
@@ -88,6 +91,9 @@ class E3Outlier(BaseEstimator):
       paths_: str [n], files of the collection; image numbers for arrays.
       health_: :class:`Health`; ``fit`` also warns if it is bad.
       value_range_: of float arrays; None otherwise.
+      copy_of_: int [n], for each image of the collection its first exact copy, maybe itself. Copies
+        are trained, scored and counted once, so ``contamination`` is a share of different images.
+      alike_: int [n], the same to the eye, see :func:`e3jax.copies.near`; not saved.
       colour_: whether images are RGB, else grey.
       variables_, network_, steps_: the trained network, its name, and its training steps.
 
@@ -131,29 +137,47 @@ class E3Outlier(BaseEstimator):
           ValueError: bad parameters.
         """
         began = time.monotonic()
-        self._check_parameters()
-        self.value_range_ = self._infer_range(X)
+        self.check_parameters()
+        # On another one: whatever stops a fit leaves a fitted detector as it was.
+        fitted = type(self)(**self.get_params(deep=False))
+        fitted._fit(X, began)
+        self.__dict__ |= {name: v for name, v in vars(fitted).items() if name.endswith("_")}
+        if self.health_.warning:
+            warnings.warn(self.health_.warning, HealthWarning, stacklevel=2)
+        return self
+
+    def _fit(self, X, began: float) -> None:
+        self.value_range_ = self._range(X)
         self.colour_ = None  # as the collection is
-        bank, unreadable, _ = self.read(X, least=2)
+        bank, unreadable, _ = self._read(X, self.value_range_, least=2)
         self.colour_ = bank.images.shape[-1] == 3
-        config = self._config(len(bank.images))
+        self.copy_of_ = copies.exact(bank.images)
+        # Copies are trained, counted and scored once; with one image alone nothing is learnt.
+        first = np.flatnonzero(self._is_first)
+        first = first if len(first) > 1 else np.arange(len(bank.images))
+        pictures, everywhere = bank.images[first], np.searchsorted(first, self.copy_of_)
+        config = self._config(len(pictures))
         if self.time_budget is not None:
-            config = self._shorten(config, bank.images, began + self.time_budget)
+            config = self._shorten(config, pictures, began + self.time_budget)
         key = jax.random.key(check_random_state(self.random_state).randint(_SEEDS))
-        fitted = fitting.fit(key, bank.images, self._method, config, on_progress=self.on_progress)
+        fitted = fitting.fit(key, pictures, self._method, config, on_progress=self.on_progress)
         self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
         self.variables_ = jax.device_get(fitted.state.variables)
-        scores = self._score(bank.images)
-        self.view_entropies_ = ranking.view_entropies(scores)
-        self.median_entropies_ = np.median(self.view_entropies_, axis=0)
+        scores = self._score(pictures)
+        entropies = ranking.view_entropies(scores)
+        self.median_entropies_ = np.median(entropies, axis=0)
         self.references_, self.view_weights_ = {}, np.ones(config.k)
         if self.evidence == "all":
-            self.references_ = descriptors.fit(jax.random.fold_in(key, 2), bank.images)
-            self.view_weights_ = scoring.view_weights(self.view_entropies_)
-        evidence = self._evidence(self.view_entropies_, bank.images)
+            self.references_ = descriptors.fit(jax.random.fold_in(key, 2), pictures)
+            self.view_weights_ = scoring.view_weights(entropies)
+        evidence = self._evidence(entropies, pictures)
         self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
-        self.decision_scores_, self.surprises_ = self._fuse(evidence)
-        self.deviations_ = fusion.fuse(jax.tree.map(thresholds.deviations, evidence))
+        found = self._fuse(evidence)
+        deviations = fusion.fuse(jax.tree.map(thresholds.deviations, evidence))
+        self.view_entropies_, self.deviations_ = entropies[everywhere], deviations[everywhere]
+        self.decision_scores_ = found[0][everywhere]
+        self.surprises_ = {name: values[everywhere] for name, values in found[1].items()}
+        self.alike_ = copies.near(bank.images)
         self.health_ = Health(
             pretext_accuracy=float(scores.accuracy.mean()),
             chance=1 / config.k,
@@ -162,9 +186,46 @@ class E3Outlier(BaseEstimator):
             unreadable=unreadable,
             warning=scoring.check_fit(scores),
         )
-        if self.health_.warning:
-            warnings.warn(self.health_.warning, HealthWarning, stacklevel=2)
-        return self._set_threshold()
+        self._set_threshold()
+
+    @property
+    def _is_first(self) -> np.ndarray:
+        """Whether each image of the collection is no copy of one before it, bool [n]."""
+        return self.copy_of_ == np.arange(len(self.copy_of_))
+
+    def fit_predict(self, X, y=None) -> np.ndarray:
+        """``fit``, and the labels of the collection, int [n]."""
+        return self.fit(X).labels_
+
+    def fit_predict_score(self, X, y, scoring="roc_auc_score") -> float:
+        """``fit``, and how well the scores agree with the true labels y [n], 1 = outlier.
+
+        Args:
+          X: images.
+          y: labels.
+          scoring: "roc_auc_score", the AUROC; "prc_n_score", the share of outliers among the first
+            n images, for n outliers.
+
+        Raises:
+          NotImplementedError: for another scoring.
+        """
+        if scoring not in ("roc_auc_score", "prc_n_score"):
+            raise NotImplementedError(
+                f"scoring is {scoring!r}, expected 'roc_auc_score' or 'prc_n_score'"
+            )
+        found, y = self.fit(X), np.asarray(y).astype(bool)
+        if scoring == "roc_auc_score":
+            return metrics.auroc(-found.decision_scores_, y)
+        return float(y[found.ranking_.order[: y.sum()]].mean())
+
+    def __getstate__(self) -> dict:
+        """For pickle, which a progress bar does not survive."""
+        state = super().__getstate__()
+        try:
+            pickle.dumps(self.on_progress)
+        except Exception:  # of any type
+            state = state | {"on_progress": silent}
+        return state
 
     def decision_function(self, X) -> np.ndarray:
         """Scores [n] of images, larger = more outlying; those of ``fit`` score as they did there.
@@ -192,7 +253,8 @@ class E3Outlier(BaseEstimator):
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
         check_is_fitted(self, "view_entropies_")
         found = (self.decision_scores_, self.surprises_)
-        return self._rank(self.paths_, self.view_entropies_, *found, self.health_.unreadable)
+        evidence = (self.alike_, self.view_entropies_, *found)
+        return self._rank(self.paths_, *evidence, self.health_.unreadable)
 
     def rank(self, X) -> ranking.Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -200,16 +262,16 @@ class E3Outlier(BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
-        check_is_fitted(self, "decision_scores_")
         bank, unreadable, _ = self.read(X)
         entropies = ranking.view_entropies(self._score(bank.images))
         found = self._fuse(self._evidence(entropies, bank.images))
-        return self._rank(bank.ids, entropies, *found, unreadable)
+        return self._rank(bank.ids, copies.near(bank.images), entropies, *found, unreadable)
 
-    def _rank(self, paths, entropies, scores, surprises, unreadable) -> ranking.Ranking:
+    def _rank(self, paths, alike, entropies, scores, surprises, unreadable) -> ranking.Ranking:
         operation_set = self.operation_set()
         return ranking.Ranking(
             paths=paths,
+            copy_of=alike,
             scores=scores,
             evidence=ranking.Evidence(
                 entropies, self.median_entropies_, operation_set, self.resize, surprises
@@ -250,6 +312,20 @@ class E3Outlier(BaseEstimator):
         probability = np.column_stack([1 - outlier, outlier])
         return (probability, self._confidence(scores)) if return_confidence else probability
 
+    def predict_with_rejection(self, X, *args, **kwargs):
+        """Labels [n] of images, -2 where a prediction is too unsure (Perini & Davis 2023).
+
+        By PyOD's own code, which explains the parameters.
+
+        Raises:
+          ImportError: PyOD is not installed.
+        """
+        return _pyods_detector().predict_with_rejection(self, X, *args, **kwargs)
+
+    def compute_rejection_stats(self, *args, **kwargs):
+        """Rates and costs of ``predict_with_rejection``, which see."""
+        return _pyods_detector().compute_rejection_stats(self, *args, **kwargs)
+
     def predict_confidence(self, X) -> np.ndarray:
         """How stable each prediction is if the collection were drawn again, in [0, 1].
 
@@ -264,16 +340,19 @@ class E3Outlier(BaseEstimator):
         self.contamination = contamination
         return self._set_threshold()
 
-    def read(self, X, least=1) -> reading.Collection:
+    def read(self, X) -> reading.Collection:
         """Reads a collection as the detector sees it, and what is left out of it.
 
         Raises:
-          InputError: bad images; fewer than ``least`` files can be read.
+          InputError: bad images; no file can be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
-        check_is_fitted(self, "colour_")
+        check_is_fitted(self, "decision_scores_")
+        return self._read(X, self._range(X), least=1)
+
+    def _read(self, X, value_range, least) -> reading.Collection:
         if not _are_paths(X):
-            array = images.to_uint8(X, self.value_range_)
+            array = images.to_uint8(X, value_range)
             array = images.resize(array, self.image_size, self.resize)
             return reading.Collection(images.as_bank(array, least=least), [])
         closed = []
@@ -292,7 +371,6 @@ class E3Outlier(BaseEstimator):
 
     def _readable(self, X) -> np.ndarray:
         """The images of a collection, all of which must be readable."""
-        check_is_fitted(self, "decision_scores_")
         bank, unreadable, _ = self.read(X)
         if unreadable:
             path, reason = unreadable[0]
@@ -314,7 +392,8 @@ class E3Outlier(BaseEstimator):
 
     # --- Parameters and images ---------------------------------------------------------------
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """Raises a ValueError, in one sentence, for parameters that ``fit`` would not take."""
         thresholds.check_contamination(self.contamination)
         for name, automatic in (("steps", True), ("batch_size", False), ("image_size", False)):
             value = getattr(self, name)
@@ -338,16 +417,32 @@ class E3Outlier(BaseEstimator):
             raise ValueError(
                 f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
             )
+        try:
+            check_random_state(self.random_state)
+        except ValueError as error:
+            raise ValueError(
+                f"random_state is {self.random_state!r}, expected an integer from 0 to 2**32 - 1"
+            ) from error
+        self.operation_set()
 
-    def _infer_range(self, X) -> tuple[float, float] | None:
+    def _range(self, X) -> tuple[float, float] | None:
+        """The range of float arrays: as given, else as in ``fit``, else their own, which is told."""
+        found = getattr(self, "value_range_", None)
         if self.value_range is not None:
-            return tuple(map(float, self.value_range))
-        found = None if _are_paths(X) else images.usual_range(X)
-        if found:
+            found = tuple(map(float, self.value_range))
+        usual = None if _are_paths(X) else images.usual_range(X)
+        if usual is None:
+            return found
+        lowest, highest, is_new = float(np.min(X)), float(np.max(X)), found is None
+        found = found or usual
+        span = found[1] - found[0]
+        is_clipped = lowest < found[0] - 0.1 * span or found[1] + 0.1 * span < highest
+        is_tiny = 16 * (usual[1] - usual[0]) < span and lowest < highest
+        if is_clipped or is_tiny or is_new:
             warnings.warn(
-                f"float images are taken to range from {found[0]:g} to {found[1]:g}: give "
-                "value_range to say otherwise",
-                stacklevel=3,
+                f"float images, here from {lowest:g} to {highest:g}, are taken to range from "
+                f"{found[0]:g} to {found[1]:g}: give value_range to say otherwise",
+                stacklevel=4,
             )
         return found
 
@@ -412,8 +507,9 @@ class E3Outlier(BaseEstimator):
     # --- Thresholds ----------------------------------------------------------------------------
 
     def _set_threshold(self) -> "E3Outlier":
+        once = self._is_first
         self.threshold_ = thresholds.threshold(
-            self.decision_scores_, self.contamination, self.deviations_
+            self.decision_scores_[once], self.contamination, self.deviations_[once]
         )
         return self
 
@@ -434,6 +530,14 @@ class E3Outlier(BaseEstimator):
         posterior = (1 + below) / (2 + n)
         outlier = 1 - scipy.stats.binom.cdf(n - int(n * share), n, posterior)
         return np.where(self._label(scores) == 1, outlier, 1 - outlier)
+
+
+def _pyods_detector() -> type:
+    try:
+        from pyod.models.base import BaseDetector
+    except ImportError as error:
+        raise ImportError("predictions with rejection need PyOD: pip install pyod") from error
+    return BaseDetector
 
 
 def _is_integer(value) -> bool:

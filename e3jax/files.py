@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -42,15 +43,25 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Iterable]) -> None:
     """Writes a CSV file atomically: a header line, then one line per row."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
+    write_text(path, "".join(map(_csv_line, [columns, *rows])))
+
+
+def _csv_line(values: Iterable) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(values)  # it quotes what its own "\r\n" is made of
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
-    """``cache_dir``, else E3JAX_CACHE_DIR, else e3jax in XDG_CACHE_HOME, else ~/.cache/e3jax."""
+    """``cache_dir``, else E3JAX_CACHE_DIR, else e3jax in XDG_CACHE_HOME, else ~/.cache/e3jax.
+
+    A user without a home gets a folder for temporary files.
+    """
     shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "e3jax")
-    return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or shared).expanduser()
+    try:
+        return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or shared).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), f"e3jax-{os.getuid()}")
 
 
 def printable(path: str | os.PathLike) -> str:

@@ -58,6 +58,7 @@ def write_gallery(
         "warning": ranking.health.warning,
         "threshold": ranking.threshold,
         "scores": _packed(ranking.scores[ranking.order], "<f8"),
+        "copies": ranking.copy_of[shown].tolist(),
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],

@@ -83,9 +83,14 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
       InputError: wrong shape or range, or values that are not finite.
     """
     images = _as_array(images)
+    if images.ndim == 3 and images.shape[1] > 4 and images.shape[2] in (1, 3, 4):
+        action = "for a single image, channels last, give image[None]"
+        raise _unexpected(images, "shape", "[n, h, w] or [n, h, w, c]", action)
     bank = images[..., None] if images.ndim == 3 else images
     if bank.ndim != 4 or bank.shape[-1] not in (1, 3) or not bank.size:
         action = "stack them along a first axis, and move channels last"
+        if images.ndim == 2:
+            action += "; e3jax.E3OutlierDetector takes flattened rows"
         raise _unexpected(images, "shape", "[n, h, w], [n, h, w, 1] or [n, h, w, 3]", action)
     kind = bank.dtype.kind
     if kind == "b":
@@ -95,8 +100,11 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
             raise InputError("images have values that are not finite: replace or drop them")
         if value_range is None:
             raise InputError("images are floats of an unknown range: give value_range")
-        lowest, highest = value_range
-        return np.uint8((255 * ((bank - lowest) / (highest - lowest or 1)).clip(0, 1)).round())
+        lowest, highest = map(float, value_range)
+        # In parts and in double precision, in which no range of narrower floats overflows.
+        parts = (bank[i : i + 1024].astype(np.float64) for i in range(0, len(bank), 1024))
+        unit = ((part - lowest) / (highest - lowest or 1) for part in parts)
+        return np.concatenate([np.uint8((255 * part.clip(0, 1)).round()) for part in unit])
     if kind not in "iu" or bank.min() < 0 or bank.max() > 255:
         raise _unexpected(images, "dtype", "integers from 0 to 255 or floats", "rescale them")
     return bank.astype(np.uint8, copy=False)
@@ -105,14 +113,23 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
 def usual_range(images) -> tuple[float, float] | None:
     """Guesses the value range of float images: 0 to 1, -1 to 1, 0 to 255, else their own range.
 
+    Values may lie outside a usual range by rounding, a thousandth of it. Those up to 255 must use
+    more than half of it: images from 0 to 16 have their own range.
+
     Returns None for images of other dtypes and for values that are not finite.
     """
     images = _as_array(images)
     if images.dtype.kind != "f" or not images.size or not np.isfinite(images).all():
         return None
     lowest, highest = float(images.min()), float(images.max())
-    usual = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
-    return next((r for r in usual if r[0] <= lowest and highest <= r[1]), (lowest, highest))
+    usual = [(0.0, 1.0), (-1.0, 1.0), *[(0.0, 255.0)] * (highest > 127.5)]
+    return next((r for r in usual if is_within(r, lowest, highest)), (lowest, highest))
+
+
+def is_within(value_range: tuple[float, float], lowest: float, highest: float) -> bool:
+    """Whether values are inside a range but for rounding, a thousandth of it."""
+    rounding = (value_range[1] - value_range[0]) / 1000
+    return value_range[0] - rounding <= lowest and highest <= value_range[1] + rounding
 
 
 def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:

@@ -16,7 +16,7 @@ from e3jax import files, operations, reading, scoring
 from e3jax.images import InputError
 
 SCORES = "scores.csv"
-COLUMNS = ("rank", "path", "score", "outlier")
+COLUMNS = ("rank", "path", "score", "outlier", "copy_of")
 
 
 class HealthWarning(UserWarning):
@@ -67,6 +67,8 @@ class Ranking(NamedTuple):
 
     Attributes:
       paths: str [n], files; image numbers for arrays.
+      copy_of: int [n], the first image that each is a copy of to the eye, maybe itself, see
+        :func:`e3jax.copies.near`.
       scores: float64 [n] in nats, larger = more outlying.
       evidence: what the scores follow from.
       threshold: images with larger scores are outliers.
@@ -75,6 +77,7 @@ class Ranking(NamedTuple):
     """
 
     paths: np.ndarray
+    copy_of: np.ndarray
     scores: np.ndarray
     evidence: Evidence
     threshold: float
@@ -105,18 +108,21 @@ def image_entropies(entropies: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:
     """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv.
 
-    Columns are ``COLUMNS``, and the surprise of each kind of evidence in nats.
+    Columns are ``COLUMNS``, and the surprise of each kind of evidence in nats. ``copy_of`` is the
+    path of the first of several copies, also its own; empty for images without copies.
 
     Returns:
       the rows of the first.
     """
     surprises = ranking.evidence.surprises
+    count = np.bincount(ranking.copy_of, minlength=len(ranking.paths))
     rows = [
         {
             "rank": rank,
             "path": str(ranking.paths[i]),
             "score": float(ranking.scores[i]),
             "outlier": int(ranking.is_outlier[i]),
+            "copy_of": str(ranking.paths[j]) if count[j := ranking.copy_of[i]] > 1 else "",
         }
         | {name: float(values[i]) for name, values in surprises.items()}
         for rank, i in enumerate(ranking.order, start=1)

@@ -1,12 +1,15 @@
 """Settings that programs make before they first use a device. Importing this sets nothing."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
 
 import jax
+import joblib
 
 from e3jax.files import cache_folder
+from e3jax.images import InputError
 
 _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
 
@@ -15,12 +18,40 @@ def prepare() -> None:
     """Splits the CPU into devices and keeps compiled programs in the user's cache folder.
 
     There is one device per core, because XLA uses the cores of a machine better through a mesh than
-    by itself. ``JAX_NUM_CPU_DEVICES`` and XLA's own flag take precedence.
+    by itself. ``JAX_NUM_CPU_DEVICES`` and XLA's own flag take precedence, and so does JAX if it has
+    started already.
     """
     chosen = jax.config.jax_num_cpu_devices != -1
     if not chosen and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", cpu_devices(cores()))
+        with contextlib.suppress(RuntimeError):  # it has started
+            jax.config.update("jax_num_cpu_devices", cpu_devices(cores()))
     _keep_compiled_programs(cache_folder() / "compiled")
+
+
+def devices() -> list[jax.Device]:
+    """All devices, of all processes of the job; starts JAX.
+
+    Raises:
+      InputError: JAX does not find the devices that the environment names.
+      RuntimeError: the process was forked from one in which this was called: JAX would deadlock.
+    """
+    _started_in.add(os.getpid())
+    if len(_started_in) > 1:
+        raise RuntimeError(
+            "this process was forked after e3jax had used JAX, which then deadlocks: start "
+            "processes with multiprocessing's 'spawn' or 'forkserver', or fork first"
+        )
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error) or "no such device was found").splitlines()[0]
+        raise InputError(
+            f"JAX cannot start on {jax.config.jax_platforms or 'any device'} ({reason}): unset or "
+            "change JAX_PLATFORMS, or install what that device needs"
+        ) from error
+
+
+_started_in: set[int] = set()
 
 
 def cpu_devices(cores: int) -> int:
@@ -29,8 +60,8 @@ def cpu_devices(cores: int) -> int:
 
 
 def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """The number of cores that this process may use: its affinity, and a container's quota."""
+    return joblib.cpu_count()
 
 
 def _keep_compiled_programs(folder: Path) -> None:

@@ -17,14 +17,16 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
     :class:`E3Outlier`, at ``detector_`` after ``fit``.
 
     Args:
-      image_shape: (h, w) or (h, w, c) of a row; None: square and grey, or if the number of columns
-        is three squares, RGB; else rows are filled up with zeros to the next square.
+      image_shape: (h, w), (h, w, c) or (c, h, w) of a row, c 1 or 3; None: square and grey, or if the
+        number of columns is three squares, RGB, its channels last or first, whichever is smoother,
+        as a warning says; else rows are filled up with zeros to the next square.
       contamination, evidence, network, operations, steps, batch_size, image_size, value_range,
       random_state: see :class:`E3Outlier`.
 
     Attributes:
       detector_: the fitted :class:`E3Outlier`.
       offset_: ``decision_function(X) = score_samples(X) - offset_``, below 0 for outliers.
+      image_shape_: shape of a row.
       n_features_in_: columns.
 
     >>> E3OutlierDetector(image_shape=(28, 28)).fit_predict(rows)  # doctest: +SKIP
@@ -63,17 +65,20 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         X = validate_data(self, X, ensure_min_samples=2)
         parameters = self.get_params()
         del parameters["image_shape"]
-        with warnings.catch_warnings():  # rows are float as soon as they are validated
-            warnings.filterwarnings("ignore", "float images")
-            self.detector_ = E3Outlier(**parameters).fit(self._to_images(X))
-        self.offset_ = -self.detector_.threshold_
+        shape = _shape(X) if self.image_shape is None else self.image_shape
+        self.detector_ = E3Outlier(**parameters).fit(self._to_images(X, shape))
+        self.image_shape_, self.offset_ = shape, -self.detector_.threshold_
         return self
+
+    def fit_predict(self, X, y=None, **kwargs) -> np.ndarray:
+        """``fit``, and 1 for inliers, -1 for outliers, int [n]; nothing is scored twice."""
+        return np.where(self.fit(X).detector_.labels_ == 1, -1, 1)
 
     def score_samples(self, X) -> np.ndarray:
         """Minus the detector's scores [n] of rows, larger = more normal."""
         check_is_fitted(self, "detector_")
         X = validate_data(self, X, reset=False)
-        return -self.detector_.decision_function(self._to_images(X))
+        return -self.detector_.decision_function(self._to_images(X, self.image_shape_))
 
     def decision_function(self, X) -> np.ndarray:
         """``score_samples(X) - offset_``: below 0 for outliers."""
@@ -83,16 +88,37 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         """1 for inliers, -1 for outliers, int [n]."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _to_images(self, X: np.ndarray) -> np.ndarray:
-        X, shape = X.astype(np.float64), self.image_shape
-        if shape is None:
-            side, channels = math.isqrt(X.shape[1]), 1
-            if math.isqrt(X.shape[1] // 3) ** 2 * 3 == X.shape[1]:
-                side, channels = math.isqrt(X.shape[1] // 3), 3
-            elif side**2 < X.shape[1]:
-                side += 1
-                X = np.pad(X, ((0, 0), (0, side**2 - X.shape[1])))
-            shape = (side, side, channels)
-        if math.prod(shape) != X.shape[1]:
-            raise ValueError(f"image_shape is {shape}, expected the shape of {X.shape[1]} columns")
-        return X.reshape(-1, *shape)
+    def _to_images(self, X: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        if self.image_shape is None:
+            X = np.pad(X, ((0, 0), (0, math.prod(shape) - X.shape[1])))
+        return _to_images(X, shape)
+
+
+def _shape(X: np.ndarray) -> tuple[int, ...]:
+    """The shape of rows [n, d] as ``image_shape=None`` has it."""
+    side = math.isqrt(X.shape[1] // 3)
+    if side**2 * 3 != X.shape[1]:
+        side = math.isqrt(X.shape[1] - 1) + 1
+        return side, side
+    last, first = (side, side, 3), (3, side, side)
+    shape = first if side > 1 and _roughness(X, first) < _roughness(X, last) else last
+    warnings.warn(
+        f"rows are taken to be images of shape {shape}: give image_shape to say otherwise",
+        stacklevel=3,
+    )
+    return shape
+
+
+def _roughness(X: np.ndarray, shape: tuple[int, ...]) -> float:
+    return float(np.abs(np.diff(_to_images(X, shape), axis=2)).mean())
+
+
+def _to_images(X: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows [n, d] as images [n, h, w] or [n, h, w, c]; as floats if they are not bytes."""
+    if X.dtype.kind not in "iu" or X.min() < 0 or X.max() > 255:
+        X = X.astype(np.float64)
+    if math.prod(shape) != X.shape[1]:
+        raise ValueError(f"image_shape is {shape}, expected the shape of {X.shape[1]} columns")
+    X = X.reshape(-1, *shape)
+    is_first = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3)
+    return np.moveaxis(X, 1, -1) if is_first else X

@@ -44,6 +44,12 @@ def threshold(scores: np.ndarray, contamination, deviations: np.ndarray) -> floa
         return float(np.percentile(scores, 100 * (1 - contamination)))
     if contamination == "auto":
         count = int((deviations > _MADS).sum())
-        return float(np.sort(scores)[-1 - min(count, len(scores) - 1)])
-    inliers = scores[~np.asarray(contamination.eval(scores)).astype(bool)]
-    return float(inliers.max() if len(inliers) else -np.inf)
+        highest = np.sort(scores)[-1 - min(count, len(scores) - 1)]
+    else:
+        inliers = ~np.asarray(contamination.eval(scores)).astype(bool)
+        highest = scores.max(where=inliers, initial=-np.inf)
+    outliers = scores > highest
+    if not outliers.any() or outliers.all():
+        return float(highest)
+    # In the middle, so that rounding, on other devices say, moves no image across.
+    return float((scores[~outliers].max() + scores[outliers].min()) / 2)

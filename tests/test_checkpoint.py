@@ -66,6 +66,18 @@ def test_another_program_that_loads_it_scores_the_same(fitted, saved, digits, tm
     )
 
 
+def test_parameters_of_numpy_and_thresholds_of_ones_own_are_saved(digits, tmp_path):
+    how = {"contamination": np.float32(0.2), "value_range": np.array([0, 1]), "steps": np.int64(3)}
+    detector = E3Outlier(**SMALL | how).fit(digits / 255)
+    save(detector, tmp_path / "model")
+    assert load(tmp_path / "model").contamination == pytest.approx(0.2)
+    detector.set_contamination(SimpleNamespace(eval=lambda s: (s > np.sort(s)[-4]).astype(int)))
+    save(detector, tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.labels_, detector.labels_)
+    assert again.labels_.sum() == 3 and again.contamination == pytest.approx(3 / 60)
+
+
 def test_it_says_what_it_was_made_with_and_holds_no_code(saved):
     with safetensors.safe_open(saved, framework="numpy") as file:
         about = json.loads(file.metadata()["e3jax"])
@@ -131,12 +143,15 @@ def test_what_cannot_be_saved_or_found_says_so(fitted, tmp_path):
         save(E3Outlier(), tmp_path / "model")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "model")
-    with pytest.raises(OSError):
-        save(fitted, tmp_path / "no" / "folder")
-    other = load_of(fitted, tmp_path)
-    other.set_contamination(SimpleNamespace(eval=lambda scores: scores > 1))
-    with pytest.raises(ValueError, match="contamination is an object, which cannot be saved"):
-        save(other, tmp_path / "model")
+    (tmp_path / "photo.png").write_bytes(b"a photo")
+    for path, sentence in (
+        (tmp_path / "no" / "model", "no is no folder that one may write to"),
+        (tmp_path, "is a folder, expected a file"),
+        (tmp_path / "photo.png", "no detector of e3jax, so it is not replaced"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            save(fitted, path)
+    assert (tmp_path / "photo.png").read_bytes() == b"a photo"
 
 
 def load_of(fitted, tmp_path):

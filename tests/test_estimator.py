@@ -1,8 +1,10 @@
 """PyOD's and scikit-learn's contracts, on arrays, files and folders of real digits."""
 
+import pickle
 import warnings
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from pyod.utils.data import evaluate_print
 from pyod.utils.utility import precision_n_scores, standardizer
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -73,15 +76,8 @@ def folder(digits, tmp_path_factory):
 
 
 def test_it_has_all_that_pyods_detectors_have(fitted):
-    # Not decorated as deprecated, nor of PyOD's own base class.
-    ours = {n for n in dir(BaseDetector) if not n.startswith("_")} - {"fit_predict"}
-    missing = {name for name in ours if not hasattr(fitted, name)}
-    assert missing <= {
-        "fit_predict_score",
-        "predict_with_rejection",
-        "compute_rejection_stats",
-        "_predict_rank",
-    }
+    missing = {n for n in dir(BaseDetector) if not n.startswith("_") and not hasattr(fitted, n)}
+    assert not missing
 
 
 def test_scores_and_labels_are_pyods(fitted, digits):
@@ -114,6 +110,10 @@ def test_probabilities_and_confidences_are_pyods(fitted, digits):
 
     theirs, new = Theirs().fit(None), digits[::7]
     assert theirs.threshold_ == fitted.threshold_
+    for how in ({"T": 2}, {"T": 2, "return_stats": True, "c_r": 0.1}):
+        found, expected = (d.predict_with_rejection(new, **how) for d in (fitted, theirs))
+        jax.tree.map(np.testing.assert_allclose, found, expected)
+    assert -2 in fitted.predict_with_rejection(new, T=2)
     for method in ("linear", "unify"):
         ours = fitted.predict_proba(new, method=method)
         np.testing.assert_allclose(ours, theirs.predict_proba(new, method=method), atol=1e-6)
@@ -139,6 +139,25 @@ def test_it_stands_beside_pyods_detectors_in_pyods_tools(fitted, digits, capsys)
     assert "e3outlier ROC" in capsys.readouterr().out
 
 
+def test_fits_in_one_call_are_pyods(fitted, digits, capsys):
+    np.testing.assert_array_equal(clone(fitted).fit_predict(digits), fitted.labels_)
+    is_outlier = np.arange(60) % 10 == 0
+    area = roc_auc_score(is_outlier, fitted.decision_scores_)
+    assert clone(fitted).fit_predict_score(digits, is_outlier) == pytest.approx(area)
+    share = precision_n_scores(is_outlier, fitted.decision_scores_)
+    assert clone(fitted).fit_predict_score(digits, is_outlier, "prc_n_score") == share
+    with pytest.raises(NotImplementedError, match="scoring is 'f1'"):
+        clone(fitted).fit_predict_score(digits, is_outlier, "f1")
+
+
+def test_a_progress_bar_is_left_behind_by_pickle(fitted, digits):
+    detector = clone(fitted).set_params(on_progress=lambda *a: None).fit(digits)
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(again.decision_function(digits), fitted.decision_scores_)
+    kept = pickle.loads(pickle.dumps(clone(fitted).set_params(on_progress=print)))
+    assert kept.on_progress is print
+
+
 def test_moving_the_threshold_trains_nothing(fitted, digits):
     moved = clone(fitted).fit(digits)
     before = moved.decision_scores_
@@ -154,17 +173,20 @@ def test_thresholds_without_labels():
     detector = E3Outlier()
     scores = np.concatenate([np.random.default_rng(0).normal(1, 0.1, 1000), [2.0, 3.0]])
     detector.decision_scores_, detector.deviations_ = scores, thresholds.deviations(scores)
+    detector.copy_of_ = np.arange(len(scores))
     detector.set_contamination("auto")
     # In normal scores MAD * 1.4826 is a standard deviation, here 0.1 of the logarithm too.
     logarithm = np.log(scores)
     mad = np.median(np.abs(logarithm - np.median(logarithm)))
     edge = np.exp(np.median(logarithm) + 2.5 * 1.4826 * mad)
     assert edge == pytest.approx(np.exp(0.25), abs=0.02)
-    assert detector.threshold_ == scores[scores <= edge].max()
+    inliers = scores <= edge
+    middle = (scores[inliers].max() + scores[~inliers].min()) / 2
+    assert detector.threshold_ == pytest.approx(middle)
     assert detector.labels_[-2:].all() and 2 <= detector.labels_.sum() < 7
     detector.set_contamination(SimpleNamespace(eval=lambda s: (s > 1.5).astype(int)))
     assert list(np.flatnonzero(detector.labels_)) == [1000, 1001]
-    assert detector.threshold_ == scores[:1000].max()
+    assert detector.threshold_ == pytest.approx((scores[:1000].max() + 2) / 2)
 
 
 # --- What can be given -------------------------------------------------------------------------
@@ -181,7 +203,7 @@ def test_kinds_of_arrays_with_the_same_pixels_score_alike(fitted, digits):
 @pytest.mark.parametrize("lowest, highest", [(0, 1), (-1, 1), (0, 255), (-3, 7)])
 def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, highest):
     floats = lowest + (highest - lowest) * (digits / 255)
-    with pytest.warns(UserWarning, match=f"range from {lowest} to {highest}: give value_range"):
+    with pytest.warns(UserWarning, match=f"to range from {lowest} to {highest}: give value_range"):
         detector = E3Outlier(**SMALL).fit(floats)
     assert detector.value_range_ == (lowest, highest)
     np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
@@ -203,12 +225,43 @@ def test_folders_and_lists_of_files_score_as_arrays_do(fitted, digits, folder):
         detector.decision_function(folder)
 
 
-def test_duplicates_are_images_like_any_other(digits, tmp_path):
-    for name, i in {"a": 0, "b": 0, "b copy": 0, "c": 1, "d": 2}.items():
-        Image.fromarray(digits[i, ..., 0]).save(tmp_path / f"{name}.png")
-    detector = E3Outlier(**SMALL).fit(tmp_path)
-    a, b, copy, c, _ = detector.decision_scores_
-    assert len(detector.paths_) == 5 and a == b == copy != c
+def test_copies_are_learnt_scored_and_counted_once(fitted, digits):
+    outlier = int(fitted.decision_scores_.argmax())
+    again = np.concatenate([digits, digits[[outlier] * 30], digits[3:5]])
+    detector = E3Outlier(**SMALL).fit(again)
+    np.testing.assert_array_equal(detector.decision_scores_[:60], fitted.decision_scores_)
+    np.testing.assert_array_equal(detector.copy_of_, [*range(60), *[outlier] * 30, 3, 4])
+    assert detector.threshold_ == fitted.threshold_
+    assert detector.labels_.sum() == fitted.labels_.sum() + 30 + fitted.labels_[3:5].sum()
+    assert detector.set_contamination(0.5).labels_[:60].sum() == 30
+    found = detector.ranking_
+    np.testing.assert_array_equal(found.copy_of, detector.copy_of_)
+    assert len(found.evidence.entropies) == 92
+
+
+def test_a_fit_that_is_stopped_leaves_the_detector_as_it_was(fitted, digits):
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    detector = clone(fitted).fit(digits)
+    before = dict(vars(detector))
+    with pytest.raises(KeyboardInterrupt):
+        detector.set_params(on_progress=stop).fit(digits[:30])
+    assert all(vars(detector)[name] is value for name, value in before.items() if name[-1] == "_")
+
+
+def test_a_range_that_does_not_fit_the_values_is_told(fitted, digits):
+    units = digits / 255
+    with pytest.warns(UserWarning, match="from 0 to 1, are taken to range from 0 to 1: give"):
+        found = fitted.decision_function(units)
+    np.testing.assert_array_equal(found, fitted.decision_scores_)
+    detector = E3Outlier(**SMALL, value_range=(0, 255)).fit(np.float32(digits))
+    with pytest.warns(UserWarning, match="here from 0 to 1, are taken to range from 0 to 255"):
+        detector.decision_function(units)
+    detector.set_params(value_range=np.array([0, 1]))
+    np.testing.assert_array_equal(detector.decision_function(units), fitted.decision_scores_)
+    with pytest.warns(UserWarning, match="here from 0 to 255, are taken to range from 0 to 1"):
+        detector.decision_function(np.float32(digits))
 
 
 def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_path):
@@ -218,8 +271,6 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
     np.testing.assert_allclose(
         detector.decision_function([tmp_path / "4.png"]), fitted.decision_scores_[4], rtol=1e-5
     )
-    with pytest.raises(InputError, match="give value_range"):
-        fitted.decision_function(np.full((2, 8, 8, 1), 77.7))
     with pytest.raises(InputError, match="3 channels, those of fit had 1"):
         fitted.decision_function(np.zeros((2, 8, 8, 3), np.uint8))
 
@@ -414,15 +465,47 @@ def test_the_adapter_says_what_the_detector_says(fitted, digits):
     assert ((adapter.decision_function(rows) < 0) == (fitted.labels_ == 1)).all()
 
 
-@pytest.mark.parametrize(
-    "d, shape", [(64, (8, 8, 1)), (192, (8, 8, 3)), (50, (8, 8, 1)), (1, (1, 1, 1))]
-)
-def test_rows_are_squares(d, shape):
-    assert E3OutlierDetector()._to_images(np.ones((2, d))).shape == (2, *shape)
-    with pytest.raises(ValueError, match="image_shape is"):
-        E3OutlierDetector(image_shape=(7, 9))._to_images(np.ones((2, d)))
+def test_rows_are_squares_or_filled_up(fitted, digits):
+    rows = digits.reshape(60, -1)
+    cut = rows[:, :50]
+    filled = np.pad(cut, ((0, 0), (0, 14))).reshape(60, 8, 8)
+    found = E3OutlierDetector(**SMALL).fit(cut)
+    assert found.image_shape_ == (8, 8)
+    expected = E3Outlier(**SMALL).fit(filled).decision_scores_
+    np.testing.assert_array_equal(-found.score_samples(cut), expected)
+    with pytest.raises(ValueError, match="image_shape is .7, 9., expected the shape of 64"):
+        E3OutlierDetector(**SMALL, image_shape=(7, 9)).fit(rows)
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8, 3)])
+def test_rows_of_colours_hold_channels_last_or_first_as_cifars(digits, shape):
+    """Smooth channels, as of a photo: which is which can be told, and is."""
+    colours = np.stack([digits[..., 0], 255 - digits[..., 0], digits[..., 0] // 2], axis=-1)
+    rows = (np.moveaxis(colours, -1, 1) if shape[0] == 3 else colours).reshape(60, -1)
+    expected = E3Outlier(**SMALL).fit(colours).decision_scores_
+    with pytest.warns(UserWarning, match=f"images of shape .{shape[0]}, 8, {shape[2]}.: give"):
+        guessed = E3OutlierDetector(**SMALL).fit(rows)
+    given = E3OutlierDetector(**SMALL, image_shape=shape).fit(rows)
+    for found in (guessed, given):
+        np.testing.assert_array_equal(-found.score_samples(rows), expected)
+
+
+def test_rows_of_floats_have_a_range_that_is_told(fitted, digits):
+    rows = digits.reshape(60, -1) * (16 / 255)
+    with pytest.warns(UserWarning, match="here from 0 to 16, are taken to range from 0 to 16"):
+        detector = E3OutlierDetector(**SMALL).fit(rows)
+    np.testing.assert_array_equal(-detector.score_samples(rows), fitted.decision_scores_)
+
+
+@pytest.mark.filterwarnings("ignore:float images")
+def test_nothing_is_scored_twice(digits, monkeypatch):
+    calls, score = [], E3Outlier._score
+    monkeypatch.setattr(E3Outlier, "_score", lambda *args: (calls.append(1), score(*args))[1])
+    labels = E3OutlierDetector(**SMALL).fit_predict(digits.reshape(60, -1))
+    assert (labels == -1).sum() == 6 and len(calls) == 1
+
+
+@pytest.mark.filterwarnings("ignore:float images")
 def test_pipelines_and_searches(digits):
     rows = digits.reshape(60, -1)
     pipeline = make_pipeline(MinMaxScaler(), E3OutlierDetector(**SMALL)).fit(rows)

@@ -34,7 +34,8 @@ def ranking_of(paths, entropies, warning=""):
     median, operation_set = np.median(entropies, axis=0), operations.operation_set()
     evidence = Evidence(entropies, median, operation_set, "squash", surprises)
     health = Health(0.5, 1 / K, 0.1, 100, [], warning)
-    return Ranking(paths, scores, evidence, float(np.sort(scores)[-7]), [], health)
+    alone = np.arange(len(paths))
+    return Ranking(paths, alone, scores, evidence, float(np.sort(scores)[-7]), [], health)
 
 
 def entropies_of(n):

@@ -93,6 +93,8 @@ def test_unit_images_range_from_minus_one_to_one():
         ([0, 7, 255], None, [0, 7, 255]),
         ([False, True, True], None, [0, 255, 255]),
         ([-1.0, 0.0, 3.0], (-1, 1), [0, 128, 255]),
+        (np.float16([-60000, 0, 60000]), (-60000, 60000), [0, 128, 255]),
+        (np.float32([-3e38, 0, 3e38]), (-3e38, 3e38), [0, 128, 255]),
         ([5.0, 5.0, 4.0], (5, 5), [0, 0, 0]),
     ],
 )
@@ -107,6 +109,10 @@ def test_arrays_of_every_dtype_become_uint8(values, value_range, expected):
     ("images", "sentence"),
     [
         (zeros(2, 4, 4, 2), r"shape \(2, 4, 4, 2\), expected \[n, h, w\], .* 3\]: stack"),
+        (zeros(32, 32, 3), r"shape \(32, 32, 3\), .*: for a single image, .* give image\[None\]"),
+        (zeros(32, 32, 1), r"for a single image"),
+        (zeros(9, 3, 8, 8), "move channels last"),
+        (zeros(9, 3072), "e3jax.E3OutlierDetector takes flattened rows"),
         (np.full((2, 4, 4), 0.5), "unknown range: give value_range"),
         (np.full((2, 4, 4), np.nan), "not finite"),
         (np.full((2, 4, 4), 256), "dtype int64, expected integers from 0 to 255"),
@@ -122,8 +128,12 @@ def test_what_cannot_become_uint8_is_one_sentence(images, sentence):
     ("values", "expected"),
     [
         ([0.0, 0.9], (0, 1)),
+        ([0.0, 1 + 2e-16], (0, 1)),
+        ([-1e-7, 1 + 1e-7], (0, 1)),
         ([-0.1, 0.9], (-1, 1)),
-        ([0.0, 9.0], (0, 255)),
+        ([0.0, 200.0], (0, 255)),
+        ([0.0, 255 + 1e-5], (0, 255)),
+        ([0.0, 16.0], (0, 16)),
         ([-3.0, 9.0], (-3, 9)),
         ([0.0, np.inf], None),
         ([0, 9], None),

@@ -52,7 +52,7 @@ def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray
     if args.distributed:
         _join(args.coordinator, args.num_processes, args.process_id)
     wanted = args.runs_at_once
-    return jax.devices()[0].platform, lambda trainings: Local(_runs_at_once(wanted, trainings))
+    return runtime.devices()[0].platform, lambda trainings: Local(_runs_at_once(wanted, trainings))
 
 
 class Local(ThreadPoolExecutor):

@@ -4,9 +4,7 @@ import argparse
 import re
 from collections.abc import Callable
 
-import jax
-
-from e3jax import datasets, devices
+from e3jax import datasets, devices, runtime
 from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
 
 
@@ -71,7 +69,7 @@ def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
     """
     base = args.protocol
     if base == "auto":
-        base = "quick" if (platform or jax.devices()[0].platform) == "cpu" else "paper"
+        base = "quick" if (platform or runtime.devices()[0].platform) == "cpu" else "paper"
     max_images = args.max_images
     if max_images is None and base != "paper":
         max_images = QUICK_IMAGES
