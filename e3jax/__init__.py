@@ -10,8 +10,9 @@ from e3jax.metrics import auroc
 from e3jax.operations import Operation, all_views, operation_set
 from e3jax.sklearn_adapter import E3OutlierDetector
 from e3jax.training import TrainConfig, paper_config, quick_config
+from e3jax.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "E3Outlier",

@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from e3jax import descriptors, devices, files, fusion, images, operations, reading, training
 from e3jax.estimator import E3Outlier
 from e3jax.ranking import Health
+from e3jax.version import VERSION
 
 # Raised when what a file holds changes its meaning.
 _FORMAT = 4
@@ -70,7 +71,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         "paths": detector.paths_.tolist(),
         "health": detector.health_._asdict(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
-        | {"e3jax": e3jax.__version__, "python": platform.python_version()},
+        | {"e3jax": VERSION, "python": platform.python_version()},
     }
     text = json.dumps(about, default=_plain)
     metadata = {"e3jax": text, "sha256": _digest(text, arrays)}

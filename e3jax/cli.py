@@ -19,12 +19,12 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-import e3jax
 from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime, sheet
 from e3jax.estimator import EVIDENCE, E3Outlier
 from e3jax.files import printable
 from e3jax.images import FITS, InputError
 from e3jax.ranking import HealthWarning
+from e3jax.version import VERSION
 
 _GALLERY = "gallery.html"
 _SHOWN = 20
@@ -36,7 +36,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"e3jax {e3jax.__version__}")
+    parser.add_argument("--version", action="version", version=f"e3jax {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_rank(commands)
     _add_score(commands)

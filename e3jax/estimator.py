@@ -426,7 +426,7 @@ class E3Outlier(BaseEstimator):
         self.operation_set()
 
     def _range(self, X) -> tuple[float, float] | None:
-        """The range of float arrays: as given, else as in ``fit``, else their own, which is told."""
+        """The range of float arrays: as given, else as in ``fit``, else as they seem to have."""
         found = getattr(self, "value_range_", None)
         if self.value_range is not None:
             found = tuple(map(float, self.value_range))

@@ -17,9 +17,9 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
     :class:`E3Outlier`, at ``detector_`` after ``fit``.
 
     Args:
-      image_shape: (h, w), (h, w, c) or (c, h, w) of a row, c 1 or 3; None: square and grey, or if the
-        number of columns is three squares, RGB, its channels last or first, whichever is smoother,
-        as a warning says; else rows are filled up with zeros to the next square.
+      image_shape: (h, w), (h, w, c) or (c, h, w) of a row, c 1 or 3. None: square and grey, or if
+        the number of columns is three squares, RGB, its channels last or first, whichever is
+        smoother, as a warning says; else rows are filled up with zeros to the next square.
       contamination, evidence, network, operations, steps, batch_size, image_size, value_range,
       random_state: see :class:`E3Outlier`.
 

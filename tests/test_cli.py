@@ -141,9 +141,10 @@ def report_of(folder, names):
         path.write_text(name)
         paths.append(str(path))
     (folder / "report").mkdir()
-    scores = -np.arange(len(paths), dtype=float)
+    alone, scores = np.arange(len(paths)), -np.arange(len(paths), dtype=float)
     evidence = ranking.Evidence(None, None, None, "squash", {})
-    ranking.write_tables(folder / "report", Ranking(np.array(paths), scores, evidence, 0, [], None))
+    found = Ranking(np.array(paths), alone, scores, evidence, 0, [], None)
+    ranking.write_tables(folder / "report", found)
     return folder / "report", paths
 
 

@@ -1,0 +1,186 @@
+"""What a machine or a shell may be like, and what is told before any work is done."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_cli import SMALL, e3jax_command, here, rows
+
+from e3jax import E3Outlier, InputError, checkpoint, cli, files, runtime
+from e3jax.ranking import HealthWarning
+
+
+@pytest.fixture(scope="module")
+def photos(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i, image in enumerate(digits[:20, ..., 0]):
+        Image.fromarray(image).save(folder / f"{i} ü.png")
+    return folder
+
+
+# --- Checks come before the work -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--network", "foo"], "unknown network 'foo'"),
+        (["--seed", "-1"], "random_state is -1, expected an integer from 0"),
+        (["--operations", "RA+XX"], "operations"),
+        (["--steps", "0"], "steps is 0"),
+        (["--save", "no/such/model"], "no/such is no folder that one may write to"),
+        (["--save", "photos/a.png"], "is there and no detector of e3jax, so it is not replaced"),
+        (["--save", "photos"], "photos is a folder, expected a file"),
+    ],
+)
+def test_wrong_options_are_told_before_a_file_is_read(
+    tmp_path, monkeypatch, capsys, arguments, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("a photo")
+    monkeypatch.setattr(cli.reading, "find_files", lambda folder: pytest.fail("reads"))
+    assert here("rank", "photos", *arguments) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "photos" / "a.png").read_text() == "a photo"
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_wrong_folder_leaves_no_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert here("rank", "nowhere") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_is_there_although_the_model_cannot_be_saved(photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli.checkpoint, "save", fail)
+    save = ("--out", tmp_path / "report", "--save", tmp_path / "model")
+    assert here("rank", photos, *SMALL, *save) == 2
+    assert len(rows(tmp_path / "report")) == 20
+
+
+def test_files_may_be_named_one_by_one_and_beside_folders(photos, tmp_path):
+    few = sorted(photos.iterdir())
+    assert here("rank", *few[:4], few[0], *SMALL, "--out", tmp_path / "few") == 1
+    assert {row["path"] for row in rows(tmp_path / "few")} == set(map(str, few[:4]))
+    assert here("rank", few[0], photos, *SMALL, "--out", tmp_path / "all") == 1
+    assert len(rows(tmp_path / "all")) == 20
+
+
+def test_copies_are_named_in_the_table(photos, tmp_path):
+    Image.open(photos / "7 ü.png").save(tmp_path / "again.png")
+    assert here("rank", photos, tmp_path / "again.png", *SMALL, "--out", tmp_path / "r") == 1
+    named = {Path(row["path"]).name for row in rows(tmp_path / "r") if row["copy_of"]}
+    assert named == {"7 ü.png", "again.png"}
+
+
+# --- Surroundings ------------------------------------------------------------------------------
+
+
+def test_a_name_with_a_carriage_return_is_quoted(tmp_path):
+    files.write_csv(tmp_path / "a.csv", ("name", "n"), [["a\rb", 1], ["c\nd", 2]])
+    assert (tmp_path / "a.csv").read_bytes() == b'name,n\n"a\rb",1\n"c\nd",2\n'
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    for name in ("E3JAX_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def none(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", none)
+    assert str(os.getuid()) in files.cache_folder().name
+
+
+def test_a_cache_that_cannot_be_written_is_one_plain_line(photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("E3JAX_CACHE_DIR", str(tmp_path / "file"))
+    assert here("rank", photos, *SMALL, "--out", tmp_path / "r") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("warning: compiled programs are not kept: ") for line in said) == 1
+    assert "UserWarning" not in "".join(said)
+
+
+@pytest.mark.parametrize("named", ["cuda", "nonsense"])
+def test_a_device_that_is_not_there_is_one_sentence(photos, tmp_path, named):
+    env = os.environ | {"JAX_PLATFORMS": named, "PYTHONPATH": str(ROOT / "tests")}
+    done = e3jax_command("rank", photos, "--out", tmp_path / "r", code=2, env=env)
+    assert f"error: JAX cannot start on {named} (" in done.stderr
+
+
+def test_it_runs_from_a_checkout_that_is_not_installed(tmp_path):
+    code = (
+        "import importlib.metadata as m, runpy, sys; found = m.version\n"
+        "def version(name):\n"
+        "    if name == 'e3jax': raise m.PackageNotFoundError(name)\n"
+        "    return found(name)\n"
+        "m.version = version; runpy.run_module('e3jax', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.startswith("e3jax ") and done.returncode == 0, done.stderr
+
+
+def test_prepare_does_nothing_to_jax_that_has_started():
+    before = jax.devices()
+    runtime.prepare()
+    assert runtime.devices() == before
+
+
+def test_standard_output_in_ascii_names_every_file(photos, tmp_path):
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT / "tests")}
+    done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, env=env)
+    assert len(done.stdout.splitlines()) == 2 and "\\xfc.png" in done.stdout
+    assert "2 of 20 images" in done.stderr
+
+
+def test_a_reader_that_has_enough_changes_neither_exit_code_nor_summary(photos, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    how = {"capture_output": False, "stdout": write, "stderr": subprocess.PIPE}
+    done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, **how)
+    os.close(write)
+    assert "2 of 20 images" in done.stderr and "The report is in" in done.stderr
+    assert "Errno" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+def test_a_process_forked_after_jax_had_started_is_told_instead_of_waiting_for_ever(digits):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX and Python warn of the fork itself
+        how = {"network": "tiny-8", "operations": "PR", "steps": 3, "image_size": 8}
+        detector = E3Outlier(**how, random_state=0).fit(digits)
+        read, write = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                detector.decision_function(digits[:3])
+            except RuntimeError as error:
+                os.write(write, str(error).encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1000).decode().startswith("this process was forked after e3jax had used")
+    os.close(read)
+    os.close(write)
+
+
+def test_a_place_for_a_detector_is_checked_as_save_checks_it(digits, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HealthWarning)
+        how = {"network": "tiny-8", "operations": "PR", "steps": 3, "image_size": 8}
+        detector = E3Outlier(**how).fit(np.asarray(digits))
+    checkpoint.save(detector, tmp_path / "model")
+    checkpoint.check_target(tmp_path / "model")  # an older one may be replaced
+    with pytest.raises(InputError, match="is a folder"):
+        checkpoint.check_target(tmp_path)
