@@ -19,7 +19,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from e3jax import files
 from e3jax.images import InputError
@@ -151,6 +151,7 @@ class _Quarantine:
       count: how many files were numbered so far.
       moves: per file "from", its absolute place before; "near", the same relative to the folder;
         "to", its name in the folder; "sidecar", whether it went along with a picture.
+      added: names in the folder that this command gave.
       returned: moves that `settle` ended by keeping the file where it was before.
     """
 
@@ -158,6 +159,7 @@ class _Quarantine:
     id: str
     count: int
     moves: list[dict]
+    added: set[str] = dataclasses.field(default_factory=set)
     returned: list[dict] = dataclasses.field(default_factory=list)
 
     @property
@@ -183,6 +185,7 @@ class _Quarantine:
         self.count += 1
         name = _name(self.folder, self.count, os.path.basename(path))
         near = _relative(path, self.folder)
+        self.added.add(name)
         self.moves.append({"from": path, "near": near, "to": name, "sidecar": sidecar})
         return self.moves[-1]
 
@@ -198,8 +201,8 @@ class _Quarantine:
         """Clears up what an interrupted command left, so that the list is what is in the folder.
 
         Unfinished copies are removed. A file at both places is whole at both: it stays at the first
-        one. A file that is back, or was never moved, leaves the list; one that is at neither place
-        stays on it.
+        one. A file that is back, or was never moved, leaves the list; one that was taken out of
+        quarantine by hand stays on it.
         """
         folders = {os.path.dirname(home) for move in self.moves for home in self.homes(move)}
         unfinished = [os.path.join(folder, self.partial) for folder in (self.folder, *folders)]
@@ -213,10 +216,15 @@ class _Quarantine:
             if back and self.holds(move) and _same(place, home):
                 os.unlink(place)
                 self.returned.append(move)
-            if not back or self.holds(move):
+            # What this command lists and did not move, it cannot have moved at another time.
+            took = any if move["to"] not in self.added else all
+            if took((self.holds(move), not back)):
                 self.moves.append(move)
         if len(self.moves) < len(listed):
-            self.save()
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk; what the list says too much is harmless
+                self.save()
 
 
 def _read(folder: Path) -> _Quarantine:
@@ -312,40 +320,38 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
       InputError: another command holds it.
     """
-    lock = folder / ".lock"
-    descriptor = None
-    while descriptor is None:
+    lock, file = folder / ".lock", None
+    while file is None:
         folder.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # a command that ended removed folder or lock
-            descriptor = _lock(lock)
+            file = _lock(lock)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # before others can lock it
             lock.unlink()
-        os.close(descriptor)
+        file.close()
         with contextlib.suppress(OSError):  # not empty
             if os.name == "nt":  # which removes no open file
                 lock.unlink()
             folder.rmdir()
 
 
-def _lock(path: Path) -> int | None:
-    """The descriptor of the locked file; None if the file was removed before it was locked."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _lock_descriptor(descriptor)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            kept, descriptor = descriptor, None
-            return kept
-    except BlockingIOError:
-        raise InputError(
-            f"another quarantine command is at work in {path.parent}: wait until it ends (nothing "
-            "was moved)"
-        ) from None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+def _lock(path: Path) -> BinaryIO | None:
+    """The locked file; None if it was removed before it was locked."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "ab"))
+        try:
+            _lock_descriptor(file.fileno())
+        except BlockingIOError:
+            raise InputError(
+                f"another quarantine command is at work in {path.parent}: wait until it ends "
+                "(nothing was moved)"
+            ) from None
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            stack.pop_all()  # stays open, and locked
+            return file
+    return None
 
 
 def _lock_descriptor(descriptor: int) -> None:
@@ -441,13 +447,13 @@ def _sidecars(paths: Iterable[str], aside: set[str]) -> tuple[dict[str, list[str
         order = {name: number for number, name in enumerate(moving)}
         names = _files_in(folder)
         sidecars = sorted(n for n in names if n.lower().endswith(SIDECARS) and n not in order)
-        owners = {}
+        by_name, by_stem = {}, {}
         for name in {*names, *moving}.difference(sidecars):
-            for known_as in {name.casefold(), os.path.splitext(name.casefold())[0]}:
-                owners.setdefault(known_as, []).append(name)
+            by_name.setdefault(name.casefold(), []).append(name)
+            by_stem.setdefault(_stem(name), []).append(name)
         for name in sidecars:
-            stem, path = os.path.splitext(name.casefold())[0], os.path.join(folder, name)
-            owned_by = owners.get(stem) or owners.get(os.path.splitext(stem)[0], [])
+            stem, path = _stem(name), os.path.join(folder, name)
+            owned_by = by_name.get(stem) or by_stem.get(stem) or by_name.get(_stem(stem), [])
             movers = [owner for owner in owned_by if owner in order]
             if movers and len(movers) == len(owned_by) and path not in aside:
                 last = os.path.join(folder, max(movers, key=order.get))
@@ -455,6 +461,10 @@ def _sidecars(paths: Iterable[str], aside: set[str]) -> tuple[dict[str, list[str
             elif movers:
                 shared.append(path)
     return along, shared
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name.casefold())[0]
 
 
 def _files_in(folder: str) -> list[str]:
