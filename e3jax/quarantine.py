@@ -64,8 +64,7 @@ def move_aside(report: str | os.PathLike, paths: Iterable[str]) -> Moved:
       PartlyMoved: a file cannot be moved after others were; :func:`undo` moves those back.
       OSError: the list cannot be written. Nothing was moved.
     """
-    # Not normalized: ".." after a link to a folder is not the folder before it.
-    paths = list(dict.fromkeys(os.path.join(os.getcwd(), path) for path in paths))
+    paths = list(dict.fromkeys(str(Path(path).absolute()) for path in paths))
     with _opened(Path(report).absolute() / FOLDER) as quarantine:
         aside = {move["from"] for move in quarantine.moves if quarantine.holds(move)}
         _check_files(paths, aside)
@@ -101,11 +100,13 @@ def undo(report: str | os.PathLike) -> Moved:
     with _opened(folder) as quarantine:
         back = [move for move in quarantine.moves if quarantine.holds(move)]
         gone = [quarantine.place(move) for move in quarantine.moves if not quarantine.holds(move)]
-        if not back and not quarantine.returned:
-            why = (
-                f"{len(gone)} files that were are not there any more" if gone else "nothing to undo"
+        if gone and not back and not quarantine.returned:
+            raise InputError(
+                f"{folder} holds none of the {len(gone)} files that quarantine moved there: put "
+                "them back into it, or delete it if nobody needs them (nothing was moved)"
             )
-            raise InputError(f"{folder} holds nothing that quarantine moved: {why}")
+        if not back and not quarantine.returned:
+            raise InputError(f"{folder} holds nothing that quarantine moved: nothing to undo")
         pairs = [(quarantine.place(move), _existing_home(quarantine, move)) for move in back]
         _check_free([home for _, home in pairs])
         _move_all(pairs, quarantine.partial, "remove the cause and run --undo again for the rest")
@@ -114,7 +115,7 @@ def undo(report: str | os.PathLike) -> Moved:
     if gone:
         raise PartlyMoved(
             f"{len(back)} files were moved back, {len(gone)} are not in quarantine any more, e.g. "
-            f"{files.printable(gone[0])}: delete {folder} if nobody needs them",
+            f"{files.printable(gone[0])}: put them there again and run --undo, or delete {folder}",
             moved.pictures + moved.sidecars,
         )
     return moved
@@ -212,18 +213,17 @@ class _Quarantine:
         listed, self.moves = self.moves, []
         for move in listed:
             place, home = self.place(move), self.home(move)
-            back = home is not None and os.path.lexists(home)
-            if back and self.holds(move) and _same(place, home):
+            held, back = self.holds(move), home is not None and os.path.lexists(home)
+            if held and back and _same(place, home):
                 os.unlink(place)
                 self.returned.append(move)
-            # What this command lists and did not move, it cannot have moved at another time.
-            took = any if move["to"] not in self.added else all
-            if took((self.holds(move), not back)):
+                held = False
+            # What this command gave a name and did not move never was in quarantine.
+            if (held and not back) if move["to"] in self.added else (held or not back):
                 self.moves.append(move)
         if len(self.moves) < len(listed):
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk; what the list says too much is harmless
+            # On a full disk the longer list stays, which says nothing wrong about what is there.
+            with contextlib.suppress(OSError):
                 self.save()
 
 
@@ -240,41 +240,40 @@ def _read(folder: Path) -> _Quarantine:
         if not is_quarantine(folder):
             raise ValueError("another program's")
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, list):  # the first edition's; places in quarantine were absolute
-            moves = [
-                {
-                    "from": move["from"],
-                    "near": _relative(move["from"], os.path.dirname(move["to"])),
-                    "to": os.path.basename(move["to"]),
-                    "sidecar": False,
-                }
-                for move in content
-            ]
-            return _Quarantine(folder, "first", len(moves), moves)
-        names = ("from", "near", "to", "sidecar")
-        moves = [{name: move[name] for name in names} for move in content["moves"]]
+        if isinstance(content, list):
+            content = {"id": "first", "count": len(content), "moves": content}
+        moves = [_move_of(entry) for entry in content["moves"]]
         return _Quarantine(folder, content["id"], int(content["count"]), moves)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{files.printable(path)} is damaged or another program's: move the files back by hand "
             f"(nothing was moved)"
         ) from error
 
 
+def _move_of(entry: dict) -> dict:
+    """An entry of the list; the first edition's have absolute places in quarantine, and no more."""
+    source, (folder, name) = os.fspath(entry["from"]), os.path.split(entry["to"])
+    if not name.strip("."):
+        raise ValueError("no name")
+    near = os.fspath(entry["near"]) if "near" in entry else _relative(source, folder)
+    return {"from": source, "near": near, "to": name, "sidecar": bool(entry.get("sidecar"))}
+
+
 def _relative(path: str, folder: str | os.PathLike) -> str:
     """``path`` as seen from a folder; both may be behind links."""
     parent, name = os.path.split(path)
-    with contextlib.suppress(ValueError):  # another drive of Windows
-        return os.path.join(
-            os.path.relpath(os.path.realpath(parent), os.path.realpath(folder)), name
-        )
-    return path
+    try:
+        parent = os.path.relpath(os.path.realpath(parent), os.path.realpath(folder))
+    except ValueError:  # another drive of Windows
+        return path
+    return os.path.join(parent, name)
 
 
 def _name(folder: Path, number: int, name: str) -> str:
     """A name that any file system takes, no longer than the folder's allows."""
     try:
-        longest = os.pathconf(folder, "PC_NAME_MAX")
+        longest = max(os.pathconf(folder, "PC_NAME_MAX"), 60)  # 0: not known
     except (AttributeError, OSError, ValueError):
         longest = 255
     # What Windows and its file systems refuse, and bytes that are no UTF-8.
@@ -386,7 +385,7 @@ def _moved(moves: Sequence[dict]) -> Moved:
     return Moved(pictures, sidecars)
 
 
-def _check_files(paths: Iterable[str], aside: set[str]) -> None:
+def _check_files(paths: Sequence[str], aside: set[str]) -> None:
     """Raises InputError unless each is aside, or a file that can be moved there."""
     in_quarantine = {folder: is_quarantine(folder) for folder in {*map(os.path.dirname, paths)}}
     for path in paths:
@@ -398,15 +397,10 @@ def _check_files(paths: Iterable[str], aside: set[str]) -> None:
             why = "is not there any more: rank the folder again"
         elif in_quarantine[os.path.dirname(path)]:
             why = "is in another quarantine: rank the folder again"
-        elif not _is_file_or_link(path):
+        elif not stat.S_ISLNK(mode := os.lstat(path).st_mode) and not stat.S_ISREG(mode):
             why = "is no file: rank the folder again"
         if why:
             raise InputError(f"{files.printable(path)} {why} (nothing was moved)")
-
-
-def _is_file_or_link(path: str) -> bool:
-    mode = os.lstat(path).st_mode
-    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
 def _check_free(paths: Sequence[str]) -> None:
@@ -430,7 +424,7 @@ def _existing_home(quarantine: _Quarantine, move: dict) -> str:
     return home
 
 
-def _sidecars(paths: Iterable[str], aside: set[str]) -> tuple[dict[str, list[str]], list[str]]:
+def _sidecars(paths: Sequence[str], aside: set[str]) -> tuple[dict[str, list[str]], list[str]]:
     """The sidecars of pictures: a.jpg.xmp, a.jpg.anything.json or a.xmp, in any case.
 
     Args:
@@ -470,7 +464,7 @@ def _stem(name: str) -> str:
 def _files_in(folder: str) -> list[str]:
     """Names of files and links; none if the folder is gone, since its pictures are aside."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        return [entry.name for entry in entries if _is_file_or_link(entry.path)]
+        return [e.name for e in entries if e.is_symlink() or e.is_file(follow_symlinks=False)]
     return []
 
 

@@ -1,5 +1,6 @@
 """Quarantine is a transaction: whatever stops it, every file is whole at one of its two places."""
 
+import contextlib
 import errno
 import json
 import os
@@ -311,7 +312,7 @@ def test_none_back_is_an_error_and_keeps_the_list(tmp_path, capsys):
     for move in listed:
         (report / "quarantine" / move["to"]).rename(tmp_path / move["to"])
     assert run(report, "--undo") == 2
-    assert "2 files that were are not there any more" in capsys.readouterr().err
+    assert "holds none of the 2 files that quarantine moved there" in capsys.readouterr().err
     assert moves(report) == listed
     # One is put back: the other one stays on the list, also when new ones come.
     (tmp_path / listed[0]["to"]).rename(report / "quarantine" / listed[0]["to"])
@@ -360,13 +361,9 @@ def test_a_damaged_list_is_told_and_kept(tmp_path, capsys):
     assert run(report, "--top", 2) == 0
     path = report / "quarantine" / "manifest.json"
     whole, before = path.read_text(), content(tmp_path)
-    for text in (
-        whole[:90],
-        "[1]",
-        "",
-        '{"name": "a web page\'s"}',
-        whole.replace('"near"', '"far"'),
-    ):
+    changes = (("from", "f"), ("00001-a.png", ".."), ('"moves": [', '"moves": [3,'))
+    damaged = [whole.replace(*change) for change in changes]
+    for text in (whole[:90], "[1]", "", '{"name": "a web page\'s"}', *damaged):
         path.write_text(text)
         for arguments in (["--undo"], ["--top", 3]):
             assert run(report, *arguments) == 2
@@ -516,10 +513,9 @@ def test_a_really_full_disk(tmp_path, capsys):
         check_list(before, photos, report, exact=False)
         assert run(report, "--undo") == 0, "which needs no space there"
         assert content(photos, report) == before
-        with open(disk / "all", "wb") as file, pytest.raises(OSError):
-            while True:
-                file.write(b"x" * 4096)
-                file.flush()
+        with open(disk / "rest", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
         assert run(report, "--top", 1) == 2, "not even for the list"
         assert content(photos, report) == before and not (report / "quarantine").exists()
     finally:
@@ -745,11 +741,11 @@ def kill_at_every(step, children, tmp_path, place, number=signal.SIGKILL):
 
 
 def test_a_kill_at_any_line_leaves_every_file_whole(children, tmp_path, place):
-    assert kill_at_every(97, children, tmp_path, place) > 10
+    assert kill_at_every(151, children, tmp_path, place) > 5
 
 
 def test_ctrl_c_at_any_line_leaves_every_file_whole(children, tmp_path, place):
-    assert kill_at_every(101, children, tmp_path, place, signal.SIGINT) > 10
+    assert kill_at_every(199, children, tmp_path, place, signal.SIGINT) > 4
 
 
 @pytest.mark.campaign
