@@ -1,8 +1,8 @@
 """The command line: finds the images of a folder that do not belong.
 
 Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why); 2 bad
-input or arguments, nothing was changed; 130 stopped by Ctrl-C (what quarantine had moved, --undo
-moves back).
+input or arguments, nothing was changed; 3 quarantine moved some files, which are listed, and not
+the others (what it had moved aside, --undo moves back); 130 stopped by Ctrl-C (likewise).
 """
 
 import argparse
@@ -125,6 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda text, *_: console.print(f"warning: {text}")
             return args.do(args, console)
+    except quarantine.PartlyMoved as error:
+        _list_files(console, "moved", error.moved)
+        console.print(f"error: {error}", style="red")
+        return 3
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red")
         return 2
@@ -205,14 +209,13 @@ def _judge(console: Console, detector: E3Outlier) -> int:
 
 
 def _find(args: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable]]:
-    """The images of PHOTOS, by absolute paths, each once, without those that are in quarantine."""
-    aside, paths, closed = args.out.absolute() / quarantine.FOLDER, {}, []
+    """The images of PHOTOS, by absolute paths, each once, without those that are in a quarantine."""
+    paths, closed = {}, []
     for photos in args.photos:
-        if photos.is_file():
-            paths[photos.absolute()] = None
-            continue
-        found, left_out = reading.find_files(photos.absolute())
-        paths |= dict.fromkeys(path for path in found if aside not in path.parents)
+        found, left_out = [photos.absolute()], []
+        if not photos.is_file():
+            found, left_out = reading.find_files(photos.absolute())
+        paths |= dict.fromkeys(found)
         closed += left_out
     return list(paths), closed
 
@@ -294,23 +297,42 @@ def views(args: argparse.Namespace, console: Console) -> int:
 
 def set_aside(args: argparse.Namespace, console: Console) -> int:
     if args.undo:
-        console.print(f"{quarantine.undo(args.report)} files moved back")
+        console.print(f"{_count(quarantine.undo(args.report))} moved back")
         return 0
     moved = quarantine.move_aside(args.report, _chosen(args))
     folder = args.report.absolute() / quarantine.FOLDER
-    console.print(f"{moved} files moved to {folder}; --undo moves them back")
+    console.print(f"{_count(moved)} moved to {folder}; --undo moves them back")
+    _list_files(console, "stays, since other files of its name stay", moved.shared)
     return 0
+
+
+def _count(moved: quarantine.Moved) -> str:
+    along = f", with {len(moved.sidecars)} sidecars," if moved.sidecars else ""
+    return f"{len(moved.pictures)} files{along}"
+
+
+def _list_files(console: Console, what: str, paths: Sequence[str]) -> None:
+    for path in paths[:_SHOWN]:
+        console.print(f"{what}: {printable(path)}")
+    if len(paths) > _SHOWN:
+        console.print(f"... and {len(paths) - _SHOWN} more files")
 
 
 def _chosen(args: argparse.Namespace) -> list[str]:
     if args.top is not None and args.top < 1:
         raise InputError(f"--top is {args.top}, expected at least 1")
     ranked = [row["path"] for row in ranking.read_scores(args.report)]
+    if not all(ranked) or any(path.isdecimal() for path in ranked):
+        raise InputError(
+            f"{args.report} ranks images of an array by their numbers, not files: rank a folder "
+            "(nothing was moved)"
+        )
     if args.top is not None:
         return ranked[: args.top]
-    lines = args.list.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    text = args.list.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    lines = filter(None, text.split("\n"))
     # The gallery quotes what would not fit on a line.
-    listed = [json.loads(line) if line.startswith('"') else line for line in lines if line]
+    listed = [json.loads(line) if line.startswith('"') else line for line in lines]
     strange = set(listed) - set(ranked)
     if strange:
         raise InputError(

@@ -423,7 +423,7 @@ class E3Outlier(BaseEstimator):
             raise ValueError(
                 f"random_state is {self.random_state!r}, expected an integer from 0 to 2**32 - 1"
             ) from error
-        self.operation_set()
+        operations.tables(self._operations, self.image_size)
 
     def _range(self, X) -> tuple[float, float] | None:
         """The range of float arrays: as given, else as in ``fit``, else as they seem to have."""

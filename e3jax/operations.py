@@ -187,7 +187,17 @@ def paper_operations(name: str = "RA+IA+PR", side: int = 32) -> list[Operation]:
 def operation_set(
     name: str | Sequence[Operation] = "RA+IA+PR", side: int = 32, fill: str = "grey"
 ) -> OperationSet:
-    """Compiles operations for images of one side.
+    """Operations for images of one side, with their tables on the default device.
+
+    See :func:`tables` for arguments and errors.
+    """
+    return jax.tree.map(jnp.asarray, tables(name, side, fill))
+
+
+def tables(
+    name: str | Sequence[Operation] = "RA+IA+PR", side: int = 32, fill: str = "grey"
+) -> OperationSet:
+    """Compiles operations for images of one side; JAX is not started.
 
     Args:
       name: "RA", "RA+IA" or "RA+IA+PR" (the paper's 72, 88 and 111 operations), any other union of
@@ -197,7 +207,7 @@ def operation_set(
         nearest border value) or "mirror".
 
     Returns:
-      The operations' tables, on the default device.
+      The operations, their tables as NumPy arrays.
 
     Raises:
       ValueError: if the side is odd or too small, the fill or a family is unknown, ``patches`` is
@@ -220,12 +230,12 @@ def operation_set(
     rotation = np.array([angles.index(op.angle % 360) for op in operations], np.int32)
     if len(np.unique(np.column_stack([gather, rotation]), axis=0)) < max(len(operations), 2):
         raise ValueError("an operation set needs at least two operations, all different")
-    tables = zip(*(_rotation_table(angle, side, fill) for angle in angles), strict=True)
-    tap, row_weight, column_weight = map(np.stack, tables)
+    rotations = zip(*(_rotation_table(angle, side, fill) for angle in angles), strict=True)
+    tap, row_weight, column_weight = map(np.stack, rotations)
     prefilter = scipy.ndimage.spline_filter1d(np.eye(side), 3, axis=0, mode="mirror")
     row, column = np.divmod(tap, side + 2 * _PAD)
     transposed, source = _selections(gather, side)
-    arrays = OperationSet(
+    return OperationSet(
         names=tuple(op.name for op in operations),
         families=tuple(families),
         side=side,
@@ -242,7 +252,6 @@ def operation_set(
         row_factor=_rotation_factor(row, row_weight, prefilter),
         column_factor=_rotation_factor(column, column_weight, prefilter),
     )
-    return jax.tree.map(jnp.asarray, arrays)
 
 
 def _factors(operations: Sequence[Operation]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from e3jax import quarantine
 from e3jax.images import FITS, ImageBank, InputError, as_bank, to_picture, to_square
 
 
@@ -38,14 +39,14 @@ class Collection(NamedTuple):
 def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
     """Finds all image files below a folder by the file extensions that Pillow knows.
 
-    Hidden files and folders are skipped. Links to folders are not followed, because they can form
-    cycles. The order is natural: "2.png" comes before "10.png".
+    Hidden files and folders are skipped, and quarantines. Links to folders are not followed,
+    because they can form cycles. The order is natural: "2.png" comes before "10.png".
 
     Returns:
       The files, and the folders that cannot be opened.
 
     Raises:
-      InputError: the folder does not exist or contains no images.
+      InputError: the folder does not exist, is a quarantine or contains no images.
     """
     from PIL import Image
 
@@ -53,9 +54,13 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}, expected a folder of images: check the path")
+    if quarantine.is_quarantine(folder):
+        raise InputError(f"{folder} is a quarantine: move its files back first, with --undo")
     extensions = Image.registered_extensions()
 
     for path, folders, names in os.walk(folder, onerror=errors.append):
+        if quarantine.is_quarantine(path):
+            folders[:], names = [], []
         folders[:] = [name for name in folders if not name.startswith(".")]
         names = (name for name in names if not name.startswith("."))
         found += [Path(path, name) for name in names if Path(name).suffix.lower() in extensions]

@@ -9,14 +9,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 
 import e3jax
-from e3jax import cli, ranking
-from e3jax.ranking import Ranking
+from e3jax import cli
 
 SMALL = ("--network", "tiny-8", "--operations", "PR", "--steps", 3, "--image-size", 8)
 # As `python -m e3jax`, with the tests' small network.
@@ -126,95 +124,6 @@ def test_views_are_drawn(photos, tmp_path, capsys):
 def test_the_version():
     command = [sys.executable, "-m", "e3jax", "--version"]
     assert e3jax.__version__ in subprocess.run(command, capture_output=True, text=True).stdout
-
-
-# --- Quarantine ------------------------------------------------------------------------------
-
-
-def report_of(folder, names):
-    """A report as rank leaves it, and its files."""
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-        paths.append(str(path))
-    (folder / "report").mkdir()
-    alone, scores = np.arange(len(paths)), -np.arange(len(paths), dtype=float)
-    evidence = ranking.Evidence(None, None, None, "squash", {})
-    found = Ranking(np.array(paths), alone, scores, evidence, 0, [], None)
-    ranking.write_tables(folder / "report", found)
-    return folder / "report", paths
-
-
-def content(folder):
-    return {str(p): p.read_text() for p in folder.rglob("*.png")}
-
-
-NAMES = ("a.png", "b/a.png", "ü\n.png", "d.png", "e.png")
-
-
-def test_quarantine_moves_aside_and_back(tmp_path, capsys):
-    report, paths = report_of(tmp_path / "x", NAMES)
-    before = content(tmp_path)
-    assert cli.main(["quarantine", str(report), "--top", "2"]) == 0
-    aside = report / "quarantine"
-    assert sorted(p.name for p in aside.iterdir()) == [
-        "00001-a.png",
-        "00002-a.png",
-        "manifest.json",
-    ]
-    assert not os.path.exists(paths[0]) and not os.path.exists(paths[1])
-    # Again, and further: what is aside already counts.
-    assert cli.main(["quarantine", str(report), "--top", "3"]) == 0
-    assert len(list(aside.iterdir())) == 4
-    assert sorted(content(tmp_path).values()) == sorted(before.values())
-    assert cli.main(["quarantine", str(report), "--undo"]) == 0
-    assert content(tmp_path) == before and not aside.exists()
-
-
-def test_quarantine_overwrites_nothing(tmp_path, capsys):
-    report, paths = report_of(tmp_path / "x", NAMES)
-    (report / "quarantine").mkdir()
-    (report / "quarantine" / "00001-a.png").write_text("mine")
-    before = content(tmp_path)
-    assert cli.main(["quarantine", str(report), "--top", "2"]) == 2
-    assert "there is another file at" in " ".join(capsys.readouterr().err.split())
-    assert content(tmp_path) == before
-    (report / "quarantine" / "00001-a.png").unlink()
-    assert cli.main(["quarantine", str(report), "--top", "2"]) == 0
-    with open(paths[1], "w") as file:
-        file.write("new")
-    before = content(tmp_path)
-    assert cli.main(["quarantine", str(report), "--undo"]) == 2
-    assert content(tmp_path) == before
-
-
-def test_a_quarantine_that_was_stopped_is_undone(tmp_path, monkeypatch):
-    report, _ = report_of(tmp_path / "x", NAMES)
-    before = content(tmp_path)
-    move, moved = shutil.move, []
-
-    def move_two(source, target):
-        if len(moved) == 2:
-            raise KeyboardInterrupt
-        moved.append(move(source, target))
-
-    monkeypatch.setattr(shutil, "move", move_two)
-    assert cli.main(["quarantine", str(report), "--top", "4"]) == 130
-    monkeypatch.setattr(shutil, "move", move)
-    assert len(moved) == 2
-    assert cli.main(["quarantine", str(report), "--undo"]) == 0
-    assert content(tmp_path) == before
-
-
-def test_quarantined_images_are_not_ranked_again(tmp_path):
-    report, _ = report_of(tmp_path / "x", NAMES)
-    cli.main(["quarantine", str(report), "--top", "2"])
-    args = cli.parse_args(["rank", str(tmp_path / "x"), "--out", str(report)])
-    files, closed = cli._find(args)
-    assert [path.name for path in files] == ["d.png", "e.png", "ü\n.png"] and closed == []
 
 
 # --- Bad input -------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def photos(digits, tmp_path_factory):
     [
         (["--network", "foo"], "unknown network 'foo'"),
         (["--seed", "-1"], "random_state is -1, expected an integer from 0"),
-        (["--operations", "RA+XX"], "operations"),
+        (["--operations", "RA+XX"], "operation set 'RA+XX': expected families"),
         (["--steps", "0"], "steps is 0"),
         (["--save", "no/such/model"], "no/such is no folder that one may write to"),
         (["--save", "photos/a.png"], "is there and no detector of e3jax, so it is not replaced"),
@@ -103,11 +103,12 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
     assert str(os.getuid()) in files.cache_folder().name
 
 
-def test_a_cache_that_cannot_be_written_is_one_plain_line(photos, tmp_path, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written_is_one_plain_line(photos, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("E3JAX_CACHE_DIR", str(tmp_path / "file"))
-    assert here("rank", photos, *SMALL, "--out", tmp_path / "r") == 1
-    said = capsys.readouterr().err.splitlines()
+    ours = {"E3JAX_CACHE_DIR": str(tmp_path / "file"), "PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | ours
+    done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, env=env)
+    said = done.stderr.splitlines()
     assert sum(line.startswith("warning: compiled programs are not kept: ") for line in said) == 1
     assert "UserWarning" not in "".join(said)
 

@@ -1,0 +1,775 @@
+"""Quarantine is a transaction: whatever stops it, every file is whole at one of its two places."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from e3jax import cli, quarantine, ranking, reading
+from e3jax.images import InputError
+from e3jax.ranking import Ranking
+
+NAMES = ("a.png", "b/a.png", "ü\n.png", "d.png", "e.png")
+HERE = ("one file system", "two file systems")
+
+
+def write_report(folder, paths):
+    """A report as rank leaves it."""
+    folder.mkdir(parents=True)
+    scores = -np.arange(len(paths), dtype=float)
+    evidence = ranking.Evidence(None, None, None, "squash", {})
+    paths = np.array([str(path) for path in paths])
+    ranking.write_tables(folder, Ranking(paths, scores, evidence, 0, [], None))
+    return folder
+
+
+def photos_of(folder, names=NAMES):
+    """Files, each with content of its own."""
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content of %b\n" % os.fsencode(path.relative_to(folder)) * 9)
+    return paths
+
+
+def content(*folders):
+    """What files hold, without the tables of reports and the lists of quarantines."""
+    ours = ("scores.csv", "scores.jsonl", "unreadable.csv", "manifest.json")
+    found = {p for folder in folders for p in folder.rglob("*") if p.is_file() or p.is_symlink()}
+    return {
+        str(p): f"-> {os.readlink(p)}" if p.is_symlink() else p.read_bytes()
+        for p in sorted(found)
+        if p.name not in ours
+    }
+
+
+def moves(report):
+    path = report / "quarantine" / "manifest.json"
+    return json.loads(path.read_text())["moves"] if path.exists() else []
+
+
+def run(*arguments):
+    return cli.main(["quarantine", *map(str, arguments)])
+
+
+def check_list(before, photos, report, exact=True):
+    """Every file is whole at exactly one of its two places; the list says what is in quarantine.
+
+    Unless ``exact`` it may say more, which is where it was: a full disk takes no new list.
+    """
+    aside = {str(report / "quarantine" / move["to"]): move["from"] for move in moves(report)}
+    now = content(photos, report)
+    assert {aside.get(path, path): text for path, text in now.items()} == before
+    assert len(now) == len(before)
+    if exact:
+        assert aside.keys() <= now.keys()
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm")) if os.path.isdir("/dev/shm") else None
+    if folder is None or folder.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs /dev/shm as another file system")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=HERE)
+def place(request, tmp_path):
+    """Where reports go: on the photos' file system, or on another one."""
+    return tmp_path if request.param == HERE[0] else request.getfixturevalue("elsewhere")
+
+
+# --- There and back ----------------------------------------------------------------------------
+
+
+def test_files_move_aside_and_back(tmp_path, place):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(place / "report", paths)
+    before = content(tmp_path, place)
+    assert run(report, "--top", 2) == 0
+    aside = report / "quarantine"
+    assert sorted(os.listdir(aside)) == ["00001-a.png", "00002-a.png", "manifest.json"]
+    assert not paths[0].exists() and not paths[1].exists()
+    # Again, and further: what is aside already counts.
+    assert run(report, "--top", 3) == 0
+    assert len(os.listdir(aside)) == 4
+    check_list(before, tmp_path / "photos", report)
+    assert run(report, "--undo") == 0
+    assert content(tmp_path, place) == before and not aside.exists()
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    (report / "quarantine").mkdir()
+    (report / "quarantine" / "00001-a.png").write_text("mine")
+    before = content(tmp_path)
+    assert run(report, "--top", 2) == 2
+    assert "there is another file at" in capsys.readouterr().err
+    assert content(tmp_path) == before and not moves(report)
+    (report / "quarantine" / "00001-a.png").unlink()
+    assert run(report, "--top", 2) == 0
+    paths[1].write_text("new")
+    before = content(tmp_path)
+    assert run(report, "--undo") == 2
+    assert run(report, "--top", 3) == 2, "and the new one would have nowhere to go back to"
+    assert "a second file of that name" in capsys.readouterr().err
+    assert content(tmp_path) == before and len(moves(report)) == 2
+
+
+def test_a_name_taken_after_the_check_is_not_overwritten(tmp_path, place, monkeypatch):
+    """Also where the file system has no rename that refuses to, as some network ones."""
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(place / "report", paths)
+
+    def check(targets):
+        Path(targets[1]).write_text("somebody else's")
+
+    monkeypatch.setattr(quarantine, "_check_free", check)
+    for platform in (sys.platform, "another"):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert run(report, "--top", 3) == 3
+        taken = report / "quarantine" / "00002-a.png"
+        assert taken.read_text() == "somebody else's" and paths[1].exists()
+        taken.unlink()
+        monkeypatch.undo()
+        assert run(report, "--undo") == 0
+        monkeypatch.setattr(quarantine, "_check_free", check)
+
+
+def test_without_a_rename_that_refuses_to_overwrite_files_move_too(tmp_path, place, monkeypatch):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(place / "report", paths)
+    before = content(tmp_path, place)
+    monkeypatch.setattr(sys, "platform", "another")
+    assert run(report, "--top", 4) == 0
+    check_list(before, tmp_path / "photos", report)
+    assert run(report, "--undo") == 0
+    assert content(tmp_path, place) == before
+
+
+def test_times_rights_and_links_are_kept(tmp_path, place):
+    first, link, gone = paths = [tmp_path / "photos" / f"{name}.png" for name in "abc"]
+    photos_of(tmp_path / "photos", ["a.png"])
+    first.chmod(0o640)
+    os.utime(first, ns=(10**18 + 7, 10**18 + 9))
+    link.symlink_to("a.png")
+    gone.symlink_to("/nowhere/at.png")
+    report = write_report(place / "report", paths)
+    before, told = content(tmp_path, place), first.stat()
+    assert run(report, "--top", 3) == 0
+    moved = (report / "quarantine" / "00001-a.png").stat()
+    assert run(report, "--undo") == 0
+    assert content(tmp_path, place) == before
+    for stat in (moved, first.stat()):
+        assert (stat.st_mtime_ns, stat.st_mode) == (told.st_mtime_ns, told.st_mode)
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "ü" * 125 + ".png", "Ж😀" * 41 + ".jpeg"])
+def test_long_names_are_shortened_and_come_back_whole(tmp_path, place, name):
+    paths = photos_of(tmp_path / "photos", ["a.png", name])
+    sidecar = tmp_path / "photos" / (os.path.splitext(name)[0] + ".XMP")
+    sidecar.write_text("five stars")
+    report = write_report(place / "report", paths)
+    before = content(tmp_path, place)
+    assert run(report, "--top", 2) == 0
+    found = sorted(os.listdir(report / "quarantine"))
+    assert len(found) == 4 and found[1].startswith("00002-") and found[1].endswith(name[-4:])
+    assert all(len(os.fsencode(name)) <= 255 for name in found)
+    check_list(before, tmp_path / "photos", report)
+    assert run(report, "--undo") == 0
+    assert content(tmp_path, place) == before
+
+
+def test_names_that_other_file_systems_refuse_are_replaced(tmp_path):
+    paths = photos_of(tmp_path / "photos", ['a:"<b>|?*\\\n.png', os.fsdecode(b"\xff\xfe.png")])
+    report = write_report(tmp_path / "report", paths)
+    before = content(tmp_path)
+    assert run(report, "--top", 2) == 0
+    names = set(os.listdir(report / "quarantine")) - {"manifest.json"}
+    assert names == {"00001-a___b______.png", "00002-__.png"}
+    assert run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+# --- Sidecars ----------------------------------------------------------------------------------
+
+
+def test_sidecars_go_along_and_come_back(tmp_path, place, capsys):
+    ours = (
+        "a.jpg.xmp",
+        "a.xmp",
+        "a.JSON",
+        "a.jpg.supplemental-metadata.json",
+        "A.AAE",
+        "b.JPG.json",
+    )
+    others = ("aa.xmp", "a.txt.xmp", "c.json", "b.c.xmp")
+    photos = tmp_path / "photos"
+    paths = photos_of(photos, ["a.jpg", "b.JPG", "c.jpg", "a.b.xmp"])[:2]
+    photos_of(photos, [*ours, *others])
+    (photos / "b").mkdir()
+    (photos / "b" / "a.xmp").write_text("of another folder")
+    (photos / "b.json").mkdir()
+    report = write_report(place / "report", paths)
+    before = content(tmp_path, place)
+    assert run(report, "--top", 2) == 0
+    assert "2 files, with 6 sidecars, moved" in capsys.readouterr().err
+    left = {str(path.relative_to(photos)) for path in photos.rglob("*") if path.is_file()}
+    assert left == {"c.jpg", "a.b.xmp", "b/a.xmp", *others}
+    check_list(before, photos, report)
+    assert run(report, "--undo") == 0
+    assert "2 files, with 6 sidecars, moved back" in capsys.readouterr().err
+    assert content(tmp_path, place) == before
+
+
+def test_a_sidecar_of_two_pictures_stays_until_both_move(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    paths = photos_of(photos, ["a.jpg", "a.png", "b.jpg"])
+    photos_of(photos, ["a.xmp", "a.jpg.xmp", "b.nef", "b.xmp"])
+    report = write_report(tmp_path / "report", paths)
+    before = content(tmp_path)
+    assert run(report, "--top", 1) == 0
+    said = capsys.readouterr().err
+    assert "1 files, with 1 sidecars, moved" in said and f"name stay: {photos / 'a.xmp'}" in said
+    assert run(report, "--top", 2) == 0
+    assert not (photos / "a.xmp").exists()
+    assert run(report, "--top", 3) == 0
+    assert (photos / "b.xmp").exists(), "it is the raw file's too"
+    check_list(before, photos, report)
+    assert run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+# --- Folders that moved ------------------------------------------------------------------------
+
+
+def test_a_renamed_report_is_undone(tmp_path):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    before = content(tmp_path)
+    assert run(report, "--top", 3) == 0
+    report.rename(tmp_path / "report-old")
+    assert run(tmp_path / "report-old", "--undo") == 0
+    assert content(tmp_path) == before
+    # And by the folder of the quarantine itself, wherever it went.
+    (tmp_path / "report-old").rename(report)
+    assert run(report, "--top", 3) == 0
+    (report / "quarantine").rename(tmp_path / "junk")
+    assert run(report, "--undo") == 2
+    assert run(tmp_path / "junk", "--undo") == 0
+    assert content(tmp_path) == before and not (tmp_path / "junk").exists()
+
+
+def test_photos_and_report_that_moved_together_are_undone(tmp_path):
+    paths = photos_of(tmp_path / "x" / "photos")
+    write_report(tmp_path / "x" / "report", paths)
+    before = {os.path.relpath(p, tmp_path / "x"): text for p, text in content(tmp_path).items()}
+    (tmp_path / "link").symlink_to(tmp_path / "x" / "report")
+    assert run(tmp_path / "link", "--top", 3) == 0
+    (tmp_path / "x").rename(tmp_path / "y")
+    assert run(tmp_path / "y" / "report", "--undo") == 0
+    (tmp_path / "link").unlink()
+    after = {os.path.relpath(p, tmp_path / "y"): text for p, text in content(tmp_path).items()}
+    assert after == {n.replace("../x", "../y"): t for n, t in before.items() if "link" not in n}
+
+
+def test_photos_that_moved_alone_are_named_and_the_list_stays(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    report = write_report(tmp_path / "report", photos_of(photos))
+    before = content(tmp_path)
+    assert run(report, "--top", 3) == 0
+    photos.rename(tmp_path / "elsewhere")
+    now = content(tmp_path)
+    assert run(report, "--undo") == 2
+    assert f"was in {photos}, and neither that folder nor" in capsys.readouterr().err
+    assert content(tmp_path) == now and len(moves(report)) == 3
+    (tmp_path / "elsewhere").rename(photos)
+    assert run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+def test_none_back_is_an_error_and_keeps_the_list(tmp_path, capsys):
+    report = write_report(tmp_path / "report", photos_of(tmp_path / "photos"))
+    before = content(tmp_path)
+    assert run(report, "--top", 2) == 0
+    listed = moves(report)
+    for move in listed:
+        (report / "quarantine" / move["to"]).rename(tmp_path / move["to"])
+    assert run(report, "--undo") == 2
+    assert "holds none of the 2 files that quarantine moved there" in capsys.readouterr().err
+    assert moves(report) == listed
+    # One is put back: the other one stays on the list, also when new ones come.
+    (tmp_path / listed[0]["to"]).rename(report / "quarantine" / listed[0]["to"])
+    assert run(report, "--undo") == 3
+    said = capsys.readouterr().err
+    assert "1 files were moved back, 1 are not in quarantine any more" in said
+    assert f"moved: {listed[0]['from']}" in said
+    assert moves(report) == listed[1:]
+    assert run(report, "--top", 1) == 0
+    assert [move["to"] for move in moves(report)] == ["00002-a.png", "00003-a.png"]
+    (tmp_path / listed[1]["to"]).rename(report / "quarantine" / listed[1]["to"])
+    assert run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+def first_edition(report, paths):
+    """A quarantine as the first edition left it: a plain list of absolute places."""
+    folder = report / "quarantine"
+    folder.mkdir()
+    listed = []
+    for number, path in enumerate(paths, start=1):
+        listed.append({"from": str(path), "to": str(folder / f"{number:05d}-{path.name}")})
+        path.rename(listed[-1]["to"])
+    (folder / "manifest.json").write_text(json.dumps(listed, indent=1))
+
+
+@pytest.mark.parametrize("then", ["as it was", "renamed", "more"])
+def test_a_quarantine_of_the_first_edition_is_undone(tmp_path, then):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    before = content(tmp_path)
+    first_edition(report, paths[:2])
+    assert quarantine.is_quarantine(report / "quarantine")
+    if then == "renamed":
+        report = report.rename(tmp_path / "report-old")
+    if then == "more":
+        assert run(report, "--top", 3) == 0
+        check_list(before, tmp_path / "photos", report)
+        assert len(moves(report)) == 3
+    assert run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+def test_a_damaged_list_is_told_and_kept(tmp_path, capsys):
+    report = write_report(tmp_path / "report", photos_of(tmp_path / "photos"))
+    assert run(report, "--top", 2) == 0
+    path = report / "quarantine" / "manifest.json"
+    whole, before = path.read_text(), content(tmp_path)
+    changes = (("from", "f"), ("00001-a.png", ".."), ('"moves": [', '"moves": [3,'))
+    damaged = [whole.replace(*change) for change in changes]
+    for text in (whole[:90], "[1]", "", '{"name": "a web page\'s"}', *damaged):
+        path.write_text(text)
+        for arguments in (["--undo"], ["--top", 3]):
+            assert run(report, *arguments) == 2
+            assert "is damaged or another program's" in capsys.readouterr().err
+        assert path.read_text() == text and content(tmp_path) == before
+
+
+# --- What other commands see ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["as it was", "renamed", "first edition"])
+def test_every_walk_leaves_every_quarantine_out(tmp_path, then):
+    photos = tmp_path / "photos"
+    paths = photos_of(photos)
+    report = write_report(photos / "report", paths)
+    if then == "first edition":
+        first_edition(report, paths[:2])
+    else:
+        assert run(report, "--top", 2) == 0
+    if then == "renamed":
+        (report / "quarantine").rename(photos / "junk")
+    for arguments in (
+        ["rank", photos],
+        ["score", "model", photos],
+        ["rank", photos, "--out", report],
+    ):
+        args = cli.parse_args([str(argument) for argument in arguments])
+        found, closed = cli._find(args)
+        assert [path.name for path in found] == ["d.png", "e.png", "ü\n.png"] and closed == []
+    with pytest.raises(InputError, match="is a quarantine: move its files back first"):
+        reading.find_files(photos / "junk" if then == "renamed" else report / "quarantine")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '[{"from": "a"}]', '{"name": "a"}', "", '[{"from": 1']
+)
+def test_somebody_elses_manifest_hides_nothing(tmp_path, text):
+    photos_of(tmp_path)
+    (tmp_path / "manifest.json").write_text(text)
+    assert not quarantine.is_quarantine(tmp_path)
+    assert len(reading.find_files(tmp_path)[0]) == len(NAMES)
+
+
+def test_a_pipe_for_a_manifest_or_a_picture_is_not_opened(tmp_path, capsys):
+    [path, *_] = photos_of(tmp_path / "photos")
+    os.mkfifo(tmp_path / "photos" / "manifest.json")
+    assert not quarantine.is_quarantine(tmp_path / "photos")
+    os.mkfifo(tmp_path / "photos" / "p.png")
+    report = write_report(tmp_path / "report", [path, tmp_path / "photos" / "p.png"])
+    assert run(report, "--top", 2) == 2
+    assert "p.png is no file" in capsys.readouterr().err and path.exists()
+
+
+def test_an_older_report_takes_nothing_out_of_a_quarantine(tmp_path, capsys):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    assert run(report, "--top", 2) == 0
+    older = write_report(tmp_path / "older", [*(report / "quarantine").glob("*.png")])
+    before = content(tmp_path)
+    assert run(older, "--top", 1) == 2
+    assert "is in another quarantine: rank the folder again" in capsys.readouterr().err
+    assert run(write_report(tmp_path / "second", paths), "--top", 3) == 2
+    assert "is not there any more" in capsys.readouterr().err
+    assert content(tmp_path) == before and not moves(older)
+
+
+@pytest.mark.parametrize("paths", [["0", "1", "2"], ["", "a.png"]])
+def test_a_report_of_arrays_is_one_sentence(tmp_path, monkeypatch, capsys, paths):
+    monkeypatch.chdir(tmp_path)
+    photos_of(tmp_path, ["0", "1"])
+    report = write_report(tmp_path / "report", paths)
+    (tmp_path / "list.txt").write_text("0\n")
+    for arguments in (["--top", 1], ["--list", "list.txt"]):
+        assert run(report, *arguments) == 2
+        assert "by their numbers, not files" in capsys.readouterr().err
+    assert (tmp_path / "0").exists()
+
+
+def test_a_selection_edited_on_windows_is_read(tmp_path):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    text = f"\ufeff{paths[0]}\r\n\r\n{json.dumps(str(paths[2]))}\r\n"
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    assert run(report, "--list", tmp_path / "list.txt") == 0
+    assert [path.exists() for path in paths] == [False, True, False, True, True]
+
+
+# --- What stops it -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("what", ["write", "fsync"])
+def test_a_full_disk_moves_some_or_none_and_says_which(
+    tmp_path, elsewhere, monkeypatch, capsys, number, what
+):
+    photos = tmp_path / "photos"
+    paths = photos_of(photos)
+    report = write_report(elsewhere / "report", paths)
+    before, written = content(tmp_path, elsewhere), 0
+
+    def full(*arguments):
+        nonlocal written
+        written += 1
+        if written > number:
+            if what == "write":
+                arguments[1].write(arguments[0].read(99))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    owner, name = (shutil, "copyfileobj") if what == "write" else (os, "fsync")
+    real = getattr(owner, name)
+    monkeypatch.setattr(owner, name, full)
+    code = run(report, "--top", 4)
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    # Of the calls of fsync, the first is for the list, and two are for a file and its folder.
+    moved = number if what == "write" else number // 2
+    assert code == (3 if moved else 2)
+    if moved:
+        assert f"{moved} of 4 files were moved: quarantine --undo moves them back" in said
+        assert said.count("\nmoved: ") + said.startswith("moved: ") == moved
+    assert sum(path.exists() for path in paths) == 5 - moved
+    check_list(before, photos, report, exact=False)
+    assert not moved or run(report, "--undo") == 0
+    assert content(tmp_path, elsewhere) == before
+    assert not (report / "quarantine").exists()
+
+
+def test_a_really_full_disk(tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and os.geteuid() == 0
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]
+    if not mounted or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        photos = tmp_path / "photos"
+        paths = photos_of(photos)
+        for path in paths:
+            path.write_bytes(os.urandom(60_000))
+        report = write_report(disk / "report", paths)
+        before = content(photos, report)
+        assert run(report, "--top", 5) == 3
+        said = capsys.readouterr().err
+        assert "e.png" not in said.split("error: ")[0] and "No space left on device" in said
+        check_list(before, photos, report, exact=False)
+        assert run(report, "--undo") == 0, "which needs no space there"
+        assert content(photos, report) == before
+        with open(disk / "rest", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        assert run(report, "--top", 1) == 2, "not even for the list"
+        assert content(photos, report) == before and not (report / "quarantine").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_what_cannot_be_moved_after_others_were_is_code_3_and_undone(
+    tmp_path, place, monkeypatch, capsys
+):
+    photos = tmp_path / "photos"
+    paths = photos_of(photos)
+    report = write_report(place / "report", paths)
+    before, move = content(tmp_path, place), quarantine._move
+
+    def refuse(source, target, partial):
+        if str(paths[2]) in (source, target):
+            raise PermissionError(errno.EACCES, "Permission denied", source)
+        move(source, target, partial)
+
+    monkeypatch.setattr(quarantine, "_move", refuse)
+    assert run(report, "--top", 4) == 3
+    said = capsys.readouterr().err
+    assert f"moved: {paths[0]}\nmoved: {paths[1]}\nerror: " in said
+    assert "cannot be moved: Permission denied; 2 of 4 files were moved: quarantine --undo" in said
+    check_list(before, photos, report)
+    (tmp_path / "list.txt").write_text(f"{json.dumps(str(paths[2]))}\n")
+    assert run(report, "--list", tmp_path / "list.txt") == 2
+    assert "(nothing was moved)" in capsys.readouterr().err
+    check_list(before, photos, report)
+    monkeypatch.undo()
+    assert run(report, "--top", 4) == 0
+    monkeypatch.setattr(quarantine, "_move", refuse)
+    assert run(report, "--undo") == 3
+    assert "run --undo again for the rest" in capsys.readouterr().err
+    assert len(moves(report)) == 2
+    check_list(before, photos, report)
+    monkeypatch.undo()
+    assert run(report, "--undo") == 0
+    (tmp_path / "list.txt").unlink()
+    assert content(tmp_path, place) == before
+
+
+def test_a_source_that_cannot_be_removed_is_not_doubled(tmp_path, elsewhere, monkeypatch):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(elsewhere / "report", paths)
+    before, unlink = content(tmp_path, elsewhere), os.unlink
+
+    def refuse(path, *rest, **options):
+        if str(path) == str(paths[0]):
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+        return unlink(path, *rest, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert run(report, "--top", 1) == 2
+    assert content(tmp_path, elsewhere) == before and not (report / "quarantine").exists()
+
+
+def test_a_file_that_changes_while_it_is_copied_stays(tmp_path, elsewhere, monkeypatch, capsys):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(elsewhere / "report", paths)
+    copy = shutil.copyfileobj
+
+    def change(reader, writer, length):
+        copy(reader, writer, length)
+        with open(reader.name, "a") as file:
+            file.write("an editor's last words")
+
+    monkeypatch.setattr(shutil, "copyfileobj", change)
+    assert run(report, "--top", 1) == 2
+    assert "another program changed it meanwhile" in capsys.readouterr().err
+    assert paths[0].read_text().endswith("an editor's last words")
+    assert not (report / "quarantine").exists()
+
+
+def test_a_second_command_at_once_is_refused(tmp_path, monkeypatch, capsys):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    move, codes = quarantine._move, []
+
+    def second(*arguments):
+        before = content(tmp_path)
+        for what in (["--top", "4"], ["--undo"]):
+            thread = threading.Thread(target=lambda w=what: codes.append(run(report, *w)))
+            thread.start()
+            thread.join()
+        assert content(tmp_path) == before
+        move(*arguments)
+
+    monkeypatch.setattr(quarantine, "_move", second)
+    assert run(report, "--top", 2) == 0
+    assert codes == [2] * 4
+    assert "another quarantine command is at work in" in capsys.readouterr().err
+    assert sorted(os.listdir(report / "quarantine")) == [
+        "00001-a.png",
+        "00002-a.png",
+        "manifest.json",
+    ]
+
+
+def test_where_there_are_no_locks_it_works_all_the_same(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    report = write_report(tmp_path / "report", photos_of(tmp_path / "photos"))
+    before = content(tmp_path)
+    assert run(report, "--top", 2) == run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+def test_many_commands_at_once_on_one_report_and_on_two(tmp_path):
+    names = [f"{folder}/{number}.png" for folder in "ab" for number in range(100)]
+    photos = tmp_path / "photos"
+    paths = photos_of(photos, names)
+    reports = [write_report(tmp_path / name, paths) for name in ("one", "two")]
+    before, codes = content(tmp_path), []
+    commands = [(report, "--top", 200) for report in reports] * 4
+    commands += [(report, "--undo") for report in reports] * 2
+    threads = [threading.Thread(target=lambda c=c: codes.append(run(*c))) for c in commands]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(codes) <= {0, 2, 3}
+    aside = {str(r / "quarantine" / m["to"]): m["from"] for r in reports for m in moves(r)}
+    now = content(tmp_path)
+    assert {aside.get(path, path): text for path, text in now.items()} == before
+    assert len(now) == len(before) and aside.keys() <= now.keys()
+    for report in reports:
+        assert run(report, "--undo") in (0, 2)
+    assert content(tmp_path) == before
+
+
+# --- Kills ---------------------------------------------------------------------------------------
+
+
+class Children:
+    """Commands that are killed, see kills.py."""
+
+    def __init__(self, log):
+        command = [sys.executable, str(ROOT / "tests" / "kills.py")]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.log = open(log, "w+")
+        self.process = subprocess.Popen(command, env=env, stderr=self.log, **pipes)
+
+    def run(self, *commands, at_line=None, after=None, number=signal.SIGKILL):
+        commands = [["quarantine", *map(str, command)] for command in commands]
+        request = {"commands": commands, "at_line": at_line, "after": after, "signal": number}
+        self.process.stdin.write(f"{json.dumps(request)}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        assert self.process.wait(timeout=60) == 0
+        self.log.seek(0)
+        assert "Traceback" not in self.log.read()
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def children(tmp_path_factory):
+    children = Children(tmp_path_factory.mktemp("children") / "errors")
+    yield children
+    children.close()
+
+
+def check_killed(before, photos, report, place, tmp_path):
+    """Right after a kill: every file is whole, at one place or, of two file systems, at both."""
+    now = content(photos, report)
+    for move in moves(report):
+        aside = str(report / "quarantine" / move["to"])
+        both = [path for path in (aside, move["from"]) if path in now]
+        assert both and (len(both) == 1 or place != tmp_path)
+        assert all(now[path] == before[move["from"]] for path in both)
+        for path in both:
+            del now[path]
+    rest = {p: text for p, text in now.items() if not p.endswith((".partial", ".lock"))}
+    assert rest == {p: t for p, t in before.items() if p not in {m["from"] for m in moves(report)}}
+
+
+def kill_and_check(children, tmp_path, place, report, before, *commands, **when):
+    """Runs and kills commands, checks, and that the next command clears up; returns their codes."""
+    photos = tmp_path / "photos"
+    codes = children.run(*commands, **when)
+    assert set(codes) <= {0, 2, -9, 130}
+    check_killed(before, photos, report, place, tmp_path)
+    # A command that has nothing to move clears up all the same.
+    (tmp_path / "none.txt").write_text("")
+    assert run(report, "--list", tmp_path / "none.txt") == 0
+    check_list(before, photos, report)
+    return codes
+
+
+def killed_collection(tmp_path, place, names):
+    paths = photos_of(tmp_path / "photos", names)
+    for path in paths[::3]:
+        path.with_suffix(".xmp").write_text(f"five stars for {path}")
+    report = write_report(place / "report", paths)
+    return report, content(tmp_path / "photos", report)
+
+
+def kill_at_every(step, children, tmp_path, place, number=signal.SIGKILL):
+    report, before = killed_collection(tmp_path, place, NAMES)
+    kills = 0
+    for command in ((report, "--top", 4), (report, "--undo")):
+        for line in range(1, 100_000, step):
+            if command[1] == "--undo":
+                assert run(report, "--top", 4) == 0
+            when = {"at_line": line, "number": number}
+            codes = kill_and_check(children, tmp_path, place, report, before, command, **when)
+            assert run(report, "--undo") in (0, 2)
+            assert content(tmp_path / "photos", report) == before
+            assert not (report / "quarantine").exists()
+            if codes == [0]:
+                break
+            kills += 1
+    return kills
+
+
+def test_a_kill_at_any_line_leaves_every_file_whole(children, tmp_path, place):
+    assert kill_at_every(151, children, tmp_path, place) > 5
+
+
+def test_ctrl_c_at_any_line_leaves_every_file_whole(children, tmp_path, place):
+    assert kill_at_every(199, children, tmp_path, place, signal.SIGINT) > 4
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_kill_at_each_of_many_lines_leaves_every_file_whole(children, tmp_path, place, number):
+    print(kill_at_every(11, children, tmp_path, place, number), "kills")
+
+
+@pytest.mark.campaign
+def test_kills_at_random_and_two_commands_at_once_leave_every_file_whole(children, tmp_path, place):
+    names = [f"{folder}/{number}.png" for folder in "ab" for number in range(60)]
+    report, before = killed_collection(tmp_path, place, names)
+    photos, draw = tmp_path / "photos", random.Random(0)
+    began = time.monotonic()
+    assert children.run((report, "--top", 120)) == [0]
+    takes = time.monotonic() - began
+    kills = both = 0
+    while kills < int(os.environ.get("E3JAX_KILLS", 20)):
+        top = (report, "--top", draw.randint(1, 120))
+        commands = draw.choice([[top], [(report, "--undo")], [top, top], [top, (report, "--undo")]])
+        after = draw.uniform(0, 1.2 * takes)
+        codes = kill_and_check(children, tmp_path, place, report, before, *commands, after=after)
+        kills += codes.count(-9)
+        both += len(codes) == 2
+    run(report, "--undo")
+    assert content(photos, report) == before
+    print(f"{kills} kills, {both} times two at once, commands of {takes:.3f} s")
