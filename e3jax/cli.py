@@ -160,7 +160,7 @@ def rank(args: argparse.Namespace, console: Console) -> int:
         if args.save:
             checkpoint.save(detector, args.save)
         rows = _report(args, detector.ranking_, closed, on_progress)
-    _sum_up(console, args.out, rows, closed + detector.health_.unreadable)
+    _sum_up(console, args.out, rows, closed + detector.health_.unreadable, detector.file_scale_)
     health = detector.health_
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
@@ -180,7 +180,7 @@ def score(args: argparse.Namespace, console: Console) -> int:
         detector.on_progress = on_progress
         found = detector.rank(paths)
         rows = _report(args, found, closed, on_progress)
-    _sum_up(console, args.out, rows, closed + found.unreadable)
+    _sum_up(console, args.out, rows, closed + found.unreadable, found.file_scale)
     return _judge(console, detector)
 
 
@@ -240,17 +240,20 @@ def _report(args, found: ranking.Ranking, closed: list, on_progress) -> list[dic
     return rows
 
 
-def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
+def _sum_up(console: Console, out: Path, rows: list[dict], left_out, scale) -> None:
     outliers = [row for row in rows if row["outlier"]]
     for row in outliers[:_SHOWN]:
         print(f"{row['score']:.3f}  {printable(row['path'])}")
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")
+    unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
     for path, reason in unreadable[:_SHOWN]:
         console.print(f"left out: {printable(path)}: {reason}")
     if len(unreadable) > _SHOWN:
         console.print(f"... and {len(unreadable) - _SHOWN} more files")
+    for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
+        console.print(printable(note))
     console.print(f"The report is in {out}/: open {_GALLERY}, or read {ranking.SCORES}")
 
 

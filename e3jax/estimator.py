@@ -88,6 +88,7 @@ class E3Outlier(BaseEstimator):
       paths_: str [n], files of the collection; image numbers for arrays.
       health_: :class:`Health`; ``fit`` also warns if it is bad.
       value_range_: of float arrays; None otherwise.
+      file_scale_: what is black and white in files of more than 8 bits, here and in new ones.
       colour_: whether images are RGB, else grey.
       variables_, network_, steps_: the trained network, its name, and its training steps.
 
@@ -133,8 +134,8 @@ class E3Outlier(BaseEstimator):
         began = time.monotonic()
         self._check_parameters()
         self.value_range_ = self._infer_range(X)
-        self.colour_ = None  # as the collection is
-        bank, unreadable, _ = self.read(X, least=2)
+        self.colour_, self.file_scale_ = None, None  # as the collection is
+        bank, unreadable, _, self.file_scale_ = self.read(X, least=2)
         self.colour_ = bank.images.shape[-1] == 3
         config = self._config(len(bank.images))
         if self.time_budget is not None:
@@ -192,7 +193,8 @@ class E3Outlier(BaseEstimator):
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
         check_is_fitted(self, "view_entropies_")
         found = (self.decision_scores_, self.surprises_)
-        return self._rank(self.paths_, self.view_entropies_, *found, self.health_.unreadable)
+        unreadable = self.health_.unreadable
+        return self._rank(self.paths_, self.view_entropies_, *found, unreadable, self.file_scale_)
 
     def rank(self, X) -> ranking.Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -201,12 +203,12 @@ class E3Outlier(BaseEstimator):
           InputError, NotFittedError: see ``decision_function``.
         """
         check_is_fitted(self, "decision_scores_")
-        bank, unreadable, _ = self.read(X)
+        bank, unreadable, _, scale = self.read(X)
         entropies = ranking.view_entropies(self._score(bank.images))
         found = self._fuse(self._evidence(entropies, bank.images))
-        return self._rank(bank.ids, entropies, *found, unreadable)
+        return self._rank(bank.ids, entropies, *found, unreadable, scale)
 
-    def _rank(self, paths, entropies, scores, surprises, unreadable) -> ranking.Ranking:
+    def _rank(self, paths, entropies, scores, surprises, unreadable, scale) -> ranking.Ranking:
         operation_set = self.operation_set()
         return ranking.Ranking(
             paths=paths,
@@ -217,6 +219,7 @@ class E3Outlier(BaseEstimator):
             threshold=self.threshold_,
             unreadable=unreadable,
             health=self.health_,
+            file_scale=scale,
         )
 
     def predict(self, X, return_confidence=False):
@@ -280,20 +283,22 @@ class E3Outlier(BaseEstimator):
         if isinstance(X, (str, os.PathLike)):
             X, closed = reading.find_files(X)
         total = len(X)
-        bank, unreadable, _ = reading.read_files(
+        bank, unreadable, _, scale = reading.read_files(
             X,
             self.image_size,
             self.resize,
             self.colour_,
             least,
             lambda done: self.on_progress("reading", done, total),
+            scale=self.file_scale_ or reading.Scale(floats=self.value_range_),
         )
-        return reading.Collection(bank, closed + unreadable)
+        return reading.Collection(bank, closed + unreadable, scale=scale)
 
     def _readable(self, X) -> np.ndarray:
         """The images of a collection, all of which must be readable."""
         check_is_fitted(self, "decision_scores_")
-        bank, unreadable, _ = self.read(X)
+        bank, left_out, *_ = self.read(X)
+        unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
         if unreadable:
             path, reason = unreadable[0]
             raise InputError(f"{path} cannot be read ({reason}): leave it out")
