@@ -5,6 +5,7 @@ once more without it.
 """
 
 import contextlib
+import ctypes
 import io
 import os
 import re
@@ -121,11 +122,20 @@ class _Budget:
         try:
             yield
         finally:
+            if size > _TRIMMED:
+                _trim()
             with self._changed:
                 self._used -= size
                 self._changed.notify_all()
 
 
+def _trim() -> None:
+    """Gives free memory back to the system, which glibc keeps for each thread."""
+    with contextlib.suppress(Exception):  # other libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+_TRIMMED = 1 << 26  # bytes
 _in_flight = _Budget(1 << 29)
 # Bytes per pixel: two copies of four bytes; decoders that hold copies of their own.
 _COPIES, _HUNGRY = 8, {"WEBP": 24, "AVIF": 24, "HEIF": 24, "JXL": 24, "JPEG2000": 24}
@@ -175,15 +185,15 @@ def decode(path: str | os.PathLike, *wanted: tuple[int, Shrink]) -> list:
             return _decode(file, wanted)
         except MemoryError:
             raise
-        except Exception as error:
-            if remedy := kinds.remedy(kind):
-                raise NotAnImage(f"{kind}: {remedy}") from error
-            if results := _decode_essentials(kind, file, wanted):
-                return results
-            if isinstance(error, UnidentifiedImageError):
-                what = f", though it starts as one: {kind}" if kind else ""
-                raise NotAnImage(f"not an image{what}") from error
-            raise
+        except Exception as failure:
+            error = failure.with_traceback(None)  # which holds on to the pixels
+        if remedy := kinds.remedy(kind):
+            raise NotAnImage(f"{kind}: {remedy}")
+        if results := _decode_essentials(kind, file, wanted):
+            return results
+    if isinstance(error, UnidentifiedImageError):
+        raise NotAnImage("not an image" + (f", though it starts as {kind}" if kind else ""))
+    raise error
 
 
 def _decode_essentials(kind: str, file: BinaryIO, wanted) -> list:

@@ -278,7 +278,8 @@ class E3Outlier(BaseEstimator):
         if not _are_paths(X):
             array = images.to_uint8(X, self.value_range_)
             array = images.resize(array, self.image_size, self.resize)
-            return reading.Collection(images.as_bank(array, least=least), [])
+            scale = reading.Scale(floats=self.value_range_)
+            return reading.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
         if isinstance(X, (str, os.PathLike)):
             X, closed = reading.find_files(X)

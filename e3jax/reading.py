@@ -302,6 +302,7 @@ def _in_threads(work: Callable, items: Sequence, on_item: Callable[[int], None])
         try:
             return work(item)
         except Exception as error:  # decoders raise errors of any type for damaged files
+            error.__cause__ = error.__context__ = None
             return error.with_traceback(None)  # which holds on to the pixels
 
     kinds.formats()  # imports, which threads should find done
