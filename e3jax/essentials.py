@@ -18,9 +18,9 @@ _TIFF_TAGS |= {529, 530, 531, 532}
 def of(kind: str, content: bytes) -> tuple[bytes, bytes] | None:
     """A file's content without metadata, and its EXIF data (b"" if there is none).
 
-    None for kinds other than JPEG, PNG and TIFF. What is damaged otherwise stays so.
+    None for kinds other than JPEG, PNG, WebP and TIFF. What is damaged otherwise stays so.
     """
-    known = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}
+    known = {"JPEG": _jpeg, "PNG": _png, "WebP": _webp, "TIFF": _tiff}
     return known[kind](content) if kind in known else None
 
 
@@ -86,6 +86,24 @@ def _png(content: bytes) -> tuple[bytes, bytes]:
 
 def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _webp(content: bytes) -> tuple[bytes, bytes]:
+    """Keeps the chunks of a still image; an animation is left without any."""
+    chunks, at = {}, 12
+    while at + 8 <= len(content):
+        name, length = struct.unpack_from("<4sI", content, at)
+        chunks.setdefault(name, content[at + 8 : at + 8 + length])
+        at += 8 + length + length % 2
+    names = [name for name in (b"VP8L", b"ALPH", b"VP8 ") if name in chunks]
+    if b"ALPH" in names:
+        chunks[b"VP8X"] = b"\x10" + chunks.get(b"VP8X", b"")[1:]  # the flag of opacity alone
+        names.insert(0, b"VP8X")
+    body = b"WEBP" + b"".join(
+        struct.pack("<4sI", name, len(chunks[name])) + chunks[name] + bytes(len(chunks[name]) % 2)
+        for name in names
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body, chunks.get(b"EXIF", b"")
 
 
 def _tiff(content: bytes) -> tuple[bytes, bytes]:
