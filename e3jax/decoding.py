@@ -246,7 +246,7 @@ def _correct_tiff(picture) -> None:
     """Corrects how Pillow unpacks TIFF files of more than 8 bits, before they are decoded."""
     raw = _rawmode(picture)
     if picture.tile[0][0] == "libtiff":  # which has swapped the bytes already
-        _set_rawmode(picture, lambda raw: re.sub(r"(\dB)", lambda m: m[0][0] + "N", raw))
+        _set_rawmode(picture, lambda raw: re.sub(r"(\d)B", r"\1N", raw))
     elif len(raw) == 1 and 16 in picture.tag_v2.get(258, ()):  # one of several planes
         order = "B" if picture.tag_v2.prefix == b"MM" else "L"
         _set_rawmode(picture, lambda raw: f"{raw};16{order}")
@@ -285,7 +285,6 @@ def _bytes(picture) -> int:
 
 def _turned(picture, exif: bytes | None = None):
     """Decodes an image and turns it upright, as it is if its orientation cannot be read."""
-
     picture.load()
     if (turn := _turn(picture, exif)) is None:
         return picture

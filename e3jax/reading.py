@@ -131,9 +131,8 @@ def _notes(folder: Path, others: dict[str, list[Path]], links: list[str]) -> lis
             hidden = collections.Counter(map(_kind, paths))
             remedies = {kinds.remedy(k): n for k, n in hidden.items() if k in kinds.PICTURES}
         for remedy, n in remedies.items():
-            name = f"{ending} file" if ending else "file"
-            name += "s were" if n > 1 else " was"
-            name += "" if ending else " without an ending"
+            name = (f"{ending} " if ending else "") + ("files" if n > 1 else "file")
+            name += ("" if ending else " without an ending") + (" were" if n > 1 else " was")
             notes.append(f"{n} {name} not looked at: {remedy}")
     inside = os.path.realpath(folder)
     away = [at for at in links if not _is_below(os.path.realpath(at), inside)]
