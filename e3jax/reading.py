@@ -128,8 +128,8 @@ def _notes(folder: Path, others: dict[str, list[Path]], links: list[str]) -> lis
             remedies = {f"they hold images ({', '.join(sorted(hidden))}), rename them": len(paths)}
             remedies = remedies if hidden else {}
         else:
-            hidden = collections.Counter(map(_kind, paths))
-            remedies = {kinds.remedy(k): n for k, n in hidden.items() if k in kinds.PICTURES}
+            hidden = filter(kinds.PICTURES.__contains__, map(_kind, paths))
+            remedies = collections.Counter(map(kinds.remedy, hidden))
         for remedy, n in remedies.items():
             name = (f"{ending} " if ending else "") + ("files" if n > 1 else "file")
             name += ("" if ending else " without an ending") + (" were" if n > 1 else " was")

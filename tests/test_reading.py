@@ -136,9 +136,10 @@ def test_files_without_an_ending_are_images_if_they_start_as_such(good, tmp_path
     numbered = save(tmp_path / "1.2.840.10008", noise(), format="JPEG")
     (tmp_path / "LICENSE").write_text("BM, II and so on")
     (tmp_path / "scan").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    (tmp_path / "drawing").write_text('<?xml version="1.0"?>\n<svg>')
     found, [note] = find_files(tmp_path)
     assert set(found) == {*good, *named, numbered}
-    assert note.reason.startswith("1 file without an ending was not looked at: export")
+    assert note.reason.startswith("2 files without an ending were not looked at: export")
     assert not read_files(found).unreadable
 
 
