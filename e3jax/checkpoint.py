@@ -30,7 +30,7 @@ _FORMAT = 4
 _ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_", "copy_of_")
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
-_FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_")
+_FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_", "file_scale_")
 
 
 def save(detector: E3Outlier, path: str | os.PathLike) -> None:
@@ -136,6 +136,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
+    detector.file_scale_ = reading.Scale(*about["fitted"].get("file_scale_", ()))
     tree = {name: {} for name in _TREES}  # which may be empty
     for name, array in arrays.items():
         *parents, leaf = name.split("/")

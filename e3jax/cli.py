@@ -175,7 +175,7 @@ def rank(args: argparse.Namespace, console: Console) -> int:
         rows = _report(args, detector.ranking_, closed, on_progress)
         if args.save:
             checkpoint.save(detector, args.save)
-    _sum_up(console, args.out, rows, closed + detector.health_.unreadable)
+    _sum_up(console, args.out, rows, closed + detector.health_.unreadable, detector.file_scale_)
     health = detector.health_
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
@@ -196,7 +196,7 @@ def score(args: argparse.Namespace, console: Console) -> int:
         detector.on_progress = on_progress
         found = detector.rank(paths)
         rows = _report(args, found, closed, on_progress)
-    _sum_up(console, args.out, rows, closed + found.unreadable)
+    _sum_up(console, args.out, rows, closed + found.unreadable, found.file_scale)
     return _judge(console, detector)
 
 
@@ -209,7 +209,7 @@ def _judge(console: Console, detector: E3Outlier) -> int:
 
 
 def _find(args: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable]]:
-    """The images of PHOTOS, by absolute paths, each once, without those that are in a quarantine."""
+    """The images of PHOTOS, by absolute paths, each once, without those in a quarantine."""
     paths, closed = {}, []
     for photos in args.photos:
         found, left_out = [photos.absolute()], []
@@ -261,7 +261,7 @@ def _report(args, found: ranking.Ranking, closed: list, on_progress) -> list[dic
     return rows
 
 
-def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
+def _sum_up(console: Console, out: Path, rows: list[dict], left_out, scale) -> None:
     outliers = [row for row in rows if row["outlier"]]
     lines = [f"{row['score']:.3f}  {printable(row['path'])}" for row in outliers[:_SHOWN]]
     try:
@@ -271,10 +271,13 @@ def _sum_up(console: Console, out: Path, rows: list[dict], unreadable) -> None:
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")
+    unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
     for path, reason in unreadable[:_SHOWN]:
         console.print(f"left out: {printable(path)}: {reason}")
     if len(unreadable) > _SHOWN:
         console.print(f"... and {len(unreadable) - _SHOWN} more files")
+    for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
+        console.print(printable(note))
     console.print(f"The report is in {out}/: open {_GALLERY}, or read {ranking.SCORES}")
 
 

@@ -94,6 +94,7 @@ class E3Outlier(BaseEstimator):
       copy_of_: int [n], for each image of the collection its first exact copy, maybe itself. Copies
         are trained, scored and counted once, so ``contamination`` is a share of different images.
       alike_: int [n], the same to the eye, see :func:`e3jax.copies.near`; not saved.
+      file_scale_: what is black and white in files of more than 8 bits, here and in new ones.
       colour_: whether images are RGB, else grey.
       variables_, network_, steps_: the trained network, its name, and its training steps.
 
@@ -148,8 +149,8 @@ class E3Outlier(BaseEstimator):
 
     def _fit(self, X, began: float) -> None:
         self.value_range_ = self._range(X)
-        self.colour_ = None  # as the collection is
-        bank, unreadable, _ = self._read(X, self.value_range_, least=2)
+        self.colour_, self.file_scale_ = None, None  # as the collection is
+        bank, unreadable, _, self.file_scale_ = self._read(X, self.value_range_, least=2)
         self.colour_ = bank.images.shape[-1] == 3
         self.copy_of_ = copies.exact(bank.images)
         # Copies are trained, counted and scored once; with one image alone nothing is learnt.
@@ -252,9 +253,8 @@ class E3Outlier(BaseEstimator):
     def ranking_(self) -> ranking.Ranking:
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
         check_is_fitted(self, "view_entropies_")
-        found = (self.decision_scores_, self.surprises_)
-        evidence = (self.alike_, self.view_entropies_, *found)
-        return self._rank(self.paths_, *evidence, self.health_.unreadable)
+        found = (self.alike_, self.view_entropies_, self.decision_scores_, self.surprises_)
+        return self._rank(self.paths_, *found, self.health_.unreadable, self.file_scale_)
 
     def rank(self, X) -> ranking.Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -262,12 +262,12 @@ class E3Outlier(BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
-        bank, unreadable, _ = self.read(X)
+        bank, unreadable, _, scale = self.read(X)
         entropies = ranking.view_entropies(self._score(bank.images))
-        found = self._fuse(self._evidence(entropies, bank.images))
-        return self._rank(bank.ids, copies.near(bank.images), entropies, *found, unreadable)
+        found = (entropies, *self._fuse(self._evidence(entropies, bank.images)))
+        return self._rank(bank.ids, copies.near(bank.images), *found, unreadable, scale)
 
-    def _rank(self, paths, alike, entropies, scores, surprises, unreadable) -> ranking.Ranking:
+    def _rank(self, paths, alike, entropies, scores, surprises, unreadable, scale):
         operation_set = self.operation_set()
         return ranking.Ranking(
             paths=paths,
@@ -279,6 +279,7 @@ class E3Outlier(BaseEstimator):
             threshold=self.threshold_,
             unreadable=unreadable,
             health=self.health_,
+            file_scale=scale,
         )
 
     def predict(self, X, return_confidence=False):
@@ -354,24 +355,27 @@ class E3Outlier(BaseEstimator):
         if not _are_paths(X):
             array = images.to_uint8(X, value_range)
             array = images.resize(array, self.image_size, self.resize)
-            return reading.Collection(images.as_bank(array, least=least), [])
+            scale = reading.Scale(floats=self.value_range_)
+            return reading.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
         if isinstance(X, (str, os.PathLike)):
             X, closed = reading.find_files(X)
         total = len(X)
-        bank, unreadable, _ = reading.read_files(
+        bank, unreadable, _, scale = reading.read_files(
             X,
             self.image_size,
             self.resize,
             self.colour_,
             least,
             lambda done: self.on_progress("reading", done, total),
+            scale=self.file_scale_ or reading.Scale(floats=self.value_range_),
         )
-        return reading.Collection(bank, closed + unreadable)
+        return reading.Collection(bank, closed + unreadable, scale=scale)
 
     def _readable(self, X) -> np.ndarray:
         """The images of a collection, all of which must be readable."""
-        bank, unreadable, _ = self.read(X)
+        bank, left_out, *_ = self.read(X)
+        unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
         if unreadable:
             path, reason = unreadable[0]
             raise InputError(f"{path} cannot be read ({reason}): leave it out")

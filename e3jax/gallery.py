@@ -51,7 +51,11 @@ def write_gallery(
     chosen = [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
     total = len(chosen)
-    small = reading.thumbnails(chosen, on_file=lambda done: on_progress("gallery", done, total))
+    small = reading.thumbnails(
+        chosen,
+        on_file=lambda done: on_progress("gallery", done, total),
+        scale=ranking.file_scale,
+    )
     entropies, median, operation_set, resize, surprises = ranking.evidence
     data = {
         "title": title,

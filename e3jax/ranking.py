@@ -74,6 +74,7 @@ class Ranking(NamedTuple):
       threshold: images with larger scores are outliers.
       unreadable: files that were left out.
       health: how sound the fit is.
+      file_scale: what is black and white in files of more than 8 bits.
     """
 
     paths: np.ndarray
@@ -83,6 +84,7 @@ class Ranking(NamedTuple):
     threshold: float
     unreadable: list[reading.Unreadable]
     health: Health
+    file_scale: reading.Scale = reading.Scale()
 
     @property
     def is_outlier(self) -> np.ndarray:

@@ -1,18 +1,32 @@
 """Files and folders become an ImageBank and thumbnails, in one pass over the files."""
 
+import collections
 import concurrent.futures
+import errno
 import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import quarantine
+from e3jax import decoding, kinds, quarantine
+from e3jax.decoding import Deep, Scale
 from e3jax.images import FITS, ImageBank, InputError, as_bank, to_picture, to_square
+
+# Folders of other programs' copies and rubbish.
+_SKIPPED = {
+    "@eadir",
+    "#recycle",
+    "$recycle.bin",
+    "__macosx",
+    "lost+found",
+    "system volume information",
+}
+_SAMPLE = 3  # files of an unknown ending that are looked into
 
 
 class Unreadable(NamedTuple):
@@ -22,6 +36,10 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class NotLookedAt(Unreadable):
+    """Files of one ending, or folders, that were not looked at: the folder, and a sentence."""
+
+
 class Collection(NamedTuple):
     """Images read from files.
 
@@ -29,46 +47,105 @@ class Collection(NamedTuple):
     unreadable: the files that could not be read.
     thumbnails: one WebP file's content per image of the bank; empty unless `read_files` was asked
                 for them.
+    scale:      what is black and white in files of more than 8 bits.
     """
 
     bank: ImageBank
     unreadable: list[Unreadable]
     thumbnails: Sequence[bytes] = ()
+    scale: Scale = Scale()
 
 
 def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
-    """Finds all image files below a folder by the file extensions that Pillow knows.
+    """Finds all image files below a folder by their endings, those without an ending by content.
 
-    Hidden files and folders are skipped, and quarantines. Links to folders are not followed,
-    because they can form cycles. The order is natural: "2.png" comes before "10.png".
+    Hidden files and folders are skipped, and so are those that other programs keep for themselves
+    (``@eaDir``, ``__MACOSX`` ...), and quarantines. Links to folders are not followed, because they
+    can form cycles. The order is natural: "2.png" comes before "10.png".
 
     Returns:
-      The files, and the folders that cannot be opened.
+      The files, and what was left out: a `NotLookedAt` for each ending of images that cannot be
+      read here and for linked folders, and the folders that cannot be opened.
 
     Raises:
       InputError: the folder does not exist, is a quarantine or contains no images.
     """
-    from PIL import Image
-
     folder, found, errors = Path(folder), [], []
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}, expected a folder of images: check the path")
     if quarantine.is_quarantine(folder):
         raise InputError(f"{folder} is a quarantine: move its files back first, with --undo")
-    extensions = Image.registered_extensions()
+    extensions, others, links = kinds.endings(), collections.defaultdict(list), []
 
     for path, folders, names in os.walk(folder, onerror=errors.append):
         if quarantine.is_quarantine(path):
             folders[:], names = [], []
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names = (name for name in names if not name.startswith("."))
-        found += [Path(path, name) for name in names if Path(name).suffix.lower() in extensions]
-    closed = [Unreadable(str(error.filename), _reason(error)) for error in errors]
+        folders[:] = [name for name in folders if not _is_skipped(name)]
+        links += [at for name in folders if os.path.islink(at := os.path.join(path, name))]
+        for name in names:
+            suffix, file = Path(name).suffix.lower(), Path(path, name)
+            if name.startswith("."):
+                continue
+            if suffix in extensions or (_is_none(suffix) and _is_readable(_kind(file))):
+                found.append(file)
+            else:
+                others["" if _is_none(suffix) else suffix].append(file)
+    left_out = [NotLookedAt(str(folder), note) for note in _notes(folder, others, links)]
+    left_out += [Unreadable(str(error.filename), _reason(error)) for error in errors]
     if not found:
-        why = f" ({closed[0].reason}: {closed[0].path})" if closed else ""
+        why = f" ({left_out[0].reason}: {left_out[0].path})" if left_out else ""
         raise InputError(f"{folder} has no image files{why}: choose a folder of at least 2 images")
-    return sorted(found, key=lambda path: _natural(path.relative_to(folder))), closed
+    return sorted(found, key=lambda path: _natural(path.relative_to(folder))), left_out
+
+
+def _is_skipped(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SKIPPED
+
+
+def _is_none(suffix: str) -> bool:
+    """Whether it is no ending but a part of the name, as in "image" and "1.2.840.10008"."""
+    return suffix in ("", ".") or suffix[1:].isdigit()
+
+
+def _kind(path: Path) -> str:
+    """The kind of a file by its first bytes; "" also if it cannot be opened."""
+    try:
+        with kinds.open_regular(path) as file:
+            return kinds.kind_of(file.read(kinds.HEAD))
+    except OSError:
+        return ""
+
+
+def _is_readable(kind: str) -> bool:
+    return kind in kinds.KINDS and kind != "web page" and not kinds.remedy(kind)
+
+
+def _notes(folder: Path, others: dict[str, list[Path]], links: list[str]) -> list[str]:
+    """One sentence for each ending of images that are not read, and one for linked folders."""
+    notes = []
+    for ending, paths in sorted(others.items()):
+        if ending in kinds.OTHER_ENDINGS:
+            remedies = {kinds.remedy(kinds.OTHER_ENDINGS[ending]): len(paths)}
+        elif ending:
+            hidden = {_kind(path) for path in paths[:_SAMPLE]} & kinds.PICTURES
+            remedies = {f"they hold images ({', '.join(sorted(hidden))}), rename them": len(paths)}
+            remedies = remedies if hidden else {}
+        else:
+            hidden = filter(kinds.PICTURES.__contains__, map(_kind, paths))
+            remedies = collections.Counter(map(kinds.remedy, hidden))
+        for remedy, n in remedies.items():
+            name = (f"{ending} " if ending else "") + ("files" if n > 1 else "file")
+            name += ("" if ending else " without an ending") + (" were" if n > 1 else " was")
+            notes.append(f"{n} {name} not looked at: {remedy}")
+    inside = os.path.realpath(folder)
+    away = [at for at in links if not _is_below(os.path.realpath(at), inside)]
+    if away:
+        name = "linked folders were" if len(away) > 1 else "linked folder was"
+        notes.append(
+            f"{len(away)} {name} not followed, {away[0]}: give the folder that it leads to"
+        )
+    return notes
 
 
 def _natural(path: Path) -> tuple:
@@ -85,13 +162,17 @@ def read_files(
     least: int = 2,
     on_file: Callable[[int], None] = lambda done: None,
     thumbnails: int = 0,
+    scale: Scale | None = None,
 ) -> Collection:
     """Reads image files into a bank of square images.
 
-    Images are rotated as their EXIF data says. CMYK, palette and 16-bit images become greyscale or
-    RGB. Transparent pixels become white. The first frame of an animation is used. Files of more
-    than 179 million pixels, Pillow's limit, are not decoded: a few kilobytes can expand to
-    gigabytes.
+    Images are rotated as their EXIF data says. CMYK, palette, 16-bit and float images become
+    greyscale or RGB. Transparent pixels become white. The first frame of an animation is used.
+    Files of more than 179 million pixels, Pillow's limit, are not decoded: a few kilobytes can
+    expand to gigabytes. Only regular files are opened, and no other program is started.
+
+    Files of more than 8 bits often use a part of their range, e.g. 12 of 16 bits. All of them
+    share one scale, so that a dark image stays dark, see :func:`e3jax.decoding.common_scale`.
 
     Args:
       paths: the files.
@@ -103,38 +184,70 @@ def read_files(
       on_file: called with the number of files done after each file.
       thumbnails: longest side in pixels of the thumbnails to make in the same pass; 0 for none.
         The images in the bank do not depend on it.
+      scale: of files of more than 8 bits, e.g. that of an earlier collection; what it does not
+        have is found from these files.
 
     Raises:
       InputError: unknown fit, odd side, or fewer than ``least`` readable images.
     """
     if fit not in FITS:
         raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
-    paths, images, ids, small, unreadable = list(paths), [], [], [], []
-    results = _in_threads(lambda path: _read(path, side, fit, thumbnails), paths, on_file)
+    wanted = [(side, lambda picture: to_square(picture, side, fit))]
+    if thumbnails:
+        wanted.append((thumbnails, lambda picture: _small(picture, thumbnails)))
+
+    def read(path) -> list:
+        found = [_finished(picture) for picture in decoding.decode(path, *wanted)]
+        return [found[0], *map(_encoded, found[1:])]
+
+    paths = list(paths)
+    results = _in_threads(read, paths, on_file)
+    unreadable, ids, found = [], [], []
     for path, result in zip(map(os.fspath, paths), results, strict=True):
-        if isinstance(result, str):
-            unreadable.append(Unreadable(path, result))
-            continue
-        ids.append(path)
-        images.append(result[0])
-        small += result[1:]
+        if isinstance(result, Exception):
+            unreadable.append(Unreadable(path, _reason(result)))
+        else:
+            ids.append(path)
+            found.append(result)
     if len(ids) < max(least, 1):
         why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
         raise InputError(
             f"{len(ids)} of {len(paths)} files are readable images, expected at least {least}: an "
             f"outlier needs other images to differ from, so provide a larger collection{why}"
         )
-    images = np.stack(images)
+    scale = _scale([image for image, *_ in found], scale)
+    images = np.stack([_in_scale(image, scale) for image, *_ in found])
+    small = [_encoded(_in_scale(picture, scale)) for _, *rest in found for picture in rest]
     if colour is False:
         luma = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601
         images = luma.round().astype(np.uint8)[..., None]
     elif colour is None and (images == images[..., :1]).all():
         images = images[..., :1]
-    return Collection(as_bank(images, ids, least), unreadable, small)
+    return Collection(as_bank(images, ids, least), unreadable, small, scale)
+
+
+def _scale(images: Iterable, known: Scale | None) -> Scale:
+    """The scale of the images that are `Deep`; what is ``known`` goes before what they share."""
+    shared = decoding.common_scale([image for image in images if isinstance(image, Deep)])
+    if known is None:
+        return shared
+    return Scale(*(a if a is not None else b for a, b in zip(known, shared, strict=True)))
+
+
+def _finished(picture):
+    """uint8 [h, w, 3] of an RGB image of Pillow's; a `Deep` waits for the collection's scale."""
+    return picture if isinstance(picture, Deep) else np.asarray(picture)
+
+
+def _in_scale(image, scale: Scale):
+    return image.to_uint8(scale) if isinstance(image, Deep) else image
 
 
 def thumbnails(
-    pictures, side: int = 96, on_file: Callable[[int], None] = lambda done: None
+    pictures,
+    side: int = 96,
+    on_file: Callable[[int], None] = lambda done: None,
+    scale: Scale | None = None,
 ) -> list[bytes]:
     """Makes thumbnails that keep each image's aspect ratio, as WebP files.
 
@@ -144,92 +257,86 @@ def thumbnails(
       pictures: files, or uint8 [n, h, w, c], c 1 or 3.
       side: longest side in pixels.
       on_file: called with the number of images done after each image.
+      scale: of files of more than 8 bits, as `read_files` found it; what it does not have is found
+        from each file alone.
 
     Returns:
       The contents of n files; b"" for a file that cannot be read.
     """
 
     def make(picture) -> bytes:
-        try:
-            if isinstance(picture, np.ndarray):
-                return _thumbnail(to_picture(picture), side)
-            return _thumbnail(*_open(picture, side), side)
-        except Exception:  # as in _read
-            return b""
+        if isinstance(picture, np.ndarray):
+            return _encoded(_small(to_picture(picture), side))
+        [small] = decoding.decode(picture, (side, lambda picture: _small(picture, side)))
+        if isinstance(small, Deep):
+            small = small.to_uint8(_scale([small], scale))
+        return _encoded(small)
 
-    return list(_in_threads(make, pictures, on_file))
-
-
-def _in_threads(work: Callable, items: Iterable, on_item: Callable[[int], None]) -> Iterator:
-    """Yields ``work(item)`` per item, in order; calls ``on_item`` with the number done."""
-    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor() as threads:
-        warnings.simplefilter("ignore")  # about damaged metadata and large images
-        for number, result in enumerate(threads.map(work, items), start=1):
-            yield result
-            on_item(number)
+    results = _in_threads(make, list(pictures), on_file)
+    return [b"" if isinstance(result, Exception) else result for result in results]
 
 
-def _read(path: str | os.PathLike, side: int, fit: str, thumbnail: int) -> tuple | str:
-    """Reads a file: uint8 [side, side, 3] and any thumbnail, or the reason for not reading it."""
-    try:
-        pictures = _open(path, side, *filter(None, [thumbnail]))
-        image = np.asarray(to_square(pictures[0], side, fit))
-        return image, *(_thumbnail(picture, thumbnail) for picture in pictures[1:])
-    except Exception as error:  # decoders raise errors of any type for damaged files
-        return _reason(error)
-
-
-def _open(path: str | os.PathLike, *sides: int) -> list:
-    """Decodes a file into one upright RGB image of Pillow's per side, none smaller than its side.
-
-    JPEG files decode many times faster at a reduced size, which depends on the side. The file is
-    decoded again only if two sides need different sizes.
-    """
-    from PIL import Image, ImageOps
-
-    decoded, pictures = {}, []
-    with open(path, "rb") as file:
-        for side in sides:
-            picture = Image.open(file)
-            picture.draft("RGB", (2 * side, 2 * side))
-            if (size := picture.size) not in decoded:
-                decoded[size] = _to_rgb(ImageOps.exif_transpose(picture))
-            pictures.append(decoded[size])
-    return pictures
-
-
-def _thumbnail(picture, side: int) -> bytes:
-    """Shrinks a Pillow image in place and encodes it as WebP, lossless if it is small."""
+def _small(picture, side: int):
+    """Shrinks a Pillow image in place."""
     picture.thumbnail((side, side), reducing_gap=3)
+    return picture
+
+
+def _encoded(picture) -> bytes | Deep:
+    """A WebP file's content, lossless if it is small; a `Deep` waits for the collection's scale."""
+    if isinstance(picture, (Deep, bytes)):
+        return picture
+    if isinstance(picture, np.ndarray):
+        picture = to_picture(picture)
     content = io.BytesIO()
     picture.save(content, "WEBP", lossless=max(picture.size) <= 64, quality=80, method=1)
     return content.getvalue()
+
+
+def _in_threads(work: Callable, items: Sequence, on_item: Callable[[int], None]) -> list:
+    """``work(item)`` per item, or the exception that it raised, in order.
+
+    What fails is tried again when all others are done, alone: decoders that share the memory with
+    others may fail for lack of it, and not all of them say so. ``on_item`` is called with the
+    number of items done.
+    """
+
+    def attempt(item):
+        try:
+            return work(item)
+        except Exception as error:  # decoders raise errors of any type for damaged files
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)  # which holds on to the pixels
+
+    kinds.formats()  # imports, which threads should find done
+    results = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about damaged metadata and large images
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            for result in threads.map(attempt, items):
+                results.append(result)
+                on_item(len(results))
+        for number, result in enumerate(results):
+            if isinstance(result, Exception) and not _is_final(result):
+                results[number] = attempt(items[number])
+    return results
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether an error has nothing to do with memory: the system's, and a file's first bytes."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno != errno.ENOMEM
+    return isinstance(error, decoding.NotAnImage)
 
 
 def _reason(error: Exception) -> str:
     """Describes an error in one line, without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    known = {"UnidentifiedImageError": "not an image", "MemoryError": "not enough memory"}
-    name = type(error).__name__
-    return known.get(name) or (str(error) or name).splitlines()[0]
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _to_rgb(picture):
-    """Converts a Pillow image of any mode to RGB."""
-    from PIL import Image
-
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("pixels that are not finite")
-        if picture.mode.startswith("I") and 0 <= values.min() and values.max() < 1 << 16:
-            values = values / 257  # 16 bits
-        else:
-            values = 255 * (values - values.min()) / max(np.ptp(values), 1e-30)
-        picture = Image.fromarray(np.uint8(values.round()))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

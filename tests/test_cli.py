@@ -86,6 +86,25 @@ def test_rank_reports_all_images_the_most_outlying_first(ranked, photos):
     ]
 
 
+def test_what_was_not_looked_at_is_said_at_the_end_and_in_the_report(digits, tmp_path, capsys):
+    for i, image in enumerate(digits[:4, ..., 0]):
+        Image.fromarray(np.uint16(image) * 16).save(tmp_path / f"{i}.png")
+    for name in ("a.dng", "b.dng", "c.svg"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    sentence = "2 .dng files were not looked at: export them as JPEG or PNG"
+    arguments = ("--out", tmp_path / "out", "--save", tmp_path / "model")
+    here("rank", tmp_path, *SMALL, *arguments)
+    told = capsys.readouterr().err.splitlines()
+    here("score", tmp_path / "model", tmp_path, "--out", tmp_path / "new")
+    for lines in (told, capsys.readouterr().err.splitlines()):
+        assert sentence in lines
+        assert f"left out: {tmp_path}/pipe.png: not a regular file" in lines
+        assert any(line.endswith("from 0 (black) to 4095 (white)") for line in lines)
+    for report in ("out", "new"):
+        assert f"{tmp_path},{sentence}" in (tmp_path / report / "unreadable.csv").read_text()
+
+
 def test_a_seed_is_a_seed(photos, tmp_path):
     found = []
     for seed in (0, 0, 1):

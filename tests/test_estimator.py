@@ -28,6 +28,7 @@ from e3jax import (
     InputError,
     Operation,
     descriptors,
+    kinds,
     load,
     save,
     thresholds,
@@ -324,6 +325,27 @@ def test_nothing_is_scored_before_fit(digits):
     for method in ("decision_function", "predict", "predict_proba", "view_scores"):
         with pytest.raises(NotFittedError):
             getattr(E3Outlier(), method)(digits)
+
+
+def test_new_files_of_more_than_8_bits_are_read_at_the_scale_of_fit(digits, tmp_path):
+    """12 bits in containers of 16: one image of 8 bits alone would be stretched."""
+    for i, image in enumerate(digits[:12, ..., 0]):
+        Image.fromarray(np.uint16(image) * 16).save(tmp_path / f"{i}.png")
+    (tmp_path / "a.heic").touch()
+    detector = E3Outlier(**SMALL | {"network": "tiny-8"}).fit(tmp_path)
+    assert detector.file_scale_ == ((0, 4095), None)
+    assert detector.ranking_.file_scale == detector.file_scale_
+    save(detector, tmp_path / "model")
+    dark = tmp_path / "new" / "dark.png"
+    dark.parent.mkdir()
+    Image.fromarray(np.uint16(digits[0, ..., 0])).save(dark)
+    for one in (detector, load(tmp_path / "model")):
+        assert one.read([dark]).bank.images.max() <= 16
+    # What was not looked at is named, and no error.
+    assert len(detector.decision_function(tmp_path)) == 13
+    assert any("heic" in reason for _, reason in detector.health_.unreadable) == bool(
+        kinds.remedy("HEIC")
+    )
 
 
 # --- Own operations and networks ------------------------------------------------------------
