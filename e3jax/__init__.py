@@ -1,6 +1,5 @@
 """e3jax finds the images that do not belong in an unlabelled collection (E3Outlier in JAX)."""
 
-from e3jax import version
 from e3jax.checkpoint import load, save
 from e3jax.contamination import contaminate
 from e3jax.estimator import E3Outlier
@@ -11,8 +10,9 @@ from e3jax.metrics import auroc
 from e3jax.operations import Operation, all_views, operation_set
 from e3jax.sklearn_adapter import E3OutlierDetector
 from e3jax.training import TrainConfig, paper_config, quick_config
+from e3jax.version import VERSION
 
-__version__ = version.VERSION
+__version__ = VERSION
 
 __all__ = [
     "E3Outlier",

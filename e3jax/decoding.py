@@ -7,7 +7,6 @@ once more without it.
 import contextlib
 import ctypes
 import io
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -162,11 +161,11 @@ class NotAnImage(ValueError):
     """What a file holds is no image of a format that is read; says why in a few words."""
 
 
-def decode(path: str | os.PathLike, *wanted: tuple[int, Shrink]) -> list:
-    """Decodes a file and shrinks it in each wanted way.
+def decode(source, *wanted: tuple[int, Shrink]) -> list:
+    """Decodes an image and shrinks it in each wanted way.
 
     Args:
-      path: the file.
+      source: a file's path or content, or an image of Pillow's.
       wanted: (side, shrink): the side in pixels that the image should have at least before it is
         shrunk, and the function that does so. JPEG files decode many times faster at a reduced
         size, which depends on the side.
@@ -177,9 +176,11 @@ def decode(path: str | os.PathLike, *wanted: tuple[int, Shrink]) -> list:
     Raises:
       Exception: of any type, as decoders raise for damaged files.
     """
-    from PIL import UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
-    with kinds.open_regular(path) as file:
+    if isinstance(source, Image.Image):
+        return _convert(None, source, [shrink for _, shrink in wanted], None)
+    with _opened(source) as file:
         kind = kinds.kind_of(file.read(kinds.HEAD))
         try:
             return _decode(file, wanted)
@@ -198,7 +199,7 @@ def decode(path: str | os.PathLike, *wanted: tuple[int, Shrink]) -> list:
 
 def _decode_essentials(kind: str, file: BinaryIO, wanted) -> list:
     """What `decode` returns for a file without its metadata; [] if that fails as well."""
-    if os.fstat(file.fileno()).st_size > _REREAD:
+    if file.seek(0, io.SEEK_END) > _REREAD:
         return []
     file.seek(0)
     try:
@@ -218,17 +219,22 @@ def _decode(file: BinaryIO, wanted, exif: bytes | None = None) -> list:
     for numbers in by_size.values():
         picture = _open(file, wanted[numbers[0]][0])
         with _in_flight.hold(_bytes(picture)):
-            shrinks = [wanted[number][1] for number in numbers]
-            if _is_deep(picture):
-                made = _deep(file, picture, shrinks, exif)
-            else:
-                upright = _turned(picture, exif)
-                del picture
-                upright = _to_rgb(upright)
-                made = [shrink(upright) for shrink in shrinks]
-                del upright
+            made = _convert(file, picture, [wanted[number][1] for number in numbers], exif)
+            del picture
         results.update(zip(numbers, made, strict=True))
     return [results[number] for number in range(len(wanted))]
+
+
+def _opened(source) -> contextlib.AbstractContextManager[BinaryIO]:
+    return io.BytesIO(source) if isinstance(source, bytes) else kinds.open_regular(source)
+
+
+def _convert(file: BinaryIO | None, picture, shrinks: Sequence[Shrink], exif: bytes | None) -> list:
+    """What each of ``shrinks`` makes of a picture."""
+    if _is_deep(picture):
+        return _deep(file, picture, shrinks, exif)
+    upright = _to_rgb(_turned(picture, exif))
+    return [shrink(upright) for shrink in shrinks]
 
 
 def _open(file: BinaryIO, side: int):
@@ -254,7 +260,7 @@ def _correct_tiff(picture) -> None:
 
 def _rawmode(picture) -> str:
     """How pixels are stored in a file, e.g. "RGB;16B"; "" where the decoder alone knows."""
-    if not picture.tile:
+    if not getattr(picture, "tile", ()):  # none in memory
         return ""
     args = picture.tile[0][3]
     raw = args[0] if isinstance(args, tuple) and args else args

@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import os
 import pickle
 import time
 import warnings
@@ -30,6 +29,7 @@ from e3jax import (
     thresholds,
     training,
 )
+from e3jax.collecting import collect, is_path
 from e3jax.fitting import silent
 from e3jax.images import InputError
 from e3jax.methods import E3OUTLIER, FACTORED, Method
@@ -47,9 +47,11 @@ class E3Outlier(BaseEstimator):
 
     The contract is that of PyOD's detectors. Collections, ``X`` everywhere, are
 
-    - arrays [n, h, w] or [n, h, w, c], c 1 or 3: uint8, or float in a stated or inferred range;
-    - a folder (all images below it) or a list of files; what cannot be read is left out of ``fit``,
-      listed in ``health_.unreadable``, and an error elsewhere.
+    - arrays or tensors [n, h, w] or [n, h, w, c], c 1 or 3: uint8, or float in a stated or inferred
+      range;
+    - a folder (all images below it) or any iterable of files; what cannot be read is left out of
+      ``fit``, listed in ``health_.unreadable``, and an error elsewhere;
+    - any iterable of images, of Pillow's say, and data sets, see :func:`e3jax.collecting.collect`.
 
     Args:
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
@@ -148,6 +150,7 @@ class E3Outlier(BaseEstimator):
         return self
 
     def _fit(self, X, began: float) -> None:
+        X = X if is_path(X) else collect(X)
         self.value_range_ = self._range(X)
         self.colour_, self.file_scale_ = None, None  # as the collection is
         bank, unreadable, _, self.file_scale_ = self._read(X, self.value_range_, least=2)
@@ -349,17 +352,19 @@ class E3Outlier(BaseEstimator):
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
         check_is_fitted(self, "decision_scores_")
+        X = X if is_path(X) else collect(X)
         return self._read(X, self._range(X), least=1)
 
     def _read(self, X, value_range, least) -> reading.Collection:
-        if not _are_paths(X):
+        if isinstance(X, np.ndarray):
             array = images.to_uint8(X, value_range)
             array = images.resize(array, self.image_size, self.resize)
             scale = reading.Scale(floats=self.value_range_)
             return reading.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
-        if isinstance(X, (str, os.PathLike)):
+        if is_path(X):
             X, closed = reading.find_files(X)
+        X = [images.to_uint8(x[None], value_range)[0] if _is_array(x) else x for x in X]
         total = len(X)
         bank, unreadable, _, scale = reading.read_files(
             X,
@@ -434,10 +439,14 @@ class E3Outlier(BaseEstimator):
         found = getattr(self, "value_range_", None)
         if self.value_range is not None:
             found = tuple(map(float, self.value_range))
-        usual = None if _are_paths(X) else images.usual_range(X)
+        arrays = [X] if _is_array(X) else [] if is_path(X) else filter(_is_array, X)
+        floats = [np.ravel(array) for array in arrays if array.dtype.kind == "f"]
+        usual = images.usual_range(np.concatenate(floats)) if floats else None
         if usual is None:
             return found
-        lowest, highest, is_new = float(np.min(X)), float(np.max(X)), found is None
+        lowest = float(min(values.min() for values in floats))
+        highest = float(max(values.max() for values in floats))
+        is_new = found is None
         found = found or usual
         span = found[1] - found[0]
         is_clipped = lowest < found[0] - 0.1 * span or found[1] + 0.1 * span < highest
@@ -556,7 +565,5 @@ def _is_range(value) -> bool:
     return math.isfinite(lowest) and math.isfinite(highest) and lowest < highest
 
 
-def _are_paths(X) -> bool:
-    if isinstance(X, (str, os.PathLike)):
-        return True
-    return isinstance(X, (list, tuple)) and len(X) > 0 and isinstance(X[0], (str, os.PathLike))
+def _is_array(item) -> bool:
+    return isinstance(item, np.ndarray)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import decoding, kinds, quarantine
+from e3jax.collecting import is_path
 from e3jax.decoding import Deep, Scale
 from e3jax.images import FITS, ImageBank, InputError, as_bank, to_picture, to_square
 
@@ -155,7 +156,7 @@ def _natural(path: Path) -> tuple:
 
 
 def read_files(
-    paths: Iterable[str | os.PathLike],
+    sources: Iterable,
     side: int = 32,
     fit: str = "squash",
     colour: bool | None = None,
@@ -175,7 +176,8 @@ def read_files(
     share one scale, so that a dark image stays dark, see :func:`e3jax.decoding.common_scale`.
 
     Args:
-      paths: the files.
+      sources: files, by their paths or contents, or images, arrays uint8 [h, w] or [h, w, c] or
+        Pillow's. Images are told by their paths; by their positions if any is no path.
       side: side of the images in the bank in pixels, even.
       fit: how an image becomes square: "squash" scales both sides, "crop" keeps the largest square
         in the middle, "letterbox" adds black borders.
@@ -188,7 +190,8 @@ def read_files(
         have is found from these files.
 
     Raises:
-      InputError: unknown fit, odd side, or fewer than ``least`` readable images.
+      InputError: unknown fit, odd side, fewer than ``least`` readable images, or a source without
+        a path that cannot be read.
     """
     if fit not in FITS:
         raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
@@ -196,24 +199,33 @@ def read_files(
     if thumbnails:
         wanted.append((thumbnails, lambda picture: _small(picture, thumbnails)))
 
-    def read(path) -> list:
-        found = [_finished(picture) for picture in decoding.decode(path, *wanted)]
+    def read(source) -> list:
+        if isinstance(source, np.ndarray):
+            source = to_picture(source.reshape(*source.shape[:2], -1))
+        found = [_finished(picture) for picture in decoding.decode(source, *wanted)]
         return [found[0], *map(_encoded, found[1:])]
 
-    paths = list(paths)
-    results = _in_threads(read, paths, on_file)
+    sources = list(sources)
+    have_paths = all(map(is_path, sources))
+    names = list(map(os.fspath, sources)) if have_paths else range(len(sources))
+    results = _in_threads(read, sources, on_file)
     unreadable, ids, found = [], [], []
-    for path, result in zip(map(os.fspath, paths), results, strict=True):
-        if isinstance(result, Exception):
-            unreadable.append(Unreadable(path, _reason(result)))
-        else:
-            ids.append(path)
+    for name, result in zip(names, results, strict=True):
+        if not isinstance(result, Exception):
+            ids.append(name)
             found.append(result)
+        elif have_paths:
+            unreadable.append(Unreadable(name, _reason(result)))
+        else:
+            raise InputError(f"element {name} cannot be read ({_reason(result)}): leave it out")
     if len(ids) < max(least, 1):
-        why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
+        first = unreadable[0] if unreadable else None
+        if len(sources) == 1 and first:
+            raise InputError(f"{first.path} cannot be read ({first.reason})")
+        why = f": {first.reason} ({first.path})" if first else ""
         raise InputError(
-            f"{len(ids)} of {len(paths)} files are readable images, expected at least {least}: an "
-            f"outlier needs other images to differ from, so provide a larger collection{why}"
+            f"{len(ids)} of {len(sources)} files are readable images, expected at least {least}: "
+            f"an outlier needs other images to differ from, so provide a larger collection{why}"
         )
     scale = _scale([image for image, *_ in found], scale)
     images = np.stack([_in_scale(image, scale) for image, *_ in found])

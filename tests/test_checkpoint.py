@@ -66,6 +66,7 @@ def test_another_program_that_loads_it_scores_the_same(fitted, saved, digits, tm
     )
 
 
+@pytest.mark.filterwarnings("ignore::e3jax.ranking.HealthWarning")
 def test_parameters_of_numpy_and_thresholds_of_ones_own_are_saved(digits, tmp_path):
     how = {"contamination": np.float32(0.2), "value_range": np.array([0, 1]), "steps": np.int64(3)}
     detector = E3Outlier(**SMALL | how).fit(digits / 255)

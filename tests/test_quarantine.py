@@ -32,7 +32,9 @@ def write_report(folder, paths):
     scores = -np.arange(len(paths), dtype=float)
     evidence = ranking.Evidence(None, None, None, "squash", {})
     paths = np.array([str(path) for path in paths])
-    ranking.write_tables(folder, Ranking(paths, scores, evidence, 0, [], None))
+    ranking.write_tables(
+        folder, Ranking(paths, np.arange(len(paths)), scores, evidence, 0, [], None)
+    )
     return folder
 
 

@@ -1,0 +1,102 @@
+"""Collections in all forms that people have them in, as one array or as one list of sources."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from e3jax.images import InputError
+
+# What the column or the entry of images is called.
+_IMAGE_NAMES = ("image", "img", "images")
+
+
+def collect(X) -> np.ndarray | list:
+    """A collection as an array of images, or as a list of sources that are read one by one.
+
+    Args:
+      X: an array or tensor of images; an iterable of files (paths, open files, their bytes) or of
+        images (arrays, tensors, Pillow's) of any sizes, also with labels, which are not used, as
+        pairs or dictionaries; or a data set with a column of images.
+
+    Returns:
+      An array; or a list of paths, bytes, Pillow's images and arrays [h, w] or [h, w, c].
+
+    Raises:
+      InputError: it is none of these; names the position of the element.
+    """
+    if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2:
+        raise InputError(
+            "a DataFrame holds no images: give its column of paths, or flattened rows to "
+            "e3jax.E3OutlierDetector"
+        )
+    if columns := getattr(X, "column_names", None):
+        X = X[_image_name(columns, "the data set's columns are")]
+    if isinstance(X, dict) or _is_picture(X):
+        raise InputError(f"a {type(X).__name__} is no collection: give a list of images or files")
+    if (array := _array(X)) is not None and array.dtype.kind not in "OUS":
+        return array
+    try:
+        items = sorted(X, key=str) if isinstance(X, (set, frozenset)) else list(X)
+    except TypeError as error:
+        raise InputError(
+            f"a {type(X).__name__} is no collection: give a folder, a list of files or an array"
+        ) from error
+    items = [_source(i, item) for i, item in enumerate(items)]
+    if items and all(isinstance(item, np.ndarray) for item in items):
+        if len({item.shape for item in items}) == 1:
+            return np.stack(items)
+    return items
+
+
+def is_path(source) -> bool:
+    """Whether an element is the name of a file."""
+    return isinstance(source, (str, os.PathLike))
+
+
+def _source(i: int, item):
+    """Element i as `collect` returns it."""
+    if isinstance(item, dict):
+        item = item[_image_name(item, f"element {i} has the keys")]
+    elif isinstance(item, tuple) and len(item) == 2 and np.ndim(_array(item[1])) < 2:
+        item = item[0]
+    if is_path(item) or isinstance(item, bytes) or _is_picture(item):
+        return item
+    if hasattr(item, "read"):
+        return item.read()
+    array = _array(item)
+    if array is None or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"element {i} is a {type(item).__name__}, expected a file or an image: leave it out"
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise InputError(
+            f"element {i} has shape {array.shape}, expected [h, w] or [h, w, c], c 1 or 3: move "
+            "channels last"
+        )
+    return array
+
+
+def _image_name(names: Iterable[str], what: str) -> str:
+    if found := [name for name in _IMAGE_NAMES if name in names]:
+        return found[0]
+    raise InputError(f"{what} {', '.join(map(str, names))}, expected one of {_IMAGE_NAMES}")
+
+
+def _is_picture(item) -> bool:
+    from PIL import Image
+
+    return isinstance(item, Image.Image)
+
+
+def _array(item) -> np.ndarray | None:
+    """An array of what says that it is one, or of nested lists of numbers; else None."""
+    if hasattr(item, "detach"):  # a tensor of PyTorch, perhaps on another device
+        item = item.detach().cpu()
+    if isinstance(item, (np.generic, np.ndarray, int, float)) or hasattr(item, "__array__"):
+        return np.asarray(item)
+    if isinstance(item, (list, tuple)) and item and isinstance(item[0], (list, tuple, int, float)):
+        with contextlib.suppress(ValueError):  # they differ in their shapes
+            return np.asarray(item)
+    return None
