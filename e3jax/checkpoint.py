@@ -114,14 +114,14 @@ def load(path: str | os.PathLike) -> E3Outlier:
         ) from error
     if "e3jax" not in metadata:
         raise images.InputError(f"{path} is no detector of e3jax: give a file that it saved")
+    if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
+        raise images.InputError(f"{path} is damaged: fit and save it again")
     about = json.loads(metadata["e3jax"])
     if about["format"] != _FORMAT:
         raise images.InputError(
             f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "
             f"{about['versions']['e3jax']}, use that version, or fit and save again"
         )
-    if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
-        raise images.InputError(f"{path} is damaged: fit and save it again")
     return _restore(about, arrays)
 
 
