@@ -6,6 +6,7 @@ from pathlib import Path
 
 import command
 import folders
+import operations
 import pandas as pd
 from paper import figures, tables
 from sweep import store
@@ -60,6 +61,8 @@ def page(results: Path) -> str:
         "recorded": recorded.format(**recording),
         "overhead": f"{100 * (recording['time_ratio'] - 1):.0f} %",
         "theory": theory_table(pd.read_csv(results / "theory.csv")),
+        "operations": operations.prediction_table(pd.read_csv(results / "operations.csv")),
+        "fused": operations.table(pd.read_csv(results / "operations_fused.csv")),
         "folders": folders.as_table(folders.read_rows(results / "folders.csv")),
         "memory": f"{memory.iloc[-1]:.2f} GB",
         "memory_growth": f"{memory.iloc[-1] - memory.iloc[0]:.2f} GB",

@@ -34,7 +34,7 @@ def ranking_of(paths, entropies, warning=""):
     median, operation_set = np.median(entropies, axis=0), operations.operation_set()
     evidence = Evidence(entropies, median, operation_set, "squash", surprises)
     health = Health(0.5, 1 / K, 0.1, 100, [], warning)
-    alone = np.arange(len(paths))
+    alone = np.arange(len(entropies))
     return Ranking(paths, alone, scores, evidence, float(np.sort(scores)[-7]), [], health)
 
 
@@ -338,3 +338,20 @@ def test_what_does_not_fit_together_is_refused(digits, tmp_path):
         ranking = ranking_of(None, entropies_of(N) * np.nan)
         gallery.write_gallery(tmp_path / "g.html", ranking, digits)
     assert not list(tmp_path.iterdir())
+
+
+def test_copies_stand_together_and_are_counted(open_page, tmp_path):
+    entropies = entropies_of(N)
+    found = ranking_of(np.arange(N), entropies)
+    first, last = found.order[0], found.order[-1]
+    copy_of = np.arange(N)
+    copy_of[max(first, last)] = min(first, last)
+    pictures = np.zeros((N, 32, 32, 1), np.uint8)
+    gallery.write_gallery(tmp_path / "g.html", found._replace(copy_of=copy_of), pictures)
+    page = open_page(tmp_path / "g.html")
+    tiles = page.locator(".tile")
+    assert [tiles.nth(i).locator(".name").inner_text() for i in range(2)] == [str(first), str(last)]
+    assert tiles.nth(1).locator(".reason").inner_text() == "one of 2 copies"
+    assert "copies" not in tiles.nth(2).locator(".reason").inner_text()
+    page.locator("#order").select_option("up")
+    assert tiles.nth(0).locator(".name").inner_text() == str(found.order[-2])

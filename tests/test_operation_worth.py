@@ -1,0 +1,48 @@
+"""What an operation is worth, measured on the embedded digits."""
+
+import numpy as np
+import operations as worth
+import pandas as pd
+import pytest
+from conftest import ROOT
+from paper import figures
+from sweep import store
+
+WHERE = {"dataset": "mnist", "source": "embedded", "inlier_class": 4, "seed": 0, "max_images": 40}
+
+
+@pytest.fixture(scope="module")
+def measured(mnist):
+    return worth.measure(mnist, WHERE, steps=3)
+
+
+def test_every_operation_and_every_way_to_fuse_them_has_a_row(measured):
+    single, fused = map(pd.DataFrame, measured)
+    assert len(single) == 111 and single["operation"].is_unique
+    assert list(single["family"].value_counts()[["RA", "IA", "PR"]]) == [72, 16, 23]
+    assert single["auroc"].between(0, 1).all() and single["agreement"].between(-1, 1).all()
+    assert fused["way"].is_unique and {"plain mean", "by spread", "PR alone"} <= set(fused["way"])
+    for name, rows in (("operations", single), ("operations_fused", fused)):
+        assert list(pd.read_csv(ROOT / "results" / f"{name}.csv")) == list(rows)
+
+
+def test_agreement_is_high_for_who_agrees_and_low_for_who_does_not():
+    random = np.random.default_rng(0)
+    truth = random.normal(size=200)
+    noise = random.normal(size=200)
+    scores = np.column_stack([truth, truth + 0.1 * noise, truth, noise, -truth])
+    found = worth.agreements(scores)
+    assert found[0] > 0.5 and found[4] < -0.5 and abs(found[3]) < 0.3
+
+
+def test_rows_become_tables_and_a_figure(measured, tmp_path):
+    for name, rows in zip(("operations", "operations_fused"), measured, strict=True):
+        store.append_rows(tmp_path / f"{name}.csv", rows[0], rows)
+    single, fused = (pd.read_csv(tmp_path / f"{n}.csv") for n in ("operations", "operations_fused"))
+    row = fused[fused["way"] == "median"].iloc[0]
+    line = f"| median | {100 * row['auroc']:.1f} / {100 * row['aupr_out']:.1f} |"
+    assert line in worth.table(fused)
+    rank = single[["auroc", "agreement"]].corr("spearman").iloc[0, 1]
+    assert f"{rank:.2f} ({rank:.2f} to {rank:.2f})" in worth.prediction_table(single)
+    figures.plot_operations(tmp_path / "f.png", single)
+    assert (tmp_path / "f.png").stat().st_size > 5000
