@@ -119,3 +119,14 @@ def test_a_check_tells_sound_from_useless():
     assert "near chance" in scoring.check_fit(sound._replace(accuracy=np.full((n, k), 0.02)))
     assert "all scores are the same" in scoring.check_fit(with_rule("ne", 0.0))
     assert "not finite" in scoring.check_fit(with_rule("pl", np.nan))
+
+
+def test_operations_weigh_the_inverse_of_their_spread_up_to_ten_times_the_usual():
+    steps = np.arange(-5, 6)[:, None]  # their median absolute deviation is 3
+    scores = steps * np.float32([1, 2, 4, 1e-6, 2]) + np.float32([0, 5, -3, 2, 1])
+    found = scoring.view_weights(scores)
+    np.testing.assert_allclose(found / found[1], [2, 1, 0.5, 10, 1], rtol=1e-5)
+    assert found.mean() == pytest.approx(1)
+    views = scoring.ViewScores({"ne": scores}, scores, scores)
+    np.testing.assert_allclose(views.weighted_mean(), (scores * found).mean(1))
+    np.testing.assert_array_equal(scoring.view_weights(np.zeros((4, 3))), 1)
