@@ -2,9 +2,10 @@
 
 Cases: photos (1,000 photos of one class of CIFAR-10 and 50 of others), few (57 images of one class
 of Fashion-MNIST and 3 others), limits (50 to 5,000 images, 1 to 30 % outliers, and one to three
-kinds of inliers), and clean (500 digits of one kind and nothing else, where --contamination auto
-should find next to nothing). Labels make the folders and judge the ranking; the command sees files
-alone. A row is written after each folder; folders that have a row are not measured again.
+kinds of inliers), large (500 and 5,000 photos of CIFAR-10, a tenth of them outliers), and clean
+(500 digits of one kind and nothing else, where --contamination auto should find next to nothing).
+Labels make the folders and judge the ranking; the command sees files alone. A row is written after
+each folder; folders that have a row are not measured again.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from sweep.provenance import provenance
 
 from e3jax import datasets, metrics, runtime
 
-CASES = ("photos", "few", "limits", "clean")
+CASES = ("photos", "few", "limits", "large", "clean")
 LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first.
 SIZES = ((1, 450, 50), (2, 450, 50), (3, 450, 50), (1, 495, 5), (1, 350, 150), (1, 45, 5))
@@ -54,6 +55,11 @@ def plan(cases: Sequence[str]) -> list[Folder]:
         for kinds, inliers, outliers in SIZES if seed else [*SIZES, LARGE]:
             of_kinds = "+".join(classes[:kinds])
             folders.append(Folder("limits", dataset, of_kinds, inliers, outliers, seed))
+    folders += [
+        Folder("large", "cifar10", c, inliers, outliers, 0)
+        for c in "048"
+        for inliers, outliers in ((450, 50), (4500, 500))
+    ]
     folders += [Folder("clean", "mnist", str(c), 500, 0, 0) for c in range(10)]
     return [folder for folder in folders if folder.case in cases]
 
