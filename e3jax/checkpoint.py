@@ -136,7 +136,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    detector.file_scale_ = reading.Scale(*about["fitted"].get("file_scale_", ()))
+    detector.file_scale_ = reading.FileScale(*about["fitted"].get("file_scale_", ()))
     tree = {name: {} for name in _TREES}  # which may be empty
     for name, array in arrays.items():
         *parents, leaf = name.split("/")

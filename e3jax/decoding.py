@@ -19,7 +19,7 @@ from e3jax import essentials, kinds
 # --- Values of more than 8 bits ------------------------------------------------------------------
 
 
-class Scale(NamedTuple):
+class FileScale(NamedTuple):
     """The values that are black and white in all files of a collection of more than 8 bits.
 
     integers: of files of integers; None if there is none.
@@ -60,7 +60,7 @@ class Deep(NamedTuple):
     are_floats: bool
     inverted: bool
 
-    def to_uint8(self, scale: Scale) -> np.ndarray:
+    def to_uint8(self, scale: FileScale) -> np.ndarray:
         """Pixels, uint8 [h, w, 3]; values outside of the scale are clipped."""
         black, white = scale.floats if self.are_floats else scale.integers
         if self.inverted:
@@ -70,7 +70,7 @@ class Deep(NamedTuple):
         return np.broadcast_to(np.uint8(pixels.clip(0, 255).round()), (*pixels.shape[:2], 3))
 
 
-def common_scale(images: list[Deep]) -> Scale:
+def common_scale(images: list[Deep]) -> FileScale:
     """The scale that images share.
 
     Integers from 0: the smallest of 8, 10, 12, 14 and 16 bits that holds them all. Floats: 0 to 1
@@ -97,7 +97,7 @@ def common_scale(images: list[Deep]) -> Scale:
             ]
             lowest = min(lowest, 0)
         ranges.append((0, usual[0]) if usual else (float(lowest), float(highest)))
-    return Scale(*ranges)
+    return FileScale(*ranges)
 
 
 # --- Memory --------------------------------------------------------------------------------------

@@ -359,7 +359,7 @@ class E3Outlier(BaseEstimator):
         if isinstance(X, np.ndarray):
             array = images.to_uint8(X, value_range)
             array = images.resize(array, self.image_size, self.resize)
-            scale = reading.Scale(floats=self.value_range_)
+            scale = reading.FileScale(floats=self.value_range_)
             return reading.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
         if is_path(X):
@@ -373,7 +373,7 @@ class E3Outlier(BaseEstimator):
             self.colour_,
             least,
             lambda done: self.on_progress("reading", done, total),
-            scale=self.file_scale_ or reading.Scale(floats=self.value_range_),
+            scale=self.file_scale_ or reading.FileScale(floats=self.value_range_),
         )
         return reading.Collection(bank, closed + unreadable, scale=scale)
 

@@ -84,7 +84,7 @@ class Ranking(NamedTuple):
     threshold: float
     unreadable: list[reading.Unreadable]
     health: Health
-    file_scale: reading.Scale = reading.Scale()
+    file_scale: reading.FileScale = reading.FileScale()
 
     @property
     def is_outlier(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from e3jax import decoding, kinds, quarantine
 from e3jax.collecting import is_path
-from e3jax.decoding import Deep, Scale
+from e3jax.decoding import Deep, FileScale
 from e3jax.images import FITS, ImageBank, InputError, as_bank, to_picture, to_square
 
 # Folders of other programs' copies and rubbish.
@@ -54,7 +54,7 @@ class Collection(NamedTuple):
     bank: ImageBank
     unreadable: list[Unreadable]
     thumbnails: Sequence[bytes] = ()
-    scale: Scale = Scale()
+    scale: FileScale = FileScale()
 
 
 def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
@@ -163,7 +163,7 @@ def read_files(
     least: int = 2,
     on_file: Callable[[int], None] = lambda done: None,
     thumbnails: int = 0,
-    scale: Scale | None = None,
+    scale: FileScale | None = None,
 ) -> Collection:
     """Reads image files into a bank of square images.
 
@@ -238,12 +238,12 @@ def read_files(
     return Collection(as_bank(images, ids, least), unreadable, small, scale)
 
 
-def _scale(images: Iterable, known: Scale | None) -> Scale:
+def _scale(images: Iterable, known: FileScale | None) -> FileScale:
     """The scale of the images that are `Deep`; what is ``known`` goes before what they share."""
     shared = decoding.common_scale([image for image in images if isinstance(image, Deep)])
     if known is None:
         return shared
-    return Scale(*(a if a is not None else b for a, b in zip(known, shared, strict=True)))
+    return FileScale(*(a if a is not None else b for a, b in zip(known, shared, strict=True)))
 
 
 def _finished(picture):
@@ -251,7 +251,7 @@ def _finished(picture):
     return picture if isinstance(picture, Deep) else np.asarray(picture)
 
 
-def _in_scale(image, scale: Scale):
+def _in_scale(image, scale: FileScale):
     return image.to_uint8(scale) if isinstance(image, Deep) else image
 
 
@@ -259,7 +259,7 @@ def thumbnails(
     pictures,
     side: int = 96,
     on_file: Callable[[int], None] = lambda done: None,
-    scale: Scale | None = None,
+    scale: FileScale | None = None,
 ) -> list[bytes]:
     """Makes thumbnails that keep each image's aspect ratio, as WebP files.
 

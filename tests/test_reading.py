@@ -19,7 +19,7 @@ from conftest import ROOT
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from e3jax import decoding, kinds
-from e3jax.decoding import Scale
+from e3jax.decoding import FileScale
 from e3jax.images import InputError
 from e3jax.reading import FITS, NotLookedAt, find_files, read_files, thumbnails
 
@@ -549,12 +549,12 @@ def test_the_scale_is_stated_and_serves_new_files(good, tmp_path):
     write_tiff(tmp_path / "a.tif", ramp(4095, "u2"))
     write_tiff(tmp_path / "b.tif", ramp(100, "u2"))
     scale = read_files([tmp_path / "a.tif"], least=1).scale
-    assert scale == Scale((0, 4095), None)
+    assert scale == FileScale((0, 4095), None)
     assert scale.notes == [
         "integer files of more than 8 bits are read from 0 (black) to 4095 (white)"
     ]
     assert grey(good, tmp_path / "b.tif", scale=scale).max() == 6
-    assert not Scale((0, 65535), (0, 1)).notes and not read_files(good).scale.notes
+    assert not FileScale((0, 65535), (0, 1)).notes and not read_files(good).scale.notes
 
 
 @pytest.mark.parametrize("fit", FITS)
