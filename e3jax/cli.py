@@ -49,9 +49,9 @@ def _add_rank(commands) -> None:
     parser = _command(commands, "rank", rank, "learn a folder of images and rank its images")
     add = parser.add_argument
     _add_photos(parser, "PHOTOS")
-    add("--out", type=Path, default="report", help="folder for the report")
+    add("--out", type=_path, default="report", help="folder for the report")
     add("--contamination", type=_contamination, default=0.1, help="share of outliers, or auto")
-    add("--save", type=Path, metavar="MODEL", help="save the trained detector to this file")
+    add("--save", type=_path, metavar="MODEL", help="save the trained detector to this file")
     add("--seed", type=int, default=0, help="seed of all randomness")
     add("--time-budget", type=_seconds, metavar="TIME", help="approximate, e.g. 90s, 5m or 1h")
     add("--steps", type=int, help="length of the training (default: by the number of images)")
@@ -64,32 +64,32 @@ def _add_rank(commands) -> None:
 
 def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
     text = "folders, of which all images below them are taken, and files"
-    parser.add_argument("photos", type=Path, nargs="+", metavar=name, help=text)
+    parser.add_argument("photos", type=_path, nargs="+", metavar=name, help=text)
 
 
 def _add_score(commands) -> None:
     parser = _command(commands, "score", score, "score new images with a saved detector")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="file of rank --save")
+    parser.add_argument("model", type=_path, metavar="MODEL", help="file of rank --save")
     _add_photos(parser, "NEW_PHOTOS")
     # Not the default of rank, whose report it would replace.
-    parser.add_argument("--out", type=Path, default="report-new", help="folder for the report")
+    parser.add_argument("--out", type=_path, default="report-new", help="folder for the report")
 
 
 def _add_views(commands) -> None:
     parser = _command(commands, "views", views, "draw all views of an image")
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="file")
+    parser.add_argument("image", type=_path, metavar="IMAGE", help="file")
     parser.add_argument("--operations", default="RA+IA+PR", help="families of operations")
-    parser.add_argument("--out", type=Path, default="views.png", help="PNG or PDF")
+    parser.add_argument("--out", type=_path, default="views.png", help="PNG or PDF")
 
 
 def _add_quarantine(commands) -> None:
     parser = _command(
         commands, "quarantine", set_aside, "move the most outlying images aside; deletes nothing"
     )
-    parser.add_argument("report", type=Path, metavar="REPORT", help="folder of rank or score")
+    parser.add_argument("report", type=_path, metavar="REPORT", help="folder of rank or score")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--top", type=int, metavar="N", help="how many to move")
-    what.add_argument("--list", type=Path, metavar="FILE", help="move those the gallery saved")
+    what.add_argument("--list", type=_path, metavar="FILE", help="move those the gallery saved")
     what.add_argument("--undo", action="store_true", help="move all of them back")
 
 
@@ -104,6 +104,12 @@ def _command(commands, name: str, do, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _path(text: str) -> Path:
+    if not text:  # as of a variable of the shell that is not set; Path would take it for "."
+        raise argparse.ArgumentTypeError("an empty name: name a file or folder")
+    return Path(text)
+
+
 def _contamination(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
@@ -115,10 +121,20 @@ def _seconds(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        _ignore(self.file)
+
+
+def _ignore(stream) -> None:
+    """For a stream whose reader has closed it, having read enough: the work goes on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     args = parse_args(arguments)
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = _Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -266,8 +282,8 @@ def _sum_up(console: Console, out: Path, rows: list[dict], left_out, scale) -> N
     lines = [f"{row['score']:.3f}  {printable(row['path'])}" for row in outliers[:_SHOWN]]
     try:
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
-    except BrokenPipeError:  # whoever read them has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _ignore(sys.stdout)
     if len(outliers) > _SHOWN:
         console.print(f"... and {len(outliers) - _SHOWN} more")
     console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_cli import SMALL, e3jax_command, here, rows
+from test_cli import PROGRAM, SMALL, e3jax_command, here, rows
 
 from e3jax import E3Outlier, InputError, checkpoint, cli, files, runtime
 from e3jax.ranking import HealthWarning
@@ -147,14 +147,31 @@ def test_standard_output_in_ascii_names_every_file(photos, tmp_path):
     assert "2 of 20 images" in done.stderr
 
 
-def test_a_reader_that_has_enough_changes_neither_exit_code_nor_summary(photos, tmp_path):
+@pytest.mark.parametrize("closed, other", [("stdout", "stderr"), ("stderr", "stdout")])
+def test_a_reader_that_has_enough_changes_neither_exit_code_nor_report(
+    photos, tmp_path, closed, other
+):
     read, write = os.pipe()
     os.close(read)
-    how = {"capture_output": False, "stdout": write, "stderr": subprocess.PIPE}
-    done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, **how)
+    command = [sys.executable, "-c", PROGRAM, "rank", photos, *SMALL, "--out", tmp_path / "r"]
+    how = {closed: write, other: subprocess.PIPE, "text": True}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(list(map(str, command)), env=env, timeout=300, **how)
     os.close(write)
-    assert "2 of 20 images" in done.stderr and "The report is in" in done.stderr
-    assert "Errno" not in done.stderr and "Exception" not in done.stderr
+    assert done.returncode == 1 and len(rows(tmp_path / "r")) == 20
+    if closed == "stdout":
+        assert "2 of 20 images" in done.stderr and "The report is in" in done.stderr
+        assert "Errno" not in done.stderr and "Exception" not in done.stderr
+    else:
+        assert len(done.stdout.splitlines()) == 2
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["rank", ""], ["rank", ".", "--out", ""], ["quarantine", "", "--undo"]):
+        with pytest.raises(SystemExit, match="2"):
+            here(*arguments)
+        assert "an empty name: name a file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
