@@ -165,10 +165,13 @@ def prediction_table(single: pd.DataFrame) -> str:
             of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", estimate]]
             found[estimate] = of_classes.corr("spearman").xs("auroc", level=-1)[estimate]
         texts = (f"{v.mean():.2f} ({v.min():.2f} to {v.max():.2f})" for v in found.values())
+        means = rows.groupby("operation")[["auroc", "agreement"]].mean()
+        texts = [*texts, f"{means.corr('spearman').iloc[0, 1]:.2f}"]
         of_family = 100 * rows.groupby("family", sort=False)["auroc"].mean()
         lines.append([name, *(f"{auroc:.1f}" for auroc in of_family), *texts])
     families = [f"{name}, AUROC of one" for name in dict.fromkeys(single["family"])]
-    return tables.table(["images", *families, "agreement", "pretext accuracy"], lines)
+    head = ["images", *families, "agreement", "pretext accuracy", "agreement, means over classes"]
+    return tables.table(head, lines)
 
 
 def draw_all(args: argparse.Namespace, console: Console) -> None:
