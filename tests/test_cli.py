@@ -162,7 +162,7 @@ def test_the_version():
         (["rank", "single", "--image-size", "31"], "image_size is 31"),
         (["score", "file", "single"], "file is damaged or no detector of e3jax"),
         (["score", "nowhere", "single"], "No such file or directory: 'nowhere'"),
-        (["views", "file.png"], "not an image"),
+        (["views", "file.png"], "error: file.png cannot be read (not an image)"),
         (["quarantine", "empty", "--top", "3"], "does not exist, expected a report"),
         (["quarantine", "empty", "--top", "0"], "--top is 0"),
         (["quarantine", "empty", "--undo"], "nothing to undo"),

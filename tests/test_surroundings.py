@@ -140,6 +140,12 @@ def test_prepare_does_nothing_to_jax_that_has_started():
     assert runtime.devices() == before
 
 
+def test_a_limit_on_cores_is_kept(monkeypatch):
+    """As joblib finds it, which knows of containers' quotas, too."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert runtime.cores() == 1
+
+
 def test_standard_output_in_ascii_names_every_file(photos, tmp_path):
     env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT / "tests")}
     done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, env=env)
