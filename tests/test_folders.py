@@ -40,7 +40,7 @@ def test_a_row_judges_the_ranking(mnist, tmp_path):
 
 def test_every_folder_of_the_plan_is_another_one():
     plan = folders.plan(folders.CASES)
-    assert len(set(plan)) == len(plan) == 3 + 15 + 38 + 10
+    assert len(set(plan)) == len(plan) == 3 + 15 + 38 + 6 + 10
     assert folders.plan(["few"]) == [folder for folder in plan if folder.case == "few"]
 
 

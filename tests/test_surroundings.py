@@ -103,21 +103,10 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
     assert str(os.getuid()) in files.cache_folder().name
 
 
-def test_a_cache_that_cannot_be_written_is_one_plain_line(photos, tmp_path):
-    (tmp_path / "file").write_text("")
-    ours = {"E3JAX_CACHE_DIR": str(tmp_path / "file"), "PYTHONPATH": str(ROOT / "tests")}
-    env = os.environ | ours
-    done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, env=env)
-    said = done.stderr.splitlines()
-    assert sum(line.startswith("warning: compiled programs are not kept: ") for line in said) == 1
-    assert "UserWarning" not in "".join(said)
-
-
-@pytest.mark.parametrize("named", ["cuda", "nonsense"])
-def test_a_device_that_is_not_there_is_one_sentence(photos, tmp_path, named):
-    env = os.environ | {"JAX_PLATFORMS": named, "PYTHONPATH": str(ROOT / "tests")}
+def test_a_device_that_is_not_there_is_one_sentence(photos, tmp_path):
+    env = os.environ | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": str(ROOT / "tests")}
     done = e3jax_command("rank", photos, "--out", tmp_path / "r", code=2, env=env)
-    assert f"error: JAX cannot start on {named} (" in done.stderr
+    assert "error: JAX cannot start on cuda (" in done.stderr
 
 
 def test_it_runs_from_a_checkout_that_is_not_installed(tmp_path):
@@ -146,11 +135,15 @@ def test_a_limit_on_cores_is_kept(monkeypatch):
     assert runtime.cores() == 1
 
 
-def test_standard_output_in_ascii_names_every_file(photos, tmp_path):
+def test_output_in_ascii_and_a_cache_that_cannot_be_written(photos, tmp_path):
+    (tmp_path / "file").write_text("")
     env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT / "tests")}
+    env["E3JAX_CACHE_DIR"] = str(tmp_path / "file")
     done = e3jax_command("rank", photos, *SMALL, "--out", tmp_path / "r", code=1, env=env)
     assert len(done.stdout.splitlines()) == 2 and "\\xfc.png" in done.stdout
-    assert "2 of 20 images" in done.stderr
+    assert "2 of 20 images" in done.stderr and "UserWarning" not in done.stderr
+    said = done.stderr.splitlines()
+    assert sum(line.startswith("warning: compiled programs are not kept: ") for line in said) == 1
 
 
 @pytest.mark.parametrize("closed, other", [("stdout", "stderr"), ("stderr", "stdout")])
