@@ -203,7 +203,7 @@ def test_too_little_memory_is_one_sentence(photos, tmp_path):
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "not enough memory" in done.stderr
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_that_ends_in_training_is_one_sentence(photos, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from PIL import Image
 from sweep import store
 
 FOLDER = folders.Folder("few", "mnist", "4+0", 20, 4, 1)
-FAST = ("--operations", "PR", "--steps", "3", "--image-size", "8")
+FAST = ("--operations", "PR", "--steps", "1", "--image-size", "8")
 
 
 def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_path):
