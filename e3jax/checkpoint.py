@@ -89,10 +89,14 @@ def check_target(path: str | os.PathLike) -> None:
         )
     if path.is_dir():
         raise images.InputError(f"{path} is a folder, expected a file for the detector: name one")
-    if path.exists() and b'"e3jax"' not in path.read_bytes()[: 1 << 20]:
-        raise images.InputError(
-            f"{path} is there and no detector of e3jax, so it is not replaced: choose another name"
-        )
+    if path.exists():
+        with open(path, "rb") as file:
+            is_ours = b'"e3jax"' in file.read(1 << 20)
+        if not is_ours:
+            raise images.InputError(
+                f"{path} is there and no detector of e3jax, so it is not replaced: choose another "
+                "name"
+            )
 
 
 def load(path: str | os.PathLike) -> E3Outlier:
@@ -136,7 +140,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    detector.file_scale_ = reading.FileScale(*about["fitted"].get("file_scale_", ()))
+    detector.file_scale_ = reading.FileScale(*detector.file_scale_)
     tree = {name: {} for name in _TREES}  # which may be empty
     for name, array in arrays.items():
         *parents, leaf = name.split("/")

@@ -440,13 +440,12 @@ class E3Outlier(BaseEstimator):
         if self.value_range is not None:
             found = tuple(map(float, self.value_range))
         arrays = [X] if _is_array(X) else [] if is_path(X) else filter(_is_array, X)
-        floats = [np.ravel(array) for array in arrays if array.dtype.kind == "f"]
-        usual = images.usual_range(np.concatenate(floats)) if floats else None
+        floats = [array for array in arrays if array.dtype.kind == "f" and array.size]
+        extremes = np.array([(array.min(), array.max()) for array in floats])
+        usual = images.usual_range(extremes)
         if usual is None:
             return found
-        lowest = float(min(values.min() for values in floats))
-        highest = float(max(values.max() for values in floats))
-        is_new = found is None
+        lowest, highest, is_new = float(extremes.min()), float(extremes.max()), found is None
         found = found or usual
         span = found[1] - found[0]
         is_clipped = lowest < found[0] - 0.1 * span or found[1] + 0.1 * span < highest

@@ -122,14 +122,11 @@ def usual_range(images) -> tuple[float, float] | None:
     if images.dtype.kind != "f" or not images.size or not np.isfinite(images).all():
         return None
     lowest, highest = float(images.min()), float(images.max())
-    usual = [(0.0, 1.0), (-1.0, 1.0), *[(0.0, 255.0)] * (highest > 127.5)]
-    return next((r for r in usual if is_within(r, lowest, highest)), (lowest, highest))
-
-
-def is_within(value_range: tuple[float, float], lowest: float, highest: float) -> bool:
-    """Whether values are inside a range but for rounding, a thousandth of it."""
-    rounding = (value_range[1] - value_range[0]) / 1000
-    return value_range[0] - rounding <= lowest and highest <= value_range[1] + rounding
+    for low, high in ((0.0, 1.0), (-1.0, 1.0), *[(0.0, 255.0)] * (highest > 127.5)):
+        rounding = (high - low) / 1000
+        if low - rounding <= lowest and highest <= high + rounding:
+            return low, high
+    return lowest, highest
 
 
 def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from jax.sharding import Mesh
 
 from e3jax import devices, networks, operations
@@ -71,7 +72,7 @@ def view_weights(scores: np.ndarray) -> np.ndarray:
     plain mean listens most to the operations whose scores vary most. No operation weighs more than
     ten times what an ordinary one does.
     """
-    spread = np.median(np.abs(scores - np.median(scores, axis=0)), axis=0).astype(np.float64)
+    spread = scipy.stats.median_abs_deviation(scores, axis=0).astype(np.float64)
     weights = 1 / np.maximum(spread, max(0.1 * np.median(spread), 1e-9))
     return weights / weights.mean()
 

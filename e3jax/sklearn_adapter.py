@@ -66,7 +66,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         parameters = self.get_params()
         del parameters["image_shape"]
         shape = _shape(X) if self.image_shape is None else self.image_shape
-        self.detector_ = E3Outlier(**parameters).fit(self._to_images(X, shape))
+        self.detector_ = E3Outlier(**parameters).fit(self._filled(X, shape))
         self.image_shape_, self.offset_ = shape, -self.detector_.threshold_
         return self
 
@@ -78,7 +78,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         """Minus the detector's scores [n] of rows, larger = more normal."""
         check_is_fitted(self, "detector_")
         X = validate_data(self, X, reset=False)
-        return -self.detector_.decision_function(self._to_images(X, self.image_shape_))
+        return -self.detector_.decision_function(self._filled(X, self.image_shape_))
 
     def decision_function(self, X) -> np.ndarray:
         """``score_samples(X) - offset_``: below 0 for outliers."""
@@ -88,7 +88,8 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         """1 for inliers, -1 for outliers, int [n]."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _to_images(self, X: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _filled(self, X: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Images of rows, which are filled up with zeros if nobody gave their shape."""
         if self.image_shape is None:
             X = np.pad(X, ((0, 0), (0, math.prod(shape) - X.shape[1])))
         return _to_images(X, shape)

@@ -110,18 +110,16 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
         for k in range(len(operation_set))
     ]
     of_family = np.array(operation_set.families)
+    families = {name: ne[:, of_family == name].mean(1) for name in dict.fromkeys(of_family)}
     ways = {
         "plain mean": ne.mean(1),
         "by spread": scores.weighted_mean(),
         "by agreement": ne @ agreement,
         "by spread and agreement": ne @ (agreement * scoring.view_weights(ne)),
-        "mean of surprises": -np.mean([surprise(ne[:, k]) for k in range(ne.shape[1])], axis=0),
+        "mean of surprises": -fusion.fuse_collection(dict(enumerate(-ne.T))),
         "median": np.median(ne, axis=1),
-        **{f"{name} alone": ne[:, of_family == name].mean(1) for name in dict.fromkeys(of_family)},
-        "families' surprises": -np.mean(
-            [surprise(ne[:, of_family == name].mean(1)) for name in dict.fromkeys(of_family)],
-            axis=0,
-        ),
+        **{f"{name} alone": mean for name, mean in families.items()},
+        "families' surprises": -fusion.fuse_collection({n: -mean for n, mean in families.items()}),
     }
     judge = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
     fused = [
@@ -136,10 +134,6 @@ def agreements(scores: np.ndarray) -> np.ndarray:
     others = scores.sum(1, keepdims=True) - scores
     pairs = zip(scores.T, others.T, strict=True)
     return np.array([scipy.stats.spearmanr(own, other).statistic for own, other in pairs])
-
-
-def surprise(scores: np.ndarray) -> np.ndarray:
-    return fusion.scale(-scores).surprise(-scores)
 
 
 # --- Showing -----------------------------------------------------------------------------------
