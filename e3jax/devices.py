@@ -89,6 +89,18 @@ def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     return jax.tree.map(put, tree)
 
 
+def place_split(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+    """Splits rows [n, d] over a mesh, n rounded up to a multiple of its devices by rows of 0."""
+    count = -(-len(rows) // mesh.size)
+
+    def of_device(index: tuple[slice, ...]) -> np.ndarray:
+        part = rows[index[0]]
+        return np.pad(part, ((0, count - len(part)), (0, 0))) if len(part) < count else part
+
+    shape, sharding = (count * mesh.size, rows.shape[1]), NamedSharding(mesh, SPLIT)
+    return jax.make_array_from_callback(shape, sharding, of_device)
+
+
 def shapes(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """The shapes of what :func:`place` would return; the mesh's devices may be absent."""
     sharding = NamedSharding(mesh, spec)
@@ -225,6 +237,24 @@ def gather_over_devices(tree: Any) -> Any:
     return treedef.unflatten(
         part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)
     )
+
+
+def rows_of_split(part: jax.Array, index: jax.Array) -> jax.Array:
+    """Inside a program: the calling device's part of rows by their index [b] in a split array.
+
+    Args:
+      part: [m, d], the calling device's rows of what :func:`place_split` split.
+      index: int32 [b], the same on all devices.
+
+    Returns:
+      [b / devices, d].
+    """
+    if jax.lax.axis_size(AXIS) == 1:
+        return part[index]
+    place = index - jax.lax.axis_index(AXIS) * len(part)
+    is_here = (0 <= place) & (place < len(part))
+    rows = jnp.where(is_here[:, None], part[place.clip(0, len(part) - 1)], 0)
+    return jax.lax.psum_scatter(rows, AXIS, scatter_dimension=0, tiled=True)
 
 
 def part_of_device(whole: jax.Array) -> jax.Array:

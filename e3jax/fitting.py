@@ -119,7 +119,8 @@ def fit(
 
     Args:
       key: of all randomness: same key, same images, same devices, same numbers.
-      images: uint8 [n, h, w, c], h = w, n >= 2.
+      images: uint8 [n, h, w, c], h = w, n >= 2; an array, or what is indexed like one, see
+        :mod:`e3jax.shards`.
       method: what to train.
       config: how; ``method.quick_config()`` if None.
       mesh: devices to split each batch over (default: all).
@@ -173,9 +174,10 @@ def fit(
 
     until = num_steps if until is None else until
     rounds = [math.ceil(num_steps * (i + 1) / method.rounds) for i in range(method.rounds)]
-    while step < until:
-        end = min(next(r for r in rounds if r > step), until, step + trainer.steps_per_call)
-        state, log = trainer.run_steps(state, bank, n, num_steps, end, probe_data)
+    ends = _ends(step, until, trainer.steps_per_call, rounds)
+    fed = trainer.feed(state, bank, n, np.diff([step, *ends]))
+    for end in ends:
+        state, log = trainer.run_steps(state, next(fed), num_steps, end, probe_data)
         waiting.append((end, end - step, log))
         step = end
         report(most_waiting=1)
@@ -190,6 +192,15 @@ def fit(
     if checkpoint and time.monotonic() - began >= save_seconds:
         save()
     return Fitted(method, config, side, state, num_steps, time.monotonic() - began)
+
+
+def _ends(step: int, until: int, steps_per_call: int, rounds: list[int]) -> list[int]:
+    """The steps at which the calls of a training end that goes on from a step."""
+    ends = [step]
+    while ends[-1] < until:
+        at = ends[-1]
+        ends.append(min(next(r for r in rounds if r > at), until, at + steps_per_call))
+    return ends[1:]
 
 
 def restored(method: Method, config: training.TrainConfig, side: int, variables: Any) -> Fitted:

@@ -1,12 +1,13 @@
 """Training: one trainer for every method, and a whole run as a function of key and images.
 
-Views are generated inside the train step from the uint8 bank and (image, operation) pairs; no array
+Views are generated inside the train step from uint8 images and (image, operation) pairs; no array
 of views exists. Legend: ``n`` images, ``k`` operations, ``b`` views per batch.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -140,11 +141,15 @@ class Trainer(NamedTuple):
 
     Attributes:
       init: ``(key, channels, extra=()) -> TrainState``.
-      run_steps: ``(state, bank, n, num_steps, until=None, probe_data=()) -> (TrainState,
-        StepLog)``: ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none
-        beyond step ``until`` (default: ``num_steps``). ``bank`` is :func:`place_bank`'s, of n
-        images; ``probe_data`` is for the probe. Donates the state. The program that trains depends
-        on none of these numbers: they are put on the devices once, so further calls move nothing.
+      feed: ``(state, bank, n, counts) -> iterator`` of what each call of ``run_steps`` trains on.
+        ``bank`` is :func:`place_bank`'s, of n images, ``counts`` has the steps that each call is to
+        do. Of a bank on the host only the images of a call reach the devices, fetched in a thread
+        while the call before trains.
+      run_steps: ``(state, fed, num_steps, until=None, probe_data=()) -> (TrainState, StepLog)``:
+        ``steps_per_call`` steps of a run of ``num_steps``, the schedule's length; none beyond step
+        ``until`` (default: ``num_steps``). ``fed`` comes from ``feed``; ``probe_data`` is for the
+        probe. Donates the state. The program depends on none of these numbers: they are put on
+        the devices once.
       programs: ``(n, channels, extra=(), probe_data=()) -> {name: devices.Program}``, what a run
         over n images consists of, on devices that may be absent.
       steps_per_call: steps that a call of ``run_steps`` takes.
@@ -152,18 +157,31 @@ class Trainer(NamedTuple):
     """
 
     init: Callable[..., TrainState]
+    feed: Callable[..., Iterator[Any]]
     run_steps: Callable[..., tuple[TrainState, StepLog]]
     programs: Callable[..., dict[str, devices.Program]]
     steps_per_call: int
     mesh: Mesh
 
 
-def place_bank(mesh: Mesh, images: np.ndarray) -> jax.Array:
-    """Puts images uint8 [n, h, w, c] on all devices of a mesh, as the rows uint8 [n, h * w * c].
+def place_bank(mesh: Mesh, images: np.ndarray, on_host: bool | None = None) -> Any:
+    """Puts images uint8 [n, h, w, c] where a training on a mesh draws them from.
 
-    Rows are stored as they are; a TPU would store images of three channels in four times the space.
+    Args:
+      mesh: the devices that train.
+      images: an array, or what is indexed like one, see :mod:`e3jax.shards`.
+      on_host: leaves the images where they are. Default: on a CPU, whose memory holds them already,
+        and images that are no array.
+
+    Returns:
+      The images; or rows uint8 [n and more, h * w * c] that are split over the devices. Rows are
+      stored as they are; a TPU would store images of three channels in four times the space.
     """
-    return devices.place(mesh, images.reshape(len(images), -1))
+    if on_host is None:
+        on_host = devices.is_cpu(mesh) or not isinstance(images, np.ndarray)
+    if on_host:
+        return images
+    return devices.place_split(mesh, images.reshape(len(images), -1))
 
 
 def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -219,7 +237,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
     return optax.flatten(optax.chain(optax.add_decayed_weights(config.weight_decay), rule, by_rate))
 
 
-class _Drawn(NamedTuple):
+class _Fed(NamedTuple):
     """The batches of a call's steps, with a leading axis of steps.
 
     ``images`` uint8 [b, h * w * c], ``image_index`` and ``operation_index`` int32 [b] are a
@@ -292,25 +310,33 @@ def make_trainer(
             shuffle_key=jax.random.bits(jax.random.fold_in(key, 1), (sampling.ROUNDS,)),
         )
 
-    def draw(shuffle_key: jax.Array, position: jax.Array, bank: jax.Array, n: jax.Array) -> _Drawn:
+    def draw(shuffle_key: jax.Array, position: jax.Array, n: jax.Array) -> tuple:
         def next_batch(position, _):
-            image, operation, position = sampling.draw_batch(
-                shuffle_key, position, batch_size, n, k
-            )
-            # Every device draws the same batch and takes its own part of it.
-            mine, operation = map(devices.part_of_device, (image, operation))
-            return position, _Drawn(bank[mine], mine, operation, image, position)
+            *pairs, position = sampling.draw_batch(shuffle_key, position, batch_size, n, k)
+            return position, (*pairs, position)
 
         return jax.lax.scan(next_batch, position, length=steps_per_call)[1]
 
-    def batch_of(drawn: _Drawn, tables: Any, extra: Any) -> Batch:
+    def draw_rows(shuffle_key, position, n, count, bank) -> tuple[_Fed, jax.Array]:
+        """From a bank that is split over devices; also the place after ``count`` steps."""
+        image, operation, position = draw(shuffle_key, position, n)
+
+        def rows(_, pairs):
+            # Every device draws the same batch and takes its own part of it.
+            mine = map(devices.part_of_device, pairs)
+            return (), (devices.rows_of_split(bank, pairs[0]), *mine)
+
+        _, parts = jax.lax.scan(rows, (), (image, operation))
+        return _Fed(*parts, image, position), position[count - 1]
+
+    def batch_of(drawn: _Fed, tables: Any, extra: Any) -> Batch:
         images = to_unit(drawn.images.reshape(len(drawn.images), side, side, -1))
         views = operations.views_of(tables, images, drawn.operation_index) if k > 1 else images
         views = inputs(views, drawn.image_index, extra)
         index = (drawn.image_index, drawn.operation_index, drawn.all_image_index)
         return Batch(views, *index, tables.factors if k > 1 else jnp.zeros((0, 1), jnp.int32))
 
-    def step(state: TrainState, drawn: _Drawn, num_steps, tables, probe_data):
+    def step(state: TrainState, drawn: _Fed, num_steps, tables, probe_data):
         batch, params = batch_of(drawn, tables, state.extra), state.variables["params"]
         dropout = jax.random.fold_in(jax.random.key(state.shuffle_key[0]), state.step)
         dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
@@ -349,11 +375,13 @@ def make_trainer(
         )
         return state, StepLog(value, seen, probed)
 
-    whole = devices.EVERYWHERE
-    split = _Drawn(_SPLIT_BATCHES, _SPLIT_BATCHES, _SPLIT_BATCHES, whole, whole)
+    whole, one = devices.EVERYWHERE, devices.SPLIT
+    split = _Fed(_SPLIT_BATCHES, _SPLIT_BATCHES, _SPLIT_BATCHES, whole, whole)
     in_specs = (whole, split, whole, whole, whole)
     on_devices = devices.on_mesh(_scan(step), mesh, precision, in_specs, donate_argnums=0)
-    draw = devices.on_mesh(draw, mesh, precision, out_specs=split)
+    draw_pairs = devices.on_mesh(draw, mesh, precision)
+    in_specs = (whole, whole, whole, whole, one)
+    draw_rows = devices.on_mesh(draw_rows, mesh, precision, in_specs, (split, whole))
     init = devices.run_once(init, mesh)
     # Placed at the first step: the mesh's devices may be absent.
     place_tables = functools.cache(lambda: devices.place(mesh, tables))
@@ -362,26 +390,59 @@ def make_trainer(
     def init_with(key: jax.Array, channels: int, extra: Any = ()) -> TrainState:
         return init(key, channels)._replace(extra=devices.place(mesh, extra))
 
-    def run_steps(state, bank, n, num_steps, until=None, probe_data=()):
-        drawn = draw(state.shuffle_key, state.epoch_position, bank, place_number(n))
+    def feed(state: TrainState, bank: Any, n: int, counts: Iterable[int]) -> Iterator[_Fed]:
+        # Copies, for the state's own are donated.
+        key, position = (a.copy() for a in (state.shuffle_key, state.epoch_position))
+        if isinstance(bank, jax.Array):
+            return from_devices(key, position, bank, n, counts)
+        return _ahead(from_host(key, position, bank, n, counts))
+
+    def from_devices(key, position, bank, n, counts):
+        for count in counts:
+            numbers = (place_number(n), place_number(count))
+            fed, position = draw_rows(key, position, *numbers, bank)
+            yield fed
+
+    def from_host(key, position, bank, n, counts):
+        for count in counts:
+            drawn = jax.device_get(draw_pairs(key, position, place_number(n)))
+            image, operation, positions = drawn
+            images = bank[image.ravel()].reshape(*image.shape, -1)
+            fed = _Fed(images, image, operation, image, positions)
+            yield _Fed(*map(functools.partial(devices.place, mesh), fed, split))
+            position = devices.place(mesh, positions[count - 1])
+
+    def run_steps(state, fed, num_steps, until=None, probe_data=()):
         numbers = (place_number(num_steps), place_number(num_steps if until is None else until))
-        return on_devices(state, drawn, numbers, place_tables(), probe_data)
+        return on_devices(state, fed, numbers, place_tables(), probe_data)
 
     def programs(n: int, channels: int, extra: Any = (), probe_data: Any = ()):
         shapes = functools.partial(devices.shapes, mesh)
         key = jax.eval_shape(lambda: jax.random.key(0))
         state = shapes(init.trace(key, channels).out_info._replace(extra=extra))
-        bank, number = jax.ShapeDtypeStruct((n, side**2 * channels), np.uint8), np.int32(n)
-        to_draw = shapes((state.shuffle_key, state.epoch_position, bank, number))
-        drawn = _Drawn(*map(shapes, draw.trace(*to_draw).out_info, split))
-        arguments = (state, drawn, *shapes(((number, number), tables, probe_data)))
+        bank = jax.ShapeDtypeStruct((-(-n // mesh.size) * mesh.size, side**2 * channels), np.uint8)
+        number = np.int32(n)
+        to_draw = shapes((state.shuffle_key, state.epoch_position, number, number))
+        to_draw = (*to_draw, shapes(bank, one))
+        drawn, _ = draw_rows.trace(*to_draw).out_info
+        arguments = (state, _Fed(*map(shapes, drawn, split)))
+        arguments = (*arguments, *shapes(((number, number), tables, probe_data)))
         return {
             "init": devices.Program(init, (key, channels)),
-            "draw": devices.Program(draw, to_draw),
+            "draw": devices.Program(draw_rows, to_draw),
             "train": devices.Program(on_devices, arguments),
         }
 
-    return Trainer(init_with, run_steps, programs, steps_per_call, mesh)
+    return Trainer(init_with, feed, run_steps, programs, steps_per_call, mesh)
+
+
+def _ahead(items: Iterator) -> Iterator:
+    """The items of an iterator, each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = thread.submit(next, items, None)
+            yield item
 
 
 def _scan(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:

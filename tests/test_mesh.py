@@ -216,14 +216,15 @@ def make_trainer(network, probe=None):
 
 def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits):
     trainer = make_trainer(Tiny)
-    bank = training.place_bank(trainer.mesh, digits)
+    bank = training.place_bank(trainer.mesh, digits, on_host=False)
     state = trainer.init(jax.random.key(0), 1)
-    state, log = trainer.run_steps(state, bank, len(digits), 3)
+    fed = trainer.feed(state, bank, len(digits), [1] * 4)
+    state, log = trainer.run_steps(state, next(fed), 3)
     with jax.transfer_guard("disallow"):
         with pytest.raises(Exception, match="[Dd]isallowed host-to-device"):
             jax.block_until_ready(jax.numpy.add(state.step, 1))
-        for _ in range(3):
-            state, log = trainer.run_steps(state, bank, len(digits), 3)
+        for batches in fed:
+            state, log = trainer.run_steps(state, batches, 3)
         assert jax.device_get(state.step) == 3 and np.isnan(jax.device_get(log.loss)).all()
 
 
@@ -249,9 +250,11 @@ def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
     trainer = make_trainer(name, priority.make_probe(name, 23) if watched else None)
     views = (digits[:4], np.zeros(4, np.int32), np.ones((2, 4), np.float32))
     data = priority.ProbeSet(*views, digits[:2], np.ones(2, np.float32)) if watched else ()
-    program = jax.make_jaxpr(lambda *a: trainer.run_steps(*a[:2], len(digits), 3, 3, a[2]))(
-        trainer.init(jax.random.key(0), 1),
-        training.place_bank(trainer.mesh, digits),
+    state = trainer.init(jax.random.key(0), 1)
+    bank = training.place_bank(trainer.mesh, digits)
+    program = jax.make_jaxpr(lambda state, fed, data: trainer.run_steps(state, fed, 3, 3, data))(
+        state,
+        next(trainer.feed(state, bank, len(digits), [1])),
         devices.place(trainer.mesh, data),
     )
     # Forward and back through 7 batch norms, the gradient; the probe's sum and its gathering.

@@ -36,8 +36,9 @@ def run(trainer, images, seed=0, num_steps=8, extra=()):
     """The state and the logs of a run."""
     state = trainer.init(jax.random.key(seed), images.shape[-1], extra)
     bank, logs = training.place_bank(trainer.mesh, images), []
-    for _ in range(0, num_steps, trainer.steps_per_call):
-        state, log = trainer.run_steps(state, bank, len(images), num_steps)
+    calls = math.ceil(num_steps / trainer.steps_per_call)
+    for fed in trainer.feed(state, bank, len(images), [trainer.steps_per_call] * calls):
+        state, log = trainer.run_steps(state, fed, num_steps)
         logs.append(jax.device_get(log))
     return state, jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
 
@@ -126,8 +127,8 @@ def test_steps_end_where_they_are_told_to(trainer, digits):
     assert np.isnan(log.metrics["pretext_accuracy"][6:]).all()
     # The same steps, with a stop on the way.
     bank, again = training.place_bank(trainer.mesh, digits), trainer.init(jax.random.key(0), 1)
-    for until in (3, 6, 6):
-        again, _ = trainer.run_steps(again, bank, len(digits), 6, until)
+    for until, fed in zip((3, 6), trainer.feed(again, bank, len(digits), (3, 3)), strict=True):
+        again, _ = trainer.run_steps(again, fed, 6, until)
     chex.assert_trees_all_equal(again, state)
 
 

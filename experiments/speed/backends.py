@@ -1,6 +1,7 @@
 """Programs of the method as a worker measures them: what is common to them, and e3jax's own."""
 
 import concurrent.futures
+import itertools
 import resource
 import statistics
 import sys
@@ -111,11 +112,12 @@ class Ours(Backend):
         trainer = training.make_trainer(*parts, self.operation_set, **options)
         state = trainer.init(jax.random.key(0), self.channels)
         bank = training.place_bank(trainer.mesh, self.images)
+        fed = trainer.feed(state, bank, self.n, itertools.repeat(self.steps))
 
         def call() -> None:
             nonlocal state
             # A training without end: its last step is never reached.
-            state, _ = trainer.run_steps(state, bank, self.n, 2**31 - 1)
+            state, _ = trainer.run_steps(state, next(fed), 2**31 - 1)
             jax.block_until_ready(state)
 
         return call, self.steps * config.batch_size
