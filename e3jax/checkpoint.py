@@ -26,11 +26,12 @@ from e3jax.ranking import Health
 from e3jax.version import VERSION
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 4
+_FORMAT = 5
 _ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_", "copy_of_")
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
 _FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_", "file_scale_")
+_FITTED = (*_FITTED, "score_operations_")
 
 
 def save(detector: E3Outlier, path: str | os.PathLike) -> None:
@@ -64,11 +65,11 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     tree = {name: getattr(detector, name) for name in (*_ARRAYS, *_TREES)}
     flat = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
+    arrays |= _packed_paths(detector.paths_)
     about = {
         "format": _FORMAT,
         "parameters": parameters,
         "fitted": {name: getattr(detector, name) for name in _FITTED},
-        "paths": detector.paths_.tolist(),
         "health": detector.health_._asdict(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
         | {"e3jax": VERSION, "python": platform.python_version()},
@@ -141,13 +142,8 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
     detector.file_scale_ = reading.FileScale(*detector.file_scale_)
-    tree = {name: {} for name in _TREES}  # which may be empty
-    for name, array in arrays.items():
-        *parents, leaf = name.split("/")
-        inner = tree
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[leaf] = array
+    detector.paths_ = _paths(arrays)
+    tree = {name: {} for name in _TREES} | files.nested(arrays)  # which may be empty
     for name, kind in _TREES.items():
         tree[name] = {key: kind(**values) for key, values in tree[name].items()}
     for name, value in tree.items():
@@ -157,11 +153,24 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
             f"the detector needs the descriptor {min(unknown)!r}: register it in "
             "e3jax.descriptors.DESCRIPTORS first"
         )
-    detector.paths_ = np.array(about["paths"])
     health = about["health"]
     unreadable = [reading.Unreadable(*pair) for pair in health["unreadable"]]
     detector.health_ = Health(**health | {"unreadable": unreadable})
     return detector
+
+
+def _packed_paths(paths) -> dict[str, np.ndarray]:
+    """Image numbers, or the bytes of all paths, each followed by one of 0."""
+    if isinstance(paths, np.ndarray) and paths.dtype.kind == "i":
+        return {"numbers": paths}
+    packed = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    return {"paths": np.frombuffer(packed, np.uint8)}
+
+
+def _paths(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    if "numbers" in arrays:
+        return arrays.pop("numbers")
+    return np.array(list(map(os.fsdecode, arrays.pop("paths").tobytes().split(b"\0")[:-1])))
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:

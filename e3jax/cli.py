@@ -7,26 +7,40 @@ the others (what it had moved aside, --undo moves back); 130 stopped by Ctrl-C (
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import checkpoint, gallery, operations, quarantine, ranking, reading, runtime, sheet
-from e3jax.estimator import EVIDENCE, E3Outlier
+from e3jax import (
+    bank,
+    checkpoint,
+    engines,
+    gallery,
+    operations,
+    quarantine,
+    ranking,
+    reading,
+    runtime,
+    sheet,
+)
+from e3jax.estimator import EVIDENCE, LARGE, E3Outlier
 from e3jax.files import printable
 from e3jax.images import FITS, InputError
 from e3jax.ranking import HealthWarning
 from e3jax.version import VERSION
 
-_GALLERY = "gallery.html"
+_GALLERY, _PARTS = "gallery.html", "parts"
 _SHOWN = 20
 
 
@@ -39,6 +53,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"e3jax {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_rank(commands)
+    _add_bank(commands)
     _add_score(commands)
     _add_views(commands)
     _add_quarantine(commands)
@@ -58,8 +73,31 @@ def _add_rank(commands) -> None:
     add("--evidence", default="all", choices=EVIDENCE, help="network: the paper's method alone")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
+    add("--score-operations", type=int, metavar="N", help="how many score (default: by the images)")
+    _add_shape(parser)
+    _add_engine(parser)
+    add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="score a part of a bank alone")
+
+
+def _add_bank(commands) -> None:
+    text = "read folders of images once, into a bank that rank and score take like a folder"
+    parser = _command(commands, "bank", make_bank, text)
+    _add_photos(parser, "PHOTOS")
+    parser.add_argument("--out", type=_path, default="bank", help="folder for the bank")
+    _add_shape(parser)
+    _add_engine(parser)
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--image-size", type=int, default=32, help="side to which images are resized, even")
     add("--resize", default="squash", choices=FITS, help="how images become square")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--engine", default="local", choices=("local", "ray"), help="where large work is done")
+    add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
 
 
 def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
@@ -114,6 +152,13 @@ def _contamination(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
 
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard: write 1/3, 2/3 or 3/3")
+    return int(found[1]), int(found[2])
+
+
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not found:
@@ -164,6 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- rank and score ----------------------------------------------------------------------------
 
 
+class _Source(NamedTuple):
+    """What is ranked: files, or a bank with its thumbnails."""
+
+    X: list[Path] | Path
+    closed: list[reading.Unreadable]
+    thumbnails: Sequence[bytes] = ()
+    pictures: Any = None
+
+    @property
+    def is_bank(self) -> bool:
+        return isinstance(self.X, Path)
+
+
 def rank(args: argparse.Namespace, console: Console) -> int:
     detector = E3Outlier(
         contamination=args.contamination,
@@ -171,6 +229,7 @@ def rank(args: argparse.Namespace, console: Console) -> int:
         network=args.network,
         operations=args.operations,
         steps="auto" if args.steps is None else args.steps,
+        score_operations="auto" if args.score_operations is None else args.score_operations,
         time_budget=args.time_budget,
         image_size=args.image_size,
         resize=args.resize,
@@ -180,18 +239,32 @@ def rank(args: argparse.Namespace, console: Console) -> int:
     detector.check_parameters()
     if args.save:
         checkpoint.check_target(args.save)
-    paths, closed = _find(args)
+    found = _find(args)
+    if args.shard != (1, 1) and not found.is_bank:
+        raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
     _check_folder(args.out)
     runtime.prepare()
     runtime.devices()
     with _bars(console) as on_progress:
+        found = _on_disk(found, args, args.image_size, args.resize, on_progress)
+        detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # said at the end
-            detector.set_params(on_progress=on_progress).fit(paths)
-        rows = _report(args, detector.ranking_, closed, on_progress)
+            if not found.is_bank:
+                detector.fit(found.X)
+            elif not _fit_in_parts(detector, found, args):
+                part, all_parts = args.shard
+                console.print(
+                    f"Part {part} of {all_parts} is done; whichever --shard ends last writes the "
+                    "report"
+                )
+                return 0
+        _report(args, detector.ranking_, found, on_progress)
         if args.save:
             checkpoint.save(detector, args.save)
-    _sum_up(console, args.out, rows, closed + detector.health_.unreadable, detector.file_scale_)
+    if found.is_bank and args.shard == (1, 1):
+        shutil.rmtree(args.out / _PARTS)
+    _sum_up(console, args.out, detector.ranking_, found.closed)
     health = detector.health_
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
@@ -202,18 +275,69 @@ def rank(args: argparse.Namespace, console: Console) -> int:
     return _judge(console, detector)
 
 
+def _fit_in_parts(detector: E3Outlier, found: _Source, args: argparse.Namespace) -> bool:
+    """Fits on a bank, keeping what is done beside the report; returns whether all of it is."""
+    folder, state = args.out / _PARTS, None
+    if importlib.util.find_spec("orbax"):
+        state = checkpoint.TrainCheckpoint(folder / "training")
+    each = map
+    if args.engine == "ray":
+        each = engines.on_ray(args.ray_address)
+    return detector.fit_in(folder, found.X, shard=args.shard, each=each, checkpoint=state)
+
+
 def score(args: argparse.Namespace, console: Console) -> int:
     detector = checkpoint.load(args.model)
-    paths, closed = _find(args)
+    found = _find(args)
     _check_folder(args.out)
     runtime.prepare()
     runtime.devices()
     with _bars(console) as on_progress:
+        found = _on_disk(found, args, detector.image_size, detector.resize, on_progress)
         detector.on_progress = on_progress
-        found = detector.rank(paths)
-        rows = _report(args, found, closed, on_progress)
-    _sum_up(console, args.out, rows, closed + found.unreadable, found.file_scale)
+        ranked = detector.rank(found.X)
+        _report(args, ranked, found, on_progress)
+    _sum_up(console, args.out, ranked, found.closed)
     return _judge(console, detector)
+
+
+def make_bank(args: argparse.Namespace, console: Console) -> int:
+    found = _find(args)
+    if found.is_bank:
+        raise InputError(f"{found.X} is a bank already: give folders of images")
+    with _bars(console) as on_progress:
+        made = _write_bank(args.out, found, args, args.image_size, args.resize, on_progress)
+    _say_left_out(console, made.unreadable, made.scale)
+    console.print(f"{len(made.bank.images)} images in {args.out}: e3jax rank {args.out}")
+    return 0
+
+
+def _on_disk(found: _Source, args, side: int, fit: str, on_progress) -> _Source:
+    """A source as a bank if it is one, or large: then one is made beside the report."""
+    if not found.is_bank:
+        has_pyarrow = importlib.util.find_spec("pyarrow") is not None
+        if len(found.X) <= LARGE or not has_pyarrow:
+            return found
+        folder = args.out / "bank"
+        _write_bank(folder, found, args, side, fit, on_progress)
+        found = _Source(folder, [])
+    opened = bank.open_bank(found.X, side, fit)
+    pictures = opened.bank.images if opened.bank.ids.dtype.kind == "i" else None
+    return _Source(found.X, [], opened.thumbnails, pictures)
+
+
+def _write_bank(folder: Path, found: _Source, args, side: int, fit: str, on_progress):
+    total = len(found.X)
+    on_ray = getattr(args, "engine", "local") == "ray"
+    return bank.write(
+        folder,
+        found.X,
+        side,
+        fit,
+        found.closed,
+        lambda done: on_progress("reading", done, total),
+        engines.on_ray(args.ray_address) if on_ray else engines.processes,
+    )
 
 
 def _judge(console: Console, detector: E3Outlier) -> int:
@@ -224,16 +348,20 @@ def _judge(console: Console, detector: E3Outlier) -> int:
     return 1 if warning else 0
 
 
-def _find(args: argparse.Namespace) -> tuple[list[Path], list[reading.Unreadable]]:
+def _find(args: argparse.Namespace) -> _Source:
     """The images of PHOTOS, by absolute paths, each once, without those in a quarantine."""
     paths, closed = {}, []
+    if any(map(bank.is_bank, args.photos)):
+        if len(args.photos) > 1:
+            raise InputError("a bank is ranked alone: give one, or folders and files of images")
+        return _Source(args.photos[0].absolute(), [])
     for photos in args.photos:
         found, left_out = [photos.absolute()], []
         if not photos.is_file():
             found, left_out = reading.find_files(photos.absolute())
         paths |= dict.fromkeys(found)
         closed += left_out
-    return list(paths), closed
+    return _Source(list(paths), closed)
 
 
 @contextlib.contextmanager
@@ -268,25 +396,36 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written to: choose another folder with --out")
 
 
-def _report(args, found: ranking.Ranking, closed: list, on_progress) -> list[dict]:
-    """Writes the tables and the gallery; returns the rows of the first."""
-    found = found._replace(unreadable=closed + found.unreadable)
-    rows = ranking.write_tables(args.out, found)
+def _report(args, ranked: ranking.Ranking, found: _Source, on_progress) -> None:
+    """Writes the tables and the gallery."""
+    ranked = ranked._replace(unreadable=found.closed + ranked.unreadable)
+    ranking.write_tables(args.out, ranked)
+    if found.is_bank:
+        ranking.write_parquet(args.out, ranked)
     title = f"e3jax: {', '.join(photos.absolute().name for photos in args.photos[:3])}"
-    gallery.write_gallery(args.out / _GALLERY, found, title=title, on_progress=on_progress)
-    return rows
+    gallery.write_gallery(
+        args.out / _GALLERY, ranked, found.pictures, title, on_progress, found.thumbnails
+    )
 
 
-def _sum_up(console: Console, out: Path, rows: list[dict], left_out, scale) -> None:
-    outliers = [row for row in rows if row["outlier"]]
-    lines = [f"{row['score']:.3f}  {printable(row['path'])}" for row in outliers[:_SHOWN]]
+def _sum_up(console: Console, out: Path, ranked: ranking.Ranking, closed) -> None:
+    count = int(ranked.is_outlier.sum())
+    first = ranked.order[: min(count, _SHOWN)]
+    pairs = zip(ranked.scores[first], ranked.paths[first], strict=True)
+    lines = [f"{score:.3f}  {printable(str(path))}\n" for score, path in pairs]
     try:
-        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        print("".join(lines), end="", flush=True)
     except BrokenPipeError:
         _ignore(sys.stdout)
-    if len(outliers) > _SHOWN:
-        console.print(f"... and {len(outliers) - _SHOWN} more")
-    console.print(f"{len(outliers)} of {len(rows)} images do not seem to belong, scores in nats")
+    if count > _SHOWN:
+        console.print(f"... and {count - _SHOWN} more")
+    total = len(ranked.scores)
+    console.print(f"{count} of {total} images do not seem to belong, scores in nats")
+    _say_left_out(console, closed + ranked.unreadable, ranked.file_scale)
+    console.print(f"The report is in {out}/: open {_GALLERY}, or read {ranking.SCORES}")
+
+
+def _say_left_out(console: Console, left_out, scale) -> None:
     unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
     for path, reason in unreadable[:_SHOWN]:
         console.print(f"left out: {printable(path)}: {reason}")
@@ -294,7 +433,6 @@ def _sum_up(console: Console, out: Path, rows: list[dict], left_out, scale) -> N
         console.print(f"... and {len(unreadable) - _SHOWN} more files")
     for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
         console.print(printable(note))
-    console.print(f"The report is in {out}/: open {_GALLERY}, or read {ranking.SCORES}")
 
 
 # --- views -------------------------------------------------------------------------------------
@@ -340,7 +478,7 @@ def _list_files(console: Console, what: str, paths: Sequence[str]) -> None:
 def _chosen(args: argparse.Namespace) -> list[str]:
     if args.top is not None and args.top < 1:
         raise InputError(f"--top is {args.top}, expected at least 1")
-    ranked = [row["path"] for row in ranking.read_scores(args.report)]
+    ranked = [row["path"] for row in ranking.read_scores(args.report, args.top)]
     if not all(ranked) or any(path.isdecimal() for path in ranked):
         raise InputError(
             f"{args.report} ranks images of an array by their numbers, not files: rank a folder "

@@ -14,15 +14,31 @@ _LEVELS, _CONTRAST = 4.0, 0.1
 _AXES = 8
 
 
-def exact(images: np.ndarray) -> np.ndarray:
+def digest(image: np.ndarray) -> int:
+    """64 bits of an image uint8 [h, w, c]; a grey one has the same with one and three channels."""
+    if image.shape[-1] == 3 and (image == image[..., :1]).all():
+        image = image[..., :1]
+    return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little")
+
+
+def digests(images: np.ndarray) -> np.ndarray:
+    """uint64 [n], of images uint8 [n, h, w, c]."""
+    return np.fromiter(map(digest, images), np.uint64, len(images))
+
+
+def exact(images: np.ndarray, digests: np.ndarray) -> np.ndarray:
     """For each image its first exact copy, int [n]: a position, its own if it is the first.
 
     Args:
-      images: uint8 [n, h, w, c].
+      images: uint8 [n, h, w, c], or what is indexed like such an array.
+      digests: uint64 [n], their :func:`digests`.
     """
-    first = {}
-    digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
-    return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int64)
+    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    first = first[which]
+    for i in np.flatnonzero(first != np.arange(len(first))):
+        if not np.array_equal(images[i], images[first[i]]):  # one in 2**64
+            first[i] = i
+    return first
 
 
 def near(images: np.ndarray) -> np.ndarray:

@@ -1,10 +1,16 @@
 """A detector with PyOD's contract, on arrays, files and folders: larger = more outlying."""
 
+import contextlib
+import functools
+import hashlib
 import math
 import numbers
 import pickle
 import time
 import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,9 +23,11 @@ from e3jax import (
     copies,
     descriptors,
     devices,
+    files,
     fitting,
     fusion,
     images,
+    locks,
     metrics,
     networks,
     operations,
@@ -29,16 +37,23 @@ from e3jax import (
     thresholds,
     training,
 )
+from e3jax.bank import Joined, is_bank, open_bank
 from e3jax.collecting import collect, is_path
 from e3jax.fitting import silent
 from e3jax.images import InputError
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.ranking import Health, HealthWarning
+from e3jax.version import VERSION
 
 # For time budgets: the shortest useful training, the cost of a trained view in scored views, and an
 # allowance for compiling.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
 _SEEDS = np.iinfo(np.int32).max
+# Images of a large collection: fewer operations score them, a sample says how, part by part.
+LARGE, _SAMPLE, _PART = 20_000, 5_000, 4_096
+_SCORED = 24
+# More steps than these find little more in collections of any size.
+_MOST_STEPS_CPU, _MOST_STEPS = 3_000, 100_000
 EVIDENCE = ("all", "network")
 
 
@@ -51,6 +66,7 @@ class E3Outlier(BaseEstimator):
       range;
     - a folder (all images below it) or any iterable of files; what cannot be read is left out of
       ``fit``, listed in ``health_.unreadable``, and an error elsewhere;
+    - a bank on disk, see :mod:`e3jax.bank`, of which a part is in memory at a time;
     - any iterable of images, of Pillow's say, and data sets, see :func:`e3jax.collecting.collect`.
 
     Args:
@@ -67,6 +83,9 @@ class E3Outlier(BaseEstimator):
       steps: length of the training; "auto": half an epoch over all views on a CPU, a whole one on
         an accelerator, and at least 433, so that small collections are learnt as well. The smallest
         take the paper's number of epochs, 3 for all operations: with more, outliers are learnt too.
+        The largest take 3,000 steps on a CPU and 100,000 on an accelerator.
+      score_operations: how many of the operations score an image, evenly over their kinds; "auto":
+        all for up to 20,000 images, else 24.
       time_budget: approximate seconds that ``fit`` may take; the training is shortened to fit (not
         below 100 steps), so scores then depend on the machine. None: no limit.
       batch_size: views per step.
@@ -83,19 +102,23 @@ class E3Outlier(BaseEstimator):
         evidence (:mod:`e3jax.fusion`); of the network alone the images' entropy, minus NE (eq. 6).
       surprises_: by kind of evidence, float [n] in nats, how unusual each image of the collection
         is; empty for the network alone, and not saved with the detector.
+      evidence_: by its kind, float [n], what the surprises follow from; not saved.
       view_entropies_: float [n, k] in nats, the entropy of each view of the collection; not saved
-        with the detector.
+        with the detector. For more than 20,000 images it is rounded to 8 bits, and no array but
+        indexed like one.
       median_entropies_: float [k], the collection's median for each operation.
       view_weights_: float [k], see :func:`e3jax.scoring.view_weights`; 1 for the network alone.
       deviations_: float [n], how far above the median each image of the collection is, in the mean
         over the evidence, see :func:`e3jax.thresholds.deviations`.
       threshold_: images with larger scores are outliers.
-      paths_: str [n], files of the collection; image numbers for arrays.
+      paths_: str [n], files of the collection; image numbers for arrays. Those of a bank stay on
+        disk and are indexed like an array.
       health_: :class:`Health`; ``fit`` also warns if it is bad.
       value_range_: of float arrays; None otherwise.
       copy_of_: int [n], for each image of the collection its first exact copy, maybe itself. Copies
         are trained, scored and counted once, so ``contamination`` is a share of different images.
-      alike_: int [n], the same to the eye, see :func:`e3jax.copies.near`; not saved.
+      alike_: int [n], the same to the eye, see :func:`e3jax.copies.near`; not saved. In large
+        collections only the 20,000 most outlying images are compared.
       file_scale_: what is black and white in files of more than 8 bits, here and in new ones.
       colour_: whether images are RGB, else grey.
       variables_, network_, steps_: the trained network, its name, and its training steps.
@@ -111,6 +134,7 @@ class E3Outlier(BaseEstimator):
         network="auto",
         operations="RA+IA+PR",
         steps="auto",
+        score_operations="auto",
         time_budget=None,
         batch_size=128,
         image_size=32,
@@ -124,6 +148,7 @@ class E3Outlier(BaseEstimator):
         self.network = network
         self.operations = operations
         self.steps = steps
+        self.score_operations = score_operations
         self.time_budget = time_budget
         self.batch_size = batch_size
         self.image_size = image_size
@@ -139,58 +164,191 @@ class E3Outlier(BaseEstimator):
           InputError: bad images or files (a ValueError).
           ValueError: bad parameters.
         """
+        self._fit_aside(X, Work())
+        return self
+
+    def fit_in(self, folder, X, *, shard=(1, 1), each=map, checkpoint=None) -> bool:
+        """``fit``, keeping what is done in a folder: after a stop the same call goes on from there.
+
+        Several processes, also on other machines, may share the work on one folder.
+
+        Args:
+          folder: for what is done; ``ranking_`` needs it.
+          X: the collection.
+          shard: (i, m), scores every m-th part from the i-th on, and leaves the others to others.
+          each: ``(function, arguments) -> results in order``, scores parts, see
+            :mod:`e3jax.engines`.
+          checkpoint: a :class:`e3jax.checkpoint.TrainCheckpoint` for the training.
+
+        Returns:
+          Whether all parts are there, and so the detector is fitted.
+        """
+        return self._fit_aside(X, Work(Path(folder), shard, each, checkpoint))
+
+    def _fit_aside(self, X, work: "Work") -> bool:
         began = time.monotonic()
         self.check_parameters()
         # On another one: whatever stops a fit leaves a fitted detector as it was.
         fitted = type(self)(**self.get_params(deep=False))
-        fitted._fit(X, began)
+        if not fitted._fit(X, began, work):
+            return False
         self.__dict__ |= {name: v for name, v in vars(fitted).items() if name.endswith("_")}
         if self.health_.warning:
-            warnings.warn(self.health_.warning, HealthWarning, stacklevel=2)
-        return self
+            warnings.warn(self.health_.warning, HealthWarning, stacklevel=3)
+        return True
 
-    def _fit(self, X, began: float) -> None:
+    def _fit(self, X, began: float, work: "Work") -> bool:
         X = X if is_path(X) else collect(X)
         self.value_range_ = self._range(X)
         self.colour_, self.file_scale_ = None, None  # as the collection is
-        bank, unreadable, _, self.file_scale_ = self._read(X, self.value_range_, least=2)
-        self.colour_ = bank.images.shape[-1] == 3
-        self.copy_of_ = copies.exact(bank.images)
+        bank, unreadable, _, self.file_scale_, digests = self._read(X, self.value_range_, least=2)
+        self.colour_, self.paths_ = bank.images.shape[-1] == 3, bank.ids
+        digests = copies.digests(bank.images) if digests is None else digests
+        self.copy_of_ = copies.exact(bank.images, digests)
         # Copies are trained, counted and scored once; with one image alone nothing is learnt.
         first = np.flatnonzero(self._is_first)
         first = first if len(first) > 1 else np.arange(len(bank.images))
-        pictures, everywhere = bank.images[first], np.searchsorted(first, self.copy_of_)
-        config = self._config(len(pictures))
-        if self.time_budget is not None:
-            config = self._shorten(config, pictures, began + self.time_budget)
-        key = jax.random.key(check_random_state(self.random_state).randint(_SEEDS))
-        fitted = fitting.fit(key, pictures, self._method, config, on_progress=self.on_progress)
-        self.network_, self.steps_, self.paths_ = config.network, config.steps, bank.ids
-        self.variables_ = jax.device_get(fitted.state.variables)
-        scores = self._score(pictures)
-        entropies = ranking.view_entropies(scores)
+        pictures, n = bank.images, len(first)
+        everywhere = slice(None)
+        if n < len(bank.images):
+            pictures = pictures[first] if _is_array(pictures) else pictures.of(first)
+            everywhere = np.searchsorted(first, self.copy_of_)
+        parts = files.Parts(work.folder, work.folder and self._what(digests))
+        seed = check_random_state(self.random_state).randint(_SEEDS)
+        key = jax.random.key(parts.keep("seed", lambda: {"seed": np.int64(seed)})["seed"][()])
+        self._train(key, pictures, parts, work, began)
+        if not self._listen(key, pictures, parts, work):
+            return False
+        evidence, entropies = self.evidence_, self.view_entropies_
+        self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
+        deviations = fusion.fuse(lambda name: thresholds.deviations(evidence[name]), evidence)
+        self.decision_scores_ = self._fuse(evidence)[everywhere]
+        self.deviations_ = deviations[everywhere]
+        if n < len(bank.images):
+            self.evidence_ = {name: values[everywhere] for name, values in evidence.items()}
+            of = entropies.__getitem__ if _is_array(entropies) else entropies.of
+            self.view_entropies_ = of(everywhere)
+        self.alike_ = self._alike(bank.images, self.copy_of_, self.decision_scores_)
+        self.health_ = self.health_._replace(
+            spread=float(self.decision_scores_.std()), unreadable=unreadable
+        )
+        self._set_threshold()
+        return True
+
+    def _what(self, digests: np.ndarray) -> str:
+        """Names what is fitted, and how."""
+        parameters = self.get_params(deep=False)
+        del parameters["on_progress"]
+        found = hashlib.sha256(digests.tobytes()).hexdigest()
+        return f"{VERSION} {jax.__version__} {parameters} {found}"
+
+    def _train(self, key, pictures, parts: files.Parts, work: "Work", began: float) -> None:
+        """Sets the network that is trained on pictures."""
+
+        def train() -> dict[str, np.ndarray]:
+            config = self._config(len(pictures))
+            if self.time_budget is not None:
+                config = self._shorten(config, pictures, began + self.time_budget)
+            how = {"on_progress": self.on_progress, "checkpoint": work.checkpoint}
+            fitted = fitting.fit(key, pictures, self._method, config, **how)
+            variables = files.flat(jax.device_get(fitted.state.variables))
+            return variables | {"steps": np.int64(config.steps)}
+
+        self.score_operations_ = self._scored(len(pictures))
+        self.network_ = self._config(len(pictures)).network
+        with contextlib.ExitStack() as stack:
+            if work.folder and "trained" not in parts:
+                stack.enter_context(locks.held(work.folder / "training", "rank", wait=True))
+            trained = parts.keep("trained", train)
+        self.steps_ = int(trained.pop("steps"))
+        self.variables_ = {"batch_stats": {}} | files.nested(trained)
+
+    def _listen(self, key, pictures, parts: files.Parts, work: "Work") -> bool:
+        """Sets the evidence about pictures, and what it is made with; False if some is missing.
+
+        Of more than 20,000 pictures 5,000 say how much each operation is to be heard.
+        """
+        n, few = len(pictures), pictures
+        if n > LARGE:
+            chosen = jax.random.choice(jax.random.fold_in(key, 3), n, (_SAMPLE,), replace=False)
+            few = pictures[np.sort(chosen)]
+
+        def hear_few() -> dict[str, np.ndarray]:
+            scores = self._score(few)
+            warning = np.array(scoring.check_fit(scores, self._k))
+            accuracy = scores.accuracy.mean()
+            entropies = ranking.view_entropies(scores)
+            return {"entropies": entropies, "accuracy": accuracy, "warning": warning}
+
+        heard = parts.keep("sample", hear_few)
+        entropies = heard["entropies"]
         self.median_entropies_ = np.median(entropies, axis=0)
-        self.references_, self.view_weights_ = {}, np.ones(config.k)
+        self.references_, self.view_weights_ = {}, np.ones(entropies.shape[1])
         if self.evidence == "all":
             self.references_ = descriptors.fit(jax.random.fold_in(key, 2), pictures)
             self.view_weights_ = scoring.view_weights(entropies)
-        evidence = self._evidence(entropies, pictures)
-        self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
-        found = self._fuse(evidence)
-        deviations = fusion.fuse(jax.tree.map(thresholds.deviations, evidence))
-        self.view_entropies_, self.deviations_ = entropies[everywhere], deviations[everywhere]
-        self.decision_scores_ = found[0][everywhere]
-        self.surprises_ = {name: values[everywhere] for name, values in found[1].items()}
-        self.alike_ = copies.near(bank.images)
         self.health_ = Health(
-            pretext_accuracy=float(scores.accuracy.mean()),
-            chance=1 / config.k,
-            spread=float(self.decision_scores_.std()),
-            steps=config.steps,
-            unreadable=unreadable,
-            warning=scoring.check_fit(scores),
+            pretext_accuracy=float(heard["accuracy"]),
+            chance=1 / self._k,
+            spread=0.0,
+            steps=self.steps_,
+            unreadable=[],
+            warning=str(heard["warning"]),
         )
-        self._set_threshold()
+        if n <= LARGE:
+            self.evidence_ = self._evidence(entropies, pictures)
+            self.view_entropies_ = entropies
+            return True
+        return self._listen_in_parts(pictures, parts, work)
+
+    def _listen_in_parts(self, pictures, parts: files.Parts, work: "Work") -> bool:
+        """Sets the evidence about many pictures, of which a part is in memory at a time."""
+        n = len(pictures)
+        starts = range(0, n, _PART)
+        names = [f"evidence{i:07d}" for i in range(len(starts))]
+        missing = [i for i in range(len(names)) if names[i] not in parts]
+        first, step = work.shard
+        mine = [i for i in missing if i % step == first - 1]
+        silently = self._bare()
+        calls = ((silently, pictures[starts[i] : starts[i] + _PART]) for i in mine)
+        done = n - _PART * len(missing)
+        self.on_progress("scoring", max(done, 0), n)
+        for i, found in zip(mine, work.each(_hear, calls), strict=True):
+            parts[names[i]] = found
+            done += _PART
+            self.on_progress("scoring", min(max(done, 0), n), n)
+        if not all(name in parts for name in names):
+            return False
+        kinds = [fusion.NETWORK, *self.references_]
+        self.evidence_ = {k: np.concatenate([parts[name][k] for name in names]) for k in kinds}
+        counts = [min(_PART, n - start) for start in starts]
+        like = np.empty((0, self.score_operations_), np.float32)
+        self.view_entropies_ = Joined(
+            functools.partial(_entropies_of, parts, names), counts, like, self._unpacked
+        )
+        return True
+
+    def _bare(self) -> "E3Outlier":
+        """A detector that scores as this one, to be sent to other processes."""
+        names = "network_ steps_ variables_ colour_ file_scale_ value_range_ score_operations_"
+        names = f"{names} median_entropies_ view_weights_ references_".split()
+        bare = type(self)(**self.get_params(deep=False) | {"on_progress": silent})
+        bare.__dict__ |= {name: getattr(self, name) for name in names}
+        return bare
+
+    def _unpacked(self, entropies: np.ndarray) -> np.ndarray:
+        """float32 of entropies that are kept as 0 to 255 for 0 to log k."""
+        return np.float32(entropies) * np.float32(math.log(self._k) / 255)
+
+    def _alike(self, pictures, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """What images are copies of to the eye; of many only the most outlying are compared."""
+        if len(pictures) <= LARGE:
+            return copies.near(np.asarray(pictures))
+        alike = copy_of.copy()
+        top = np.sort(np.argpartition(scores, -LARGE)[-LARGE:])
+        near = top[copies.near(pictures[top])]
+        alike[top] = np.where(copy_of[top] == top, near, copy_of[top])
+        return alike
 
     @property
     def _is_first(self) -> np.ndarray:
@@ -238,9 +396,7 @@ class E3Outlier(BaseEstimator):
           InputError: bad images; also if a single file cannot be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
-        pictures = self._readable(X)
-        entropies = ranking.view_entropies(self._score(pictures))
-        return self._fuse(self._evidence(entropies, pictures))[0]
+        return self._fuse(self._heard(self._readable(X))[0])
 
     def view_scores(self, X) -> scoring.ViewScores:
         """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
@@ -256,7 +412,7 @@ class E3Outlier(BaseEstimator):
     def ranking_(self) -> ranking.Ranking:
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
         check_is_fitted(self, "view_entropies_")
-        found = (self.alike_, self.view_entropies_, self.decision_scores_, self.surprises_)
+        found = (self.alike_, self.view_entropies_, self.decision_scores_, self.evidence_)
         return self._rank(self.paths_, *found, self.health_.unreadable, self.file_scale_)
 
     def rank(self, X) -> ranking.Ranking:
@@ -265,19 +421,34 @@ class E3Outlier(BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
-        bank, unreadable, _, scale = self.read(X)
-        entropies = ranking.view_entropies(self._score(bank.images))
-        found = (entropies, *self._fuse(self._evidence(entropies, bank.images)))
-        return self._rank(bank.ids, copies.near(bank.images), *found, unreadable, scale)
+        bank, unreadable, _, scale, digests = self.read(X)
+        evidence, entropies = self._heard(bank.images)
+        scores = self._fuse(evidence)
+        digests = copies.digests(bank.images) if digests is None else digests
+        alike = self._alike(bank.images, copies.exact(bank.images, digests), scores)
+        return self._rank(bank.ids, alike, entropies, scores, evidence, unreadable, scale)
 
-    def _rank(self, paths, alike, entropies, scores, surprises, unreadable, scale):
+    @property
+    def surprises_(self) -> dict[str, np.ndarray]:
+        return {name: found[:] for name, found in self._surprises(self.evidence_).items()}
+
+    def _surprises(self, evidence: dict[str, np.ndarray]) -> dict[str, fusion.Surprises]:
+        kinds = self.scales_ if self.references_ else ()
+        return {name: fusion.Surprises(self.scales_[name], evidence[name]) for name in kinds}
+
+    def _rank(self, paths, alike, entropies, scores, evidence, unreadable, scale):
         operation_set = self.operation_set()
         return ranking.Ranking(
             paths=paths,
             copy_of=alike,
             scores=scores,
             evidence=ranking.Evidence(
-                entropies, self.median_entropies_, operation_set, self.resize, surprises
+                entropies,
+                self.median_entropies_,
+                self._k,
+                operation_set,
+                self.resize,
+                self._surprises(evidence),
             ),
             threshold=self.threshold_,
             unreadable=unreadable,
@@ -362,11 +533,24 @@ class E3Outlier(BaseEstimator):
             scale = reading.FileScale(floats=self.value_range_)
             return reading.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
+        if is_path(X) and is_bank(X):
+            found = open_bank(X, self.image_size, self.resize, self.colour_)
+            if len(found.bank.images) < least:
+                raise InputError(f"{X} has fewer than {least} images: give a larger collection")
+            known = self.file_scale_ or reading.FileScale()
+            for ours, theirs in zip(known, found.scale, strict=True):
+                if None not in (ours, theirs) and tuple(ours) != tuple(theirs):
+                    raise InputError(
+                        f"{X} has files of more than 8 bits, read from {theirs[0]:g} to "
+                        f"{theirs[1]:g}; the detector knows {ours[0]:g} to {ours[1]:g}: give the "
+                        "files themselves"
+                    )
+            return found
         if is_path(X):
             X, closed = reading.find_files(X)
         X = [images.to_uint8(x[None], value_range)[0] if _is_array(x) else x for x in X]
         total = len(X)
-        bank, unreadable, _, scale = reading.read_files(
+        found = reading.read_files(
             X,
             self.image_size,
             self.resize,
@@ -375,7 +559,7 @@ class E3Outlier(BaseEstimator):
             lambda done: self.on_progress("reading", done, total),
             scale=self.file_scale_ or reading.FileScale(floats=self.value_range_),
         )
-        return reading.Collection(bank, closed + unreadable, scale=scale)
+        return found._replace(unreadable=closed + found.unreadable)
 
     def _readable(self, X) -> np.ndarray:
         """The images of a collection, all of which must be readable."""
@@ -391,8 +575,27 @@ class E3Outlier(BaseEstimator):
         return FACTORED if self.evidence == "all" else E3OUTLIER
 
     def operation_set(self) -> operations.OperationSet:
-        """The operations, compiled for ``image_size``."""
-        return fitting.operation_set(self._operations, self.image_size)
+        """The operations, compiled for ``image_size``; after ``fit`` those that scores use."""
+        found = fitting.operation_set(self._operations, self.image_size)
+        return found if self._chosen is None else operations.subset(found, self._chosen)
+
+    @property
+    def _k(self) -> int:
+        """The number of operations that are learnt."""
+        return len(fitting.operation_set(self._operations, self.image_size))
+
+    @property
+    def _chosen(self) -> tuple[int, ...] | None:
+        """The operations that scores use, by their positions; None for all."""
+        count = getattr(self, "score_operations_", self._k)
+        return operations.evenly(self._k, count) if count < self._k else None
+
+    def _scored(self, n: int) -> int:
+        """How many operations scores of n images use."""
+        wanted = self.score_operations
+        if wanted == "auto":
+            wanted = self._k if n <= LARGE else _SCORED
+        return min(wanted, self._k)
 
     @property
     def _operations(self) -> str | tuple:
@@ -404,8 +607,8 @@ class E3Outlier(BaseEstimator):
     def check_parameters(self) -> None:
         """Raises a ValueError, in one sentence, for parameters that ``fit`` would not take."""
         thresholds.check_contamination(self.contamination)
-        for name, automatic in (("steps", True), ("batch_size", False), ("image_size", False)):
-            value = getattr(self, name)
+        for name in ("steps", "score_operations", "batch_size", "image_size"):
+            value, automatic = getattr(self, name), name in ("steps", "score_operations")
             if (value == "auto" and automatic) or (_is_integer(value) and value > 0):
                 continue
             raise ValueError(f"{name} is {value!r}, expected a positive integer")
@@ -471,7 +674,8 @@ class E3Outlier(BaseEstimator):
         if steps == "auto":
             epochs = 0.5 if on_cpu else 1.0
             least = min(config.steps, config._replace(steps=None).num_steps(n))
-            steps = max(least, math.ceil(epochs * n * config.k / self.batch_size))
+            most = _MOST_STEPS_CPU if on_cpu else _MOST_STEPS
+            steps = max(least, min(math.ceil(epochs * n * config.k / self.batch_size), most))
         return config._replace(network=network, steps=int(steps))
 
     def _shorten(
@@ -484,7 +688,8 @@ class E3Outlier(BaseEstimator):
             began = time.monotonic()
             fitting.score(untrained, few)
         seconds_per_view = (time.monotonic() - began) / (64 * config.k)
-        left = deadline - time.monotonic() - seconds_per_view * len(pictures) * config.k
+        views = len(pictures) * self._scored(len(pictures))
+        left = deadline - time.monotonic() - seconds_per_view * views
         steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
         return config._replace(steps=min(config.steps, max(int(steps), _LEAST_STEPS)))
 
@@ -499,7 +704,18 @@ class E3Outlier(BaseEstimator):
             network=self.network_, operations=self._operations, steps=self.steps_
         )
         fitted = fitting.restored(self._method, config, self.image_size, self.variables_)
-        return fitting.score(fitted, pictures, on_progress=self.on_progress)
+        how = {"on_progress": self.on_progress, "chosen": self._chosen}
+        return fitting.score(fitted, pictures, **how)
+
+    def _heard(self, pictures) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The evidence about new pictures, and the entropies of their views."""
+        if len(pictures) > LARGE:
+            heard = self._bare()
+            heard.on_progress = self.on_progress
+            heard._listen_in_parts(pictures, files.Parts(), Work())
+            return heard.evidence_, heard.view_entropies_
+        entropies = ranking.view_entropies(self._score(pictures))
+        return self._evidence(entropies, pictures), entropies
 
     def _evidence(self, entropies: np.ndarray, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """Each kind of evidence, float64 [n], larger = more outlying."""
@@ -509,12 +725,12 @@ class E3Outlier(BaseEstimator):
         how = {"on_progress": self.on_progress}
         return of_network | descriptors.distances(self.references_, pictures, **how)
 
-    def _fuse(self, evidence: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Scores, and the surprises that they are made of."""
+    def _fuse(self, evidence: dict[str, np.ndarray]) -> np.ndarray:
+        """Scores."""
         if not self.references_:
-            return evidence[fusion.NETWORK], {}
-        surprises = fusion.surprises(self.scales_, evidence)
-        return fusion.fuse(surprises), surprises
+            return evidence[fusion.NETWORK]
+        surprises = self._surprises(evidence)
+        return fusion.fuse(lambda name: surprises[name][:], surprises)
 
     # --- Thresholds ----------------------------------------------------------------------------
 
@@ -542,6 +758,27 @@ class E3Outlier(BaseEstimator):
         posterior = (1 + below) / (2 + n)
         outlier = 1 - scipy.stats.binom.cdf(n - int(n * share), n, posterior)
         return np.where(self._label(scores) == 1, outlier, 1 - outlier)
+
+
+class Work(NamedTuple):
+    """How the work of a fit is done, see :meth:`E3Outlier.fit_in`."""
+
+    folder: Path | None = None
+    shard: tuple[int, int] = (1, 1)
+    each: Callable[[Callable, Iterable], Iterable] = map
+    checkpoint: Any = None
+
+
+def _hear(call: tuple) -> dict[str, np.ndarray]:
+    """The evidence about a part of the pictures; of the views' entropies 8 bits."""
+    detector, pictures = call
+    entropies = ranking.view_entropies(detector._score(pictures))
+    packed = np.uint8(np.rint(entropies * (255 / math.log(detector._k))))
+    return detector._evidence(entropies, pictures) | {"entropies": packed}
+
+
+def _entropies_of(parts: files.Parts, names: list[str], i: int) -> np.ndarray:
+    return parts[names[i]]["entropies"]
 
 
 def _pyods_detector() -> type:

@@ -1,13 +1,17 @@
-"""Writing files whole or not at all, and where the cache folder is."""
+"""Writing files whole or not at all, what long work keeps, and where the cache folder is."""
 
 import csv
+import functools
 import io
+import itertools
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
@@ -37,19 +41,91 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 file atomically; file names in it keep bytes that are not valid UTF-8."""
-    content = text.encode("utf-8", "surrogateescape")
-    write_atomically(path, lambda file: file.write(content))
+    write_lines(path, [text])
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Writes text as `write_text`, which need not be in memory as a whole."""
+
+    def write(file: BinaryIO) -> None:
+        for line in lines:
+            file.write(line.encode("utf-8", "surrogateescape"))
+
+    write_atomically(path, write)
 
 
 def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Iterable]) -> None:
     """Writes a CSV file atomically: a header line, then one line per row."""
-    write_text(path, "".join(map(_csv_line, [columns, *rows])))
+    write_lines(path, map(_csv_line, itertools.chain([columns], rows)))
 
 
 def _csv_line(values: Iterable) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerow(values)  # it quotes what its own "\r\n" is made of
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+class Parts:
+    """Results of a long computation, kept in a folder as they come, so that it can be stopped.
+
+    Args:
+      folder: where they are kept, in files of NumPy's; None keeps them in memory.
+      what: names the computation. Parts of another one that are in the folder are deleted.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None, what: str = ""):
+        self.folder, self._found = folder and Path(folder), {}
+        if self.folder:
+            about = self.folder / "about.txt"
+            if not about.exists() or about.read_text() != what:
+                for path in self.folder.glob("*.npz"):
+                    path.unlink()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_text(about, what)
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name).exists() if self.folder else name in self._found
+
+    def __getitem__(self, name: str) -> Mapping[str, np.ndarray]:
+        """A part, whose arrays are read when they are asked for."""
+        return np.load(self._path(name)) if self.folder else self._found[name]
+
+    def __setitem__(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        if self.folder:
+            write = functools.partial(np.savez, **arrays)
+            write_atomically(self._path(name), write)
+        else:
+            self._found[name] = arrays
+
+    def keep(self, name: str, make: Callable[[], Mapping]) -> dict[str, np.ndarray]:
+        """The part of that name, made if it is not there."""
+        if name not in self:
+            self[name] = make()
+        return dict(self[name])
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
+
+
+def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:
+    """Arrays of nested dictionaries by their paths, "a/b"."""
+    found = {}
+    for name, value in tree.items():
+        inner = flat(value, f"{at}{name}/") if isinstance(value, Mapping) else {at + name: value}
+        found |= inner
+    return found
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict:
+    """The reverse of `flat`."""
+    tree = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[leaf] = array
+    return tree
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:

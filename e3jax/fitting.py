@@ -80,13 +80,14 @@ def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Tr
     )
 
 
-def _evaluator(method, config, side, mesh) -> scoring.Evaluator:
+def _evaluator(method, config, side, mesh, chosen=None) -> scoring.Evaluator:
     mesh = mesh or devices.device_mesh()
-    return _make_evaluator(method, config.network, config.operations, config.precision, side, mesh)
+    names, precision = config.operations, config.precision
+    return _make_evaluator(method, config.network, names, precision, side, mesh, chosen)
 
 
 @devices.built_once
-def _make_evaluator(method, network, names, precision, side, mesh) -> scoring.Evaluator:
+def _make_evaluator(method, network, names, precision, side, mesh, chosen) -> scoring.Evaluator:
     return scoring.make_evaluator(
         network,
         method.evaluate,
@@ -95,6 +96,7 @@ def _make_evaluator(method, network, names, precision, side, mesh) -> scoring.Ev
         mesh=mesh,
         precision=precision,
         inputs=method.inputs,
+        chosen=chosen,
     )
 
 
@@ -210,7 +212,12 @@ def restored(method: Method, config: training.TrainConfig, side: int, variables:
 
 
 def score(
-    fitted: Fitted, images: np.ndarray, *, mesh: Mesh | None = None, on_progress: Progress = silent
+    fitted: Fitted,
+    images: np.ndarray,
+    *,
+    mesh: Mesh | None = None,
+    on_progress: Progress = silent,
+    chosen: tuple[int, ...] | None = None,
 ) -> Any:
     """Evaluates images under a trained method.
 
@@ -220,13 +227,14 @@ def score(
         carries something per image (RDAE) takes those it was trained on, in the same order.
       mesh: devices to split the images over (default: all).
       on_progress: called as ("scoring", images done, n).
+      chosen: positions of the operations whose views are evaluated; by default all.
 
     Returns:
       The method's evaluation: :class:`e3jax.scoring.ViewScores` for E3Outlier. With it,
       ``method.scores[name](key, evaluation)`` are the scores by name.
     """
     n, state = len(images), fitted.state
-    evaluator = _evaluator(fitted.method, fitted.config, fitted.side, mesh)
+    evaluator = _evaluator(fitted.method, fitted.config, fitted.side, mesh, chosen)
     return evaluator.run(
         state.variables, state.extra, images, lambda done: on_progress("scoring", done, n)
     )

@@ -5,13 +5,15 @@ scores of its ranks (Savage 1956). Unlike mean ranks they listen to whoever is s
 values they do not depend on the scale or the tail of any evidence.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 # Name of the network's evidence; all others are of descriptors.
 NETWORK = "network"
+_MOST = 100_000  # values of a scale
 
 
 class Scale(NamedTuple):
@@ -35,9 +37,19 @@ class Scale(NamedTuple):
 
 
 def scale(values: np.ndarray) -> Scale:
-    """The distribution of evidence float [N], larger = more outlying."""
+    """The distribution of evidence float [N], larger = more outlying.
+
+    Of more than 100,000 values the 50,000 largest are kept, and as many of the others, evenly by
+    their ranks: shares in between are off by at most 1 / 50,000.
+    """
     values, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
-    return Scale(values, (counts.cumsum() - counts / 2) / counts.sum())
+    below = (counts.cumsum() - counts / 2) / counts.sum()
+    others = len(values) - _MOST // 2
+    if others > _MOST // 2:
+        kept = np.linspace(0, others - 1, _MOST // 2).astype(int)
+        kept = np.concatenate([kept, np.arange(others, len(values))])
+        values, below = values[kept], below[kept]
+    return Scale(values, below)
 
 
 def weights(names: Sequence[str]) -> dict[str, float]:
@@ -47,24 +59,33 @@ def weights(names: Sequence[str]) -> dict[str, float]:
     return {name: weight / sum(share.values()) for name, weight in share.items()}
 
 
-def surprises(
-    scales: Mapping[str, Scale], evidence: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Each kind of evidence as surprise, float64 [n] in nats."""
-    return {name: scale.surprise(evidence[name]) for name, scale in scales.items()}
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surprises:
+    """Surprises in nats of n images by one kind of evidence, computed where they are indexed.
+
+    Attributes:
+      scale: of the collection.
+      evidence: float64 [n].
+    """
+
+    scale: Scale
+    evidence: np.ndarray
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self.scale.surprise(self.evidence[index])
 
 
-def fuse(values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The weighted mean over all kinds of evidence, float64 [n].
+def fuse(values: Callable[[str], np.ndarray], names: Iterable[str]) -> np.ndarray:
+    """The weighted mean over all kinds of evidence, float64 [n], of which one at a time is made.
 
     Of surprises it is the score, in nats and about 1 on average.
     """
-    return sum(weight * values[name] for name, weight in weights(sorted(values)).items())
+    return sum(weight * values(name) for name, weight in weights(sorted(names)).items())
 
 
 def fuse_collection(evidence: Mapping[str, np.ndarray]) -> np.ndarray:
     """The scores of a collection by its own evidence, float64 [N] in nats."""
-    return fuse(surprises({name: scale(values) for name, values in evidence.items()}, evidence))
+    return fuse(lambda name: scale(evidence[name]).surprise(evidence[name]), evidence)
 
 
 def phrase(name: str) -> str:

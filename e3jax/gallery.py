@@ -23,6 +23,7 @@ def write_gallery(
     pictures: Sequence[str | os.PathLike] | np.ndarray | None = None,
     title: str = "e3jax",
     on_progress: Progress = silent,
+    thumbnails: Sequence[bytes] = (),
 ) -> None:
     """Writes images in the order of their scores, with a threshold to move and reasons to read.
 
@@ -35,6 +36,7 @@ def write_gallery(
         ``ranking.paths``.
       title: of the page.
       on_progress: called as ("gallery", images done, of how many).
+      thumbnails: the small copies of n pictures, as files' contents; b"" where there is none yet.
 
     Raises:
       ValueError: not one picture for each score, or scores that are not finite.
@@ -48,15 +50,20 @@ def write_gallery(
     if not np.isfinite(ranking.scores).all():
         raise ValueError("scores are not finite: training diverged, so there is no order to show")
     shown = ranking.order[:_MOST]
-    chosen = [pictures[i] for i in shown]
+    chosen = list(pictures[shown]) if hasattr(pictures, "shape") else [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
     total = len(chosen)
-    small = reading.thumbnails(
-        chosen,
-        on_file=lambda done: on_progress("gallery", done, total),
+    small = thumbnails[shown].tolist() if len(thumbnails) else [b""] * total
+    missing = [i for i, content in enumerate(small) if not content]
+    made = reading.thumbnails(
+        [chosen[i] for i in missing],
+        on_file=lambda done: on_progress("gallery", total - len(missing) + done, total),
         scale=ranking.file_scale,
     )
-    entropies, median, operation_set, resize, surprises = ranking.evidence
+    for i, content in zip(missing, made, strict=True):
+        small[i] = content
+    on_progress("gallery", total, total)
+    entropies, median, learnt, operation_set, resize, surprises = ranking.evidence
     data = {
         "title": title,
         "warning": ranking.health.warning,
@@ -68,8 +75,9 @@ def write_gallery(
         "thumbnails": [base64.b64encode(content).decode() for content in small],
         "surprises": {fusion.phrase(k): _packed(v[shown], "<f4") for k, v in surprises.items()},
         # 0 to 255 for 0 to log k.
-        "entropies": _packed(np.rint(entropies[shown] * 255 / np.log(len(operation_set))), "u1"),
+        "entropies": _packed(np.rint(entropies[shown] * 255 / np.log(learnt)), "u1"),
         "median": median.tolist(),
+        "most": np.log(learnt),
         "operations": operation_set.names,
         "families": operation_set.families,
         "descriptions": {name: family.description for name, family in operations.FAMILIES.items()},

@@ -16,8 +16,8 @@ class Method:
 
     Attributes:
       loss: ``(outputs, batch, extra) -> (losses [b], extra)``, see :mod:`e3jax.losses`.
-      evaluate: ``(x, outputs) -> pytree``, see :func:`e3jax.scoring.make_evaluator`; its result for
-        all images is the method's evaluation.
+      evaluate: ``(x, outputs, labels) -> pytree``, see :func:`e3jax.scoring.make_evaluator`; its
+        result for all images is the method's evaluation.
       scores: by name in tables, ``(key, evaluation) -> float [n]``, smaller = more outlying. The
         first name is the method's own.
       paper_config: ``grey -> TrainConfig``, the paper's training for grey or colour images.
@@ -31,7 +31,7 @@ class Method:
     """
 
     loss: losses.Loss
-    evaluate: Callable[[jax.Array, tuple], Any]
+    evaluate: Callable[[jax.Array, tuple, jax.Array], Any]
     scores: Mapping[str, Callable[[jax.Array, Any], np.ndarray]]
     paper_config: Callable[[bool], training.TrainConfig]
     quick_config: Callable[[], training.TrainConfig]

@@ -33,6 +33,7 @@ _ANGLES = (30, 60, 120, 150, 210, 240, 300, 330)
 # them in each direction lie outside the image and are mirrored.
 _TAPS = 4
 _PAD = 2
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Operation(NamedTuple):
@@ -252,6 +253,23 @@ def tables(
         row_factor=_rotation_factor(row, row_weight, prefilter),
         column_factor=_rotation_factor(column, column_weight, prefilter),
     )
+
+
+def subset(operation_set: OperationSet, chosen: Sequence[int]) -> OperationSet:
+    """Some of the operations by their positions, which stay their pseudo labels elsewhere."""
+    at = np.array(chosen)
+    words, tables = ("names", "families", "rotation_rows"), ("gather", "rotation", "transposed")
+    some = {name: tuple(getattr(operation_set, name)[i] for i in chosen) for name in words}
+    some |= {name: getattr(operation_set, name)[at] for name in (*tables, "source")}
+    return dataclasses.replace(operation_set, factors=operation_set.factors[:, at], **some)
+
+
+def evenly(k: int, count: int) -> tuple[int, ...]:
+    """So many of k operations, evenly over the families, shifts and turns; fewer are part of more.
+
+    They are those whose multiples of the golden section have the smallest fractions.
+    """
+    return tuple(np.sort(np.argsort(np.arange(k) * _GOLDEN % 1)[:count]).tolist())
 
 
 def _factors(operations: Sequence[Operation]) -> np.ndarray:

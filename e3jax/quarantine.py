@@ -19,9 +19,9 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from e3jax import files
+from e3jax import files, locks
 from e3jax.images import InputError
 
 FOLDER, MANIFEST = "quarantine", "manifest.json"
@@ -287,7 +287,7 @@ def _name(folder: Path, number: int, name: str) -> str:
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[_Quarantine]:
     """A quarantine that no other command changes meanwhile, settled before and after."""
-    with _locked(folder):
+    with locks.held(folder, "quarantine"):
         quarantine = _read(folder)
         quarantine.settle()
         try:
@@ -305,76 +305,6 @@ def _same(first: str, second: str) -> bool:
     if all(stat.S_ISLNK(s.st_mode) for s in stats):
         return os.readlink(first) == os.readlink(second)
     return all(stat.S_ISREG(s.st_mode) for s in stats) and filecmp.cmp(first, second, shallow=False)
-
-
-# --- The lock ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process; the folder exists meanwhile.
-
-    A second command is refused rather than delayed: copying to another disk may take hours.
-
-    Raises:
-      InputError: another command holds it.
-    """
-    lock, file = folder / ".lock", None
-    while file is None:
-        folder.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # a command that ended removed folder or lock
-            file = _lock(lock)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # before others can lock it
-            lock.unlink()
-        file.close()
-        with contextlib.suppress(OSError):  # not empty
-            if os.name == "nt":  # which removes no open file
-                lock.unlink()
-            folder.rmdir()
-
-
-def _lock(path: Path) -> BinaryIO | None:
-    """The locked file; None if it was removed before it was locked."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "ab"))
-        try:
-            _lock_descriptor(file.fileno())
-        except BlockingIOError:
-            raise InputError(
-                f"another quarantine command is at work in {path.parent}: wait until it ends "
-                "(nothing was moved)"
-            ) from None
-        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            stack.pop_all()  # stays open, and locked
-            return file
-    return None
-
-
-def _lock_descriptor(descriptor: int) -> None:
-    """Locks an open file without waiting; does nothing where the file system has no locks.
-
-    Raises:
-      BlockingIOError: somebody else holds the lock.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError from error
-        return
-    try:
-        # Not lockf, which would let two threads of a process in.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BlockingIOError from error
 
 
 # --- What is moved -----------------------------------------------------------------------------

@@ -4,9 +4,10 @@ The paper's scores fall with outlyingness; here, and nowhere else, they change t
 """
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from e3jax.images import InputError
 
 SCORES = "scores.csv"
 COLUMNS = ("rank", "path", "score", "outlier", "copy_of")
+_ROWS = 8192  # in memory at a time
 
 
 class HealthWarning(UserWarning):
@@ -49,7 +51,8 @@ class Evidence(NamedTuple):
     Attributes:
       entropies: float [n, k] in nats, the entropy of each image under each operation.
       median: float [k], the fitted collection's median of each operation.
-      operation_set: the operations.
+      learnt: the number of operations that the network tells apart, at least k.
+      operation_set: the k operations.
       resize: how images became square.
       surprises: float [n] in nats by kind of evidence, see :mod:`e3jax.fusion`; {} where scores are
         the network's alone.
@@ -57,6 +60,7 @@ class Evidence(NamedTuple):
 
     entropies: np.ndarray
     median: np.ndarray
+    learnt: int
     operation_set: operations.OperationSet
     resize: str
     surprises: Mapping[str, np.ndarray]
@@ -107,37 +111,61 @@ def image_entropies(entropies: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (entropies * weights).mean(axis=1)
 
 
-def write_tables(folder: str | os.PathLike, ranking: Ranking) -> list[dict]:
+def write_tables(folder: str | os.PathLike, ranking: Ranking) -> None:
     """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv.
 
     Columns are ``COLUMNS``, and the surprise of each kind of evidence in nats. ``copy_of`` is the
     path of the first of several copies, also its own; empty for images without copies.
-
-    Returns:
-      the rows of the first.
     """
-    surprises = ranking.evidence.surprises
-    count = np.bincount(ranking.copy_of, minlength=len(ranking.paths))
-    rows = [
-        {
-            "rank": rank,
-            "path": str(ranking.paths[i]),
-            "score": float(ranking.scores[i]),
-            "outlier": int(ranking.is_outlier[i]),
-            "copy_of": str(ranking.paths[j]) if count[j := ranking.copy_of[i]] > 1 else "",
-        }
-        | {name: float(values[i]) for name, values in surprises.items()}
-        for rank, i in enumerate(ranking.order, start=1)
-    ]
-    folder = Path(folder)
-    files.write_csv(folder / SCORES, (*COLUMNS, *surprises), (row.values() for row in rows))
-    files.write_text(folder / "scores.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    folder, columns = Path(folder), (*COLUMNS, *ranking.evidence.surprises)
+    files.write_csv(folder / SCORES, columns, (row.values() for row in _rows(ranking)))
+    files.write_lines(folder / "scores.jsonl", (f"{json.dumps(row)}\n" for row in _rows(ranking)))
     files.write_csv(folder / "unreadable.csv", ("path", "reason"), ranking.unreadable)
-    return rows
 
 
-def read_scores(folder: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of :func:`write_tables`.
+def _rows(ranking: Ranking) -> Iterator[dict]:
+    """The rows of the tables, of which a few are in memory at a time."""
+    count = np.bincount(ranking.copy_of, minlength=len(ranking.paths))
+    order, surprises = ranking.order, ranking.evidence.surprises
+    for start in range(0, len(order), _ROWS):
+        some = order[start : start + _ROWS]
+        first = ranking.copy_of[some]
+        paths, firsts = (map(str, ranking.paths[at]) for at in (some, first))
+        firsts = (path if n > 1 else "" for path, n in zip(firsts, count[first], strict=True))
+        scores = ranking.scores[some]
+        outlier = (scores > ranking.threshold).astype(int)
+        found = [values[some].tolist() for values in surprises.values()]
+        ranks = range(start + 1, start + len(some) + 1)
+        columns = (ranks, paths, scores.tolist(), outlier.tolist(), firsts, *found)
+        for values in zip(*columns, strict=True):
+            yield dict(zip((*COLUMNS, *surprises), values, strict=True))
+
+
+def write_parquet(folder: str | os.PathLike, ranking: Ranking) -> None:
+    """Writes the rows of :func:`write_tables` to scores.parquet, which needs pyarrow."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = _rows(ranking)
+    texts, numbers = ("path", "copy_of"), ("rank", "outlier")
+    columns = (*COLUMNS, *ranking.evidence.surprises)
+    kinds = {**dict.fromkeys(texts, pa.string()), **dict.fromkeys(numbers, pa.int64())}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in columns])
+
+    def write(file) -> None:
+        with pa.parquet.ParquetWriter(file, schema) as writer:
+            while some := list(itertools.islice(rows, _ROWS)):
+                some = [
+                    {k: files.printable(v) if k in texts else v for k, v in row.items()}
+                    for row in some
+                ]
+                writer.write_table(pa.Table.from_pylist(some, schema))
+
+    files.write_atomically(Path(folder) / "scores.parquet", write)
+
+
+def read_scores(folder: str | os.PathLike, most: int | None = None) -> list[dict[str, str]]:
+    """The rows of :func:`write_tables`, or the first of them.
 
     Raises:
       InputError: the folder has no report.
@@ -146,7 +174,7 @@ def read_scores(folder: str | os.PathLike) -> list[dict[str, str]]:
     if not path.exists():
         raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(itertools.islice(csv.DictReader(file), most))
     if not rows or not {"rank", "path", "score"} <= rows[0].keys():
         raise InputError(f"{path} is no report of e3jax: run e3jax rank again")
     return rows

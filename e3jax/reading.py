@@ -49,12 +49,14 @@ class Collection(NamedTuple):
     thumbnails: one WebP file's content per image of the bank; empty unless `read_files` was asked
                 for them.
     scale:      what is black and white in files of more than 8 bits.
+    digests:    uint64 [n] of the images, see `e3jax.copies.digests`; None where nobody has them.
     """
 
     bank: ImageBank
     unreadable: list[Unreadable]
     thumbnails: Sequence[bytes] = ()
     scale: FileScale = FileScale()
+    digests: np.ndarray | None = None
 
 
 def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
@@ -93,7 +95,7 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
             else:
                 others["" if _is_none(suffix) else suffix].append(file)
     left_out = [NotLookedAt(str(folder), note) for note in _notes(folder, others, links)]
-    left_out += [Unreadable(str(error.filename), _reason(error)) for error in errors]
+    left_out += [Unreadable(str(error.filename), reason(error)) for error in errors]
     if not found:
         why = f" ({left_out[0].reason}: {left_out[0].path})" if left_out else ""
         raise InputError(f"{folder} has no image files{why}: choose a folder of at least 2 images")
@@ -193,31 +195,19 @@ def read_files(
       InputError: unknown fit, odd side, fewer than ``least`` readable images, or a source without
         a path that cannot be read.
     """
-    if fit not in FITS:
-        raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
-    wanted = [(side, lambda picture: to_square(picture, side, fit))]
-    if thumbnails:
-        wanted.append((thumbnails, lambda picture: _small(picture, thumbnails)))
-
-    def read(source) -> list:
-        if isinstance(source, np.ndarray):
-            source = to_picture(source.reshape(*source.shape[:2], -1))
-        found = [_finished(picture) for picture in decoding.decode(source, *wanted)]
-        return [found[0], *map(_encoded, found[1:])]
-
     sources = list(sources)
     have_paths = all(map(is_path, sources))
     names = list(map(os.fspath, sources)) if have_paths else range(len(sources))
-    results = _in_threads(read, sources, on_file)
+    results = read_each(sources, side, fit, on_file, thumbnails)
     unreadable, ids, found = [], [], []
     for name, result in zip(names, results, strict=True):
         if not isinstance(result, Exception):
             ids.append(name)
             found.append(result)
         elif have_paths:
-            unreadable.append(Unreadable(name, _reason(result)))
+            unreadable.append(Unreadable(name, reason(result)))
         else:
-            raise InputError(f"element {name} cannot be read ({_reason(result)}): leave it out")
+            raise InputError(f"element {name} cannot be read ({reason(result)}): leave it out")
     if len(ids) < max(least, 1):
         first = unreadable[0] if unreadable else None
         if len(sources) == 1 and first:
@@ -230,12 +220,51 @@ def read_files(
     scale = _scale([image for image, *_ in found], scale)
     images = np.stack([_in_scale(image, scale) for image, *_ in found])
     small = [_encoded(_in_scale(picture, scale)) for _, *rest in found for picture in rest]
-    if colour is False:
-        luma = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601
-        images = luma.round().astype(np.uint8)[..., None]
-    elif colour is None and (images == images[..., :1]).all():
-        images = images[..., :1]
+    is_grey = colour is False or (colour is None and (images == images[..., :1]).all())
+    images = in_colours(images, 1 if is_grey else 3)
     return Collection(as_bank(images, ids, least), unreadable, small, scale)
+
+
+def read_each(
+    sources: Sequence,
+    side: int,
+    fit: str,
+    on_file: Callable[[int], None] = lambda done: None,
+    thumbnails: int = 0,
+    threads: int | None = None,
+) -> list:
+    """Reads images one by one, see `read_files`; ``threads`` at a time, by default many.
+
+    Returns:
+      For each source the exception that its decoder raised, of any type, or a list: pixels uint8
+      [h, w, 3], or a `Deep`; and where thumbnails are asked for, a WebP file's content or a `Deep`.
+
+    Raises:
+      InputError: unknown fit.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
+    wanted = [(side, lambda picture: to_square(picture, side, fit))]
+    if thumbnails:
+        wanted.append((thumbnails, lambda picture: _small(picture, thumbnails)))
+
+    def read(source) -> list:
+        if isinstance(source, np.ndarray):
+            source = to_picture(source.reshape(*source.shape[:2], -1))
+        found = [_finished(picture) for picture in decoding.decode(source, *wanted)]
+        return [found[0], *map(_encoded, found[1:])]
+
+    return _in_threads(read, sources, on_file, threads)
+
+
+def in_colours(images: np.ndarray, channels: int) -> np.ndarray:
+    """Images uint8 [n, h, w, c], c 1 or 3, with so many channels."""
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.broadcast_to(images, (*images.shape[:-1], 3))
+    luma = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601
+    return luma.round().astype(np.uint8)[..., None]
 
 
 def _scale(images: Iterable, known: FileScale | None) -> FileScale:
@@ -305,7 +334,9 @@ def _encoded(picture) -> bytes | Deep:
     return content.getvalue()
 
 
-def _in_threads(work: Callable, items: Sequence, on_item: Callable[[int], None]) -> list:
+def _in_threads(
+    work: Callable, items: Sequence, on_item: Callable[[int], None], threads: int | None = None
+) -> list:
     """``work(item)`` per item, or the exception that it raised, in order.
 
     What fails is tried again when all others are done, alone: decoders that share the memory with
@@ -324,8 +355,8 @@ def _in_threads(work: Callable, items: Sequence, on_item: Callable[[int], None])
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged metadata and large images
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            for result in threads.map(attempt, items):
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            for result in pool.map(attempt, items):
                 results.append(result)
                 on_item(len(results))
         for number, result in enumerate(results):
@@ -341,7 +372,7 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, decoding.NotAnImage)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Describes an error in one line, without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

@@ -4,7 +4,7 @@ Legend: ``n`` images, ``k`` operations, ``b`` images that are computed together.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,11 +77,11 @@ def view_weights(scores: np.ndarray) -> np.ndarray:
     return weights / weights.mean()
 
 
-def view_scores(x: jax.Array, outputs: tuple) -> ViewScores:
+def view_scores(x: jax.Array, outputs: tuple, labels: jax.Array) -> ViewScores:
     """An ``evaluate`` for :func:`make_evaluator`; outputs are logits and representation."""
     logits, representation = outputs
     log_p = jax.nn.log_softmax(logits[:, 1:])
-    operation = jnp.broadcast_to(jnp.arange(log_p.shape[-1]), log_p.shape[:2])
+    operation = jnp.broadcast_to(labels, log_p.shape[:2])
     recognised = (log_p.argmax(-1) == operation).astype(jnp.float32)
     rules = {name: rule(log_p, operation) for name, rule in RULES.items()}
     return ViewScores(rules, recognised, representation[:, 0])
@@ -102,7 +102,7 @@ class Evaluator(NamedTuple):
 
 def make_evaluator(
     network: str | Callable,
-    evaluate: Callable[[jax.Array, tuple], Any],
+    evaluate: Callable[[jax.Array, tuple, jax.Array], Any],
     side: int,
     operation_set: operations.OperationSet | None = None,
     *,
@@ -110,6 +110,7 @@ def make_evaluator(
     precision: str = "float32",
     inputs: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda x, index, extra: x,
     views_per_call: int | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> Evaluator:
     """Builds one jitted pass that sends each image and all of its views through the network.
 
@@ -118,8 +119,9 @@ def make_evaluator(
 
     Args:
       network: name or function for :func:`e3jax.networks.build`.
-      evaluate: ``(x [b, 1 + k, h, w, c], outputs) -> pytree`` of float32 arrays [b, ...]: a summary
-        of each image (first of its axis), its views and the network's outputs [b, 1 + k, ...].
+      evaluate: ``(x [b, 1 + k, h, w, c], outputs, labels) -> pytree`` of float32 arrays [b, ...]: a
+        summary of each image (first of its axis), its views, the network's outputs [b, 1 + k, ...],
+        and the views' pseudo labels int32 [k].
       side: of the square images, in pixels.
       operation_set: the K operations; None evaluates only the images themselves (k = 0).
       mesh: devices to split the images over (default: all).
@@ -127,10 +129,14 @@ def make_evaluator(
       inputs: ``(x, image index [b], extra) -> x``: what the network is applied to, if not x.
       views_per_call: on one device (default: on a CPU one image's, or 128 without operations; else
         1,792, which is 16 images of the paper's operations).
+      chosen: positions of the operations that are used; by default all.
     """
     mesh = mesh or devices.device_mesh()
     tables = operation_set or ()
     network = networks.build(network, len(tables) or 1, devices.dtype(precision))
+    labels = np.arange(len(tables), dtype=np.int32)
+    if chosen is not None:
+        labels, tables = np.array(chosen, np.int32), operations.subset(operation_set, chosen)
 
     def evaluate_some(shared: Any, some: tuple[jax.Array, jax.Array]) -> Any:
         (tables, variables, extra), (images, index) = shared, some
@@ -139,7 +145,8 @@ def make_evaluator(
         x = jnp.concatenate([x[:, None], *views], axis=1)
         seen = inputs(x, index, extra)
         outputs = network.apply(variables, seen.reshape(-1, *x.shape[2:]), train=False)
-        return evaluate(x, tuple(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs))
+        outputs = tuple(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs)
+        return evaluate(x, outputs, labels)
 
     on_cpu = devices.is_cpu(mesh)
     # One image at a time keeps a CPU's caches, and an image alone waits for no other.
@@ -176,14 +183,15 @@ def isolation_forest(key: jax.Array, features: np.ndarray) -> np.ndarray:
     return IsolationForest(random_state=seed).fit(features).score_samples(features)
 
 
-def check_fit(scores: ViewScores) -> str:
+def check_fit(scores: ViewScores, k: int | None = None) -> str:
     """Says in one sentence why these scores mean nothing; "" if they look sound.
 
-    Sound scores are finite and differ between images, and the network has learnt to recognise
-    operations: its pretext accuracy is at least a tenth of the way from chance 1/k to 1.
+    Sound scores are finite and differ between images, and the network has learnt to recognise k
+    operations (default: those of the scores): its pretext accuracy is at least a tenth of the way
+    from chance 1/k to 1.
     """
+    k = k or scores.accuracy.shape[1]
     values = np.stack([scores.mean(rule) for rule in scores.rules])
-    k = scores.accuracy.shape[1]
     return check_scores(values) or check_accuracy(float(np.mean(scores.accuracy)), k)
 
 

@@ -32,7 +32,7 @@ def ranking_of(paths, entropies, warning=""):
     scores = entropies.mean(axis=1)
     surprises = {"network": scores, "shape": 2 * scores}
     median, operation_set = np.median(entropies, axis=0), operations.operation_set()
-    evidence = Evidence(entropies, median, operation_set, "squash", surprises)
+    evidence = Evidence(entropies, median, len(operation_set), operation_set, "squash", surprises)
     health = Health(0.5, 1 / K, 0.1, 100, [], warning)
     alone = np.arange(len(entropies))
     return Ranking(paths, alone, scores, evidence, float(np.sort(scores)[-7]), [], health)

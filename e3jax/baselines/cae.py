@@ -47,7 +47,7 @@ def loss(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
     return jnp.square(batch.views - reconstruction).mean((1, 2, 3)), extra
 
 
-def evaluate(x: jax.Array, outputs: tuple) -> Reconstructions:
+def evaluate(x: jax.Array, outputs: tuple, labels: jax.Array) -> Reconstructions:
     """Errors are those of the views where there are any, codes those of the images themselves."""
     reconstruction, code = outputs
     error = squared_error(x, reconstruction)

@@ -95,7 +95,7 @@ def minus_energy(key: jax.Array, found: tuple[np.ndarray, np.ndarray]) -> np.nda
 
 DAGMM = Method(
     loss=loss,
-    evaluate=lambda x, outputs: (outputs[1][:, 0], outputs[2][:, 0]),
+    evaluate=lambda x, outputs, labels: (outputs[1][:, 0], outputs[2][:, 0]),
     scores={"dagmm": minus_energy},
     paper_config=paper_config,
     quick_config=quick_config,

@@ -43,7 +43,7 @@ def renew(residual: np.ndarray) -> np.ndarray:
 
 RDAE = dataclasses.replace(
     cae.CAE,
-    evaluate=lambda x, outputs: (x - outputs[0])[:, 0],
+    evaluate=lambda x, outputs, labels: (x - outputs[0])[:, 0],
     scores={"rdae": lambda key, residual: -(_norm(residual) ** 2).ravel()},
     # The paper's 20 rounds of one epoch.
     paper_config=lambda grey: cae.paper_config(grey)._replace(epochs=_ROUNDS),
