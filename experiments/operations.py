@@ -22,18 +22,9 @@ from sweep import flags, store
 from sweep.plan import QUICK_IMAGES
 from sweep.provenance import provenance
 
-from e3jax import (
-    contamination,
-    datasets,
-    fitting,
-    fusion,
-    metrics,
-    operations,
-    runtime,
-    scoring,
-    sheet,
-)
+from e3jax import contamination, datasets, fitting, fusion, metrics, operations, runtime, scoring
 from e3jax.methods import FACTORED
+from e3jax.sheet import plot_views
 
 _RATIO = 0.1
 _WHERE = ["dataset", "source", "inlier_class", "seed"]
@@ -41,10 +32,8 @@ _WHERE = ["dataset", "source", "inlier_class", "seed"]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    measure = commands.add_parser(
-        "measure", help="train and measure", description=measure_all.__doc__
-    )
+    add_command = parser.add_subparsers(required=True).add_parser
+    measure = add_command("measure", help="train and measure", description=measure_all.__doc__)
     flags.add_data(measure)
     measure.add_argument("--classes", type=int, nargs="+", help="inlier classes (default: all)")
     measure.add_argument("--steps", type=flags.positive, help="default: the quick protocol's")
@@ -52,11 +41,11 @@ def main() -> int:
     measure.add_argument("--seed", type=int, default=0, help="draws sets and trainings")
     measure.add_argument("--out", type=Path, default="runs", help="folder of the tables")
     measure.set_defaults(do=measure_all)
-    draw = commands.add_parser("draw", help="draw the figure", description=draw_all.__doc__)
+    draw = add_command("draw", help="draw the figure", description=draw_all.__doc__)
     draw.add_argument("tables", type=Path, help="folder of the tables")
     draw.add_argument("--out", type=Path, default="operations.png", help="figure to write")
     draw.set_defaults(do=draw_all)
-    views = commands.add_parser("views", help="draw views", description=draw_views.__doc__)
+    views = add_command("views", help="draw views", description=draw_views.__doc__)
     views.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
     views.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
     views.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
@@ -102,15 +91,10 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
     scores, truth = fitting.score(fitted, found.images), found.is_outlier
     ne, operation_set = scores.rules["ne"], fitting.operation_set(config.operations, fitted.side)
     agreement = agreements(ne)
-    singles = [
-        columns
-        | {"operation": operation_set.names[k], "family": operation_set.families[k]}
-        | {"auroc": metrics.auroc(ne[:, k], truth), "accuracy": float(scores.accuracy[:, k].mean())}
-        | {"agreement": float(agreement[k])}
-        for k in range(len(operation_set))
-    ]
-    of_family = np.array(operation_set.families)
-    families = {name: ne[:, of_family == name].mean(1) for name in dict.fromkeys(of_family)}
+    single = {"operation": operation_set.names, "family": operation_set.families}
+    single |= {"auroc": [metrics.auroc(of_one, truth) for of_one in ne.T]}
+    single |= {"accuracy": scores.accuracy.mean(0), "agreement": agreement}
+    families = pd.DataFrame(ne.T).groupby(list(single["family"]), sort=False).mean().T
     ways = {
         "plain mean": ne.mean(1),
         "by spread": scores.weighted_mean(),
@@ -118,15 +102,14 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
         "by spread and agreement": ne @ (agreement * scoring.view_weights(ne)),
         "mean of surprises": -fusion.fuse_collection(dict(enumerate(-ne.T))),
         "median": np.median(ne, axis=1),
-        **{f"{name} alone": mean for name, mean in families.items()},
-        "families' surprises": -fusion.fuse_collection({n: -mean for n, mean in families.items()}),
+        **families.add_suffix(" alone"),
+        "families' surprises": -fusion.fuse_collection(dict(-families)),
     }
-    judge = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
-    fused = [
-        columns | {"way": way} | {m: f(values, truth) for m, f in judge.items()} | provenance()
-        for way, values in ways.items()
-    ]
-    return singles, fused
+    fused = {"way": list(ways)}
+    for name in ("auroc", "aupr_out"):
+        fused[name] = [getattr(metrics, name)(values, truth) for values in ways.values()]
+    tables = (pd.DataFrame(columns | single), pd.DataFrame(columns | fused | provenance()))
+    return tuple(table.to_dict("records") for table in tables)
 
 
 def agreements(scores: np.ndarray) -> np.ndarray:
@@ -142,23 +125,18 @@ def agreements(scores: np.ndarray) -> np.ndarray:
 def table(fused: pd.DataFrame) -> str:
     """AUROC and AUPR-out of each way to fuse operations, in percent: means over classes."""
     means = 100 * fused.groupby(["way", "dataset"], sort=False)[["auroc", "aupr_out"]].mean()
-    sets = list(dict.fromkeys(fused["dataset"]))
-    lines = [
-        [way, *("{auroc:.1f} / {aupr_out:.1f}".format(**means.loc[way, name]) for name in sets)]
-        for way in dict.fromkeys(fused["way"])
-    ]
-    return tables.table(["scores of operations fused by", *sets], lines)
+    texts = means["auroc"].map("{:.1f} / ".format) + means["aupr_out"].map("{:.1f}".format)
+    found = texts.unstack(sort=False)
+    return tables.table(["scores of operations fused by", *found], found.reset_index().to_numpy())
 
 
 def prediction_table(single: pd.DataFrame) -> str:
     """How well what is known without labels predicts each operation's AUROC, class by class."""
-    lines = []
+    lines, estimates = [], ["agreement", "accuracy"]
     for name, rows in single.groupby("dataset", sort=False):
-        found = {}
-        for estimate in ("agreement", "accuracy"):
-            of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", estimate]]
-            found[estimate] = of_classes.corr("spearman").xs("auroc", level=-1)[estimate]
-        texts = (f"{v.mean():.2f} ({v.min():.2f} to {v.max():.2f})" for v in found.values())
+        of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", *estimates]].corr("spearman")
+        found = of_classes.xs("auroc", level=-1)[estimates].agg(["mean", "min", "max"])
+        texts = ["{mean:.2f} ({min:.2f} to {max:.2f})".format(**found[e]) for e in estimates]
         means = rows.groupby("operation")[["auroc", "agreement"]].mean()
         texts = [*texts, f"{means.corr('spearman').iloc[0, 1]:.2f}"]
         of_family = 100 * rows.groupby("family", sort=False)["auroc"].mean()
@@ -188,7 +166,7 @@ def draw_views(args: argparse.Namespace, console: Console) -> None:
     else:
         data = datasets.load("mnist", source="embedded")
         image = data.images[data.labels == 7][0]
-    sheet.plot_views(args.out, image, operation_set)
+    plot_views(args.out, image, operation_set)
     console.print(f"{len(operation_set)} views in {args.out}")
 
 
