@@ -55,11 +55,8 @@ def plan(cases: Sequence[str]) -> list[Folder]:
         for kinds, inliers, outliers in SIZES if seed else [*SIZES, LARGE]:
             of_kinds = "+".join(classes[:kinds])
             folders.append(Folder("limits", dataset, of_kinds, inliers, outliers, seed))
-    folders += [
-        Folder("large", "cifar10", c, inliers, outliers, 0)
-        for c in "048"
-        for inliers, outliers in ((450, 50), (4500, 500))
-    ]
+    sizes = ((450, 50), (4500, 500))
+    folders += [Folder("large", "cifar10", c, *size, 0) for c in "048" for size in sizes]
     folders += [Folder("clean", "mnist", str(c), 500, 0, 0) for c in range(10)]
     return [folder for folder in folders if folder.case in cases]
 
@@ -104,8 +101,7 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
     row = {"case": folder.case, "dataset": folder.dataset, "source": data.source}
     row |= folder._asdict() | dict.fromkeys(("auroc", "aupr_out", "precision", "found_in_twice"))
     if n:
-        of = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
-        row |= {name: metric(-ranked["score"], truth) for name, metric in of.items()}
+        row |= {m: getattr(metrics, m)(-ranked["score"], truth) for m in ("auroc", "aupr_out")}
         row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
     row["flagged"] = ranked["outlier"].mean()
     return row | {"seconds": seconds, "warned": done.returncode, "cores": runtime.cores()}

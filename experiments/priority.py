@@ -26,6 +26,7 @@ from sweep.provenance import provenance
 from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, training
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
+_NAMES = ["_".join(name) for name in itertools.product(curves.QUANTITIES, curves.GROUPS)]
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
 
 
@@ -84,19 +85,12 @@ class Study:
         data, seed, logs = run.draw(self.dataset), run.data_seed, []
         size = (self.args.probe_views, self.args.probe_images, self.mesh.size)
         recording = curves.recording(data, self.config, *size, seed)
-        fitted = self.fit(
-            run.key,
-            data.images,
-            on_progress=bar.on_progress,
-            on_log=lambda step, log: logs.append(log.probe),
-            probe=self.probe,
-            probe_every=self.args.every,
-            probe_data=recording.probe_set,
-        )
+        told = {"on_progress": bar.on_progress, "on_log": lambda step, log: logs.append(log.probe)}
+        probed = {"probe_every": self.args.every, "probe_data": recording.probe_set}
+        fitted = self.fit(run.key, data.images, probe=self.probe, **told, **probed)
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = curves.series(log, recording.weights)
-        names = ["_".join(name) for name in itertools.product(values, curves.GROUPS)]
-        points = dict(zip(names, np.hstack(list(values.values())).T, strict=True))
+        points = dict(zip(_NAMES, np.hstack(list(values.values())).T, strict=True))
         evaluation = fitting.score(fitted, data.images, mesh=self.mesh)
         scores = {"is_outlier": data.is_outlier.astype(int), "pl": evaluation.mean("pl")}
         made = {"device": self.device} | provenance()
@@ -163,19 +157,13 @@ class Study:
 
 def summary(points: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
     """Means over thirds of a training: ratios of gradient magnitudes, and all else by group."""
-    names = ["_".join(name) for name in itertools.product(curves.QUANTITIES[1:], curves.GROUPS)]
-    values = points[names].copy()
-    for name, a, b in ("", "inliers", "outliers"), ("_control", "control_large", "control_small"):
-        ratio = points[f"gradient_magnitude_{a}"] / points[f"gradient_magnitude_{b}"]
-        values[f"magnitude_ratio{name}"] = ratio
-    thirds = zip(tables.STAGES, np.array_split(np.arange(len(points)), 3), strict=True)
-    found = {
-        f"{name}_{stage}": mean
-        for stage, rows in thirds
-        for name, mean in values.iloc[rows].mean().items()
-    }
-    pl_auroc = metrics.auroc(scores["pl"], scores["is_outlier"].astype(bool))
-    return found | {"pl_auroc": pl_auroc}
+    inliers, outliers, large, small = (points[name] for name in _NAMES[:4])
+    values = points[_NAMES[4:]].assign(magnitude_ratio=inliers / outliers)
+    values["magnitude_ratio_control"] = large / small
+    found = {}
+    for stage, rows in zip(tables.STAGES, np.array_split(np.arange(len(points)), 3), strict=True):
+        found |= values.iloc[rows].mean().add_suffix(f"_{stage}")
+    return found | {"pl_auroc": metrics.auroc(scores["pl"], scores["is_outlier"])}
 
 
 def main() -> int:
