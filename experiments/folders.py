@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from paper.tables import table
 from PIL import Image
-from rich.console import Console
 from sweep import flags, store
 from sweep.provenance import provenance
 
@@ -142,28 +141,28 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print the rows' table, do nothing")
     args = parser.parse_args()
     stopped = f"Finished rows are in {args.out}; the same command continues."
-
-    def work(console: Console) -> None:
-        if not args.table:
-            run(args, console)
-        print(as_table(read_rows(args.out)))
-
-    return command.run(work, stopped)
+    return command.run(lambda: run(args), stopped)
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
-    """Measures the folders that have no row yet, and adds their rows."""
+def run(args: argparse.Namespace) -> None:
+    """Measures the folders that have no row yet and adds their rows; prints the table of all."""
+    if not args.table:
+        measure_missing(args)
+    print(as_table(read_rows(args.out)))
+
+
+def measure_missing(args: argparse.Namespace) -> None:
     todo = missing(args.cases, read_rows(args.out))
-    console.print(f"Plan: {len(todo)} folders")
+    command.say(f"Plan: {len(todo)} folders")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    how = {"data_dir": args.data_dir, "announce": console.print}
+    how = {"data_dir": args.data_dir, "announce": command.say}
     data = {name: datasets.load(name, **how) for name in sorted({f.dataset for f in todo})}
-    for folder in command.progress(todo, "folders", console):
+    for folder in command.progress(todo, "folders"):
         row = measure(folder, data[folder.dataset]) | provenance()
         store.append_rows(args.out, row, [row])
         where = " ".join(map(str, folder))
         said = f"AUROC {row['auroc']:.1%}, " if folder.n_outliers else ""
-        console.print(f"{where}: {said}{row['flagged']:.1%} flagged, {row['seconds']:.0f} s")
+        command.say(f"{where}: {said}{row['flagged']:.1%} flagged, {row['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

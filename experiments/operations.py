@@ -17,7 +17,6 @@ import pandas as pd
 import scipy.stats
 from paper import figures, tables
 from PIL import Image
-from rich.console import Console
 from sweep import flags, store
 from sweep.plan import QUICK_IMAGES
 from sweep.provenance import provenance
@@ -52,16 +51,16 @@ def main() -> int:
     views.add_argument("--out", default="views.png", help="PNG or PDF to write")
     views.set_defaults(do=draw_views)
     args = parser.parse_args()
-    return command.run(lambda console: args.do(args, console), "The same command continues.")
+    return command.run(lambda: args.do(args), "The same command continues.")
 
 
 # --- Measuring ---------------------------------------------------------------------------------
 
 
-def measure_all(args: argparse.Namespace, console: Console) -> None:
+def measure_all(args: argparse.Namespace) -> None:
     """Adds rows to operations.csv and operations_fused.csv; classes that have rows are left out."""
     runtime.prepare()
-    data = flags.load(args, console.print)
+    data = flags.load(args)
     single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
     done = set()
     if fused.exists():
@@ -69,14 +68,14 @@ def measure_all(args: argparse.Namespace, console: Console) -> None:
     classes = args.classes or range(len(data.class_names))
     wheres = [(data.name, data.source, c, args.seed) for c in classes]
     todo = [where for where in wheres if where not in done]
-    console.print(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
+    command.say(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
     args.out.mkdir(parents=True, exist_ok=True)
-    for where in command.progress(todo, "classes", console):
+    for where in command.progress(todo, "classes"):
         columns = dict(zip(_WHERE, where, strict=True)) | {"max_images": args.max_images}
         of_operations, of_ways = measure(data, columns, args.steps)
         store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
-        console.print(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
+        command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
     print(table(pd.read_csv(fused)))
 
 
@@ -146,17 +145,17 @@ def prediction_table(single: pd.DataFrame) -> str:
     return tables.table(head, lines)
 
 
-def draw_all(args: argparse.Namespace, console: Console) -> None:
+def draw_all(args: argparse.Namespace) -> None:
     """Draws each operation's AUROC against its agreement with the others, means over classes."""
     single = pd.read_csv(args.tables / "operations.csv")
     keys = ["dataset", "family", "operation"]
     means = single.groupby(keys, sort=False)[["agreement", "auroc"]].mean().reset_index()
     means["auroc"] *= 100
     figures.plot_operations(args.out, means)
-    console.print(f"The figure is in {args.out}")
+    command.say(f"The figure is in {args.out}")
 
 
-def draw_views(args: argparse.Namespace, console: Console) -> None:
+def draw_views(args: argparse.Namespace) -> None:
     """Draws all views of one image, a digit of the embedded MNIST or a file resized to 32 x 32."""
     runtime.prepare()
     operation_set = operations.operation_set(args.operations, fill=args.fill)
@@ -167,7 +166,7 @@ def draw_views(args: argparse.Namespace, console: Console) -> None:
         data = datasets.load("mnist", source="embedded")
         image = data.images[data.labels == 7][0]
     plot_views(args.out, image, operation_set)
-    console.print(f"{len(operation_set)} views in {args.out}")
+    command.say(f"{len(operation_set)} views in {args.out}")
 
 
 if __name__ == "__main__":

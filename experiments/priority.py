@@ -19,7 +19,6 @@ import jax
 import numpy as np
 import pandas as pd
 from paper import figures, tables
-from rich.console import Console
 from sweep import curves, flags, methods, plan, progress, store
 from sweep.provenance import provenance
 
@@ -36,10 +35,10 @@ class Study:
     Every training is a run of the benchmark with a probe, and has its file in ``folder/runs``.
     """
 
-    def __init__(self, args: argparse.Namespace, console: Console):
+    def __init__(self, args: argparse.Namespace):
         runtime.prepare()
-        self.args, self.console, self.folder = args, console, args.results_dir
-        self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
+        self.args, self.folder = args, args.results_dir
+        self.dataset, self.mesh = flags.load(args), devices.device_mesh()
         self.kind = self.mesh.devices.flat[0].device_kind
         self.device = devices.describe(self.mesh)
         variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
@@ -56,18 +55,18 @@ class Study:
 
     def do(self) -> None:
         """Does the trainings that are missing; draws a page per class and tables them all."""
-        say, first, args = self.console.print, self.runs[0], self.args
-        say(f"Data: {first.dataset} from {first.source}, sets of up to {self.n} images")
-        say(f"Protocol: {first.describe(self.n)}")
+        first, args = self.runs[0], self.args
+        command.say(f"Data: {first.dataset} from {first.source}, sets of up to {self.n} images")
+        command.say(f"Protocol: {first.describe(self.n)}")
         what = f"{args.probe_views} views, updates on all views of {args.probe_images} images"
-        say(f"Recording: every {args.every} steps; gradient magnitudes on {what}")
-        say(f"Device: {self.device}")
+        command.say(f"Recording: every {args.every} steps; gradient magnitudes on {what}")
+        command.say(f"Device: {self.device}")
         if args.overhead:
             return self.measure_overhead()
         todo = [run for run in self.runs if not self.path(run).exists()]
         done, steps = len(self.runs) - len(todo), first.steps(self.n)
-        say(f"Plan: {len(self.runs)} trainings, {done} of them finished before")
-        with progress.Meter(self.console, steps * len(todo), len(todo)) as meter:
+        command.say(f"Plan: {len(self.runs)} trainings, {done} of them finished before")
+        with progress.Meter(steps * len(todo), len(todo)) as meter:
             for run in todo:
                 self.train(run, progress.Bar(meter, run.title, steps))
         rows = []
@@ -75,7 +74,7 @@ class Study:
             rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
         store.write_csv(self.folder / f"{self.case(self.runs)}-summary.csv", rows, rows[0])
         print(tables.priority_table(pd.DataFrame(rows)))
-        say(f"Pages, points and scores are in {self.folder}/")
+        command.say(f"Pages, points and scores are in {self.folder}/")
 
     def path(self, run: plan.Run) -> Path:
         return self.folder / "runs" / f"{run.name}.json"
@@ -182,7 +181,7 @@ def main() -> int:
     add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
     args = parser.parse_args()
     stopped = "Finished trainings are kept; the same command continues."
-    return command.run(lambda console: Study(args, console).do(), stopped)
+    return command.run(lambda: Study(args).do(), stopped)
 
 
 if __name__ == "__main__":

@@ -77,12 +77,12 @@ def in_turns(workers: dict[str, Worker], rounds: int, *calls: tuple[str, dict]) 
     In turns, so that whatever else the machine does falls on all of them.
     """
     table = []
-    for number in command.progress(range(rounds), "Rounds", command.CONSOLE):
+    for number in command.progress(range(rounds), "Rounds"):
         table.append({})
         for method, options in calls:
             table[-1] |= (answers := ask_all(workers, method, **options))
             text = ", ".join(f"{name} {value:.5g}" for name, value in answers.items())
-            command.CONSOLE.print(f"[{number + 1}/{rounds}] {text}")
+            command.say(f"[{number + 1}/{rounds}] {text}")
     return pd.DataFrame(table)
 
 
