@@ -22,10 +22,9 @@ from pathlib import Path
 import command
 import jax
 import numpy as np
-import pandas as pd
 from jax.experimental import topologies
 from speed.worker import COLUMNS, Worker
-from sweep import flags
+from sweep import flags, store
 from sweep.provenance import provenance, versions
 from sweep.store import append_rows
 
@@ -228,13 +227,10 @@ def plan(args: argparse.Namespace) -> list[Case]:
 
 def left_to_do(cases: list[Case], path: Path) -> list[Case]:
     """The cases of which the table has no row by these versions."""
-    if not path.exists():
-        return cases
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows = store.rows_of(path)
     # Older rows name fewer packages.
-    made_alike = [set(made.split()) <= set(versions().split()) for made in table["versions"]]
-    done = set(table.loc[made_alike, list(Case._fields)].itertuples(index=False, name=None))
-    return [case for case in cases if tuple(map(str, case)) not in done]
+    made_alike = [set(made.split()) <= set(versions().split()) for made in rows.get("versions", ())]
+    return store.without_row(cases, rows[made_alike], Case._fields)
 
 
 def compile_apart(cases: list[Case], hlo: Path | None) -> Iterator[dict]:

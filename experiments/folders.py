@@ -115,8 +115,7 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def missing(cases: Sequence[str], rows: pd.DataFrame) -> list[Folder]:
     """The folders of these cases that have no row."""
-    known = set(rows[list(Folder._fields)].itertuples(index=False, name=None))
-    return [folder for folder in plan(cases) if folder not in known]
+    return store.without_row(plan(cases), rows, Folder._fields)
 
 
 def as_table(rows: pd.DataFrame) -> str:

@@ -62,12 +62,9 @@ def measure_all(args: argparse.Namespace) -> None:
     runtime.prepare()
     data = flags.load(args)
     single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
-    done = set()
-    if fused.exists():
-        done = set(pd.read_csv(fused)[_WHERE].itertuples(index=False, name=None))
     classes = args.classes or range(len(data.class_names))
     wheres = [(data.name, data.source, c, args.seed) for c in classes]
-    todo = [where for where in wheres if where not in done]
+    todo = store.without_row(wheres, store.rows_of(fused), _WHERE)
     command.say(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
     args.out.mkdir(parents=True, exist_ok=True)
     for where in command.progress(todo, "classes"):

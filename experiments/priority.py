@@ -134,7 +134,7 @@ class Study:
         """
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
-        probe_set = curves.few(data, config, self.mesh.size).probe_set
+        probe_set = curves.recording(data, config, devices=self.mesh.size).probe_set
         recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": probe_set}
         fitted, seconds = [None, None], []
         for steps in range(_EVERY, config.steps + 1, _EVERY):

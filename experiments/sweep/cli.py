@@ -170,7 +170,7 @@ class Sweep:
         config, events = TrainConfig(**run.config), self.args.tensorboard
         if not events:
             return options
-        recording = curves.few(data, config, self.engine.each)
+        recording = curves.recording(data, config, devices=self.engine.each)
         if run.network:
             options["probe"] = priority.make_probe(config.network, config.k, config.precision)
             options |= {"probe_every": curves.EVERY, "probe_data": recording.probe_set}
