@@ -61,9 +61,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    measure, name = (
-        (measurements.grow, "growth") if args.growth else (measurements.compare, "speed")
-    )
+    name = "growth" if args.growth else "speed"
+    measure = {"growth": measurements.grow, "speed": measurements.compare}[name]
     path = Path(args.out or Path(args.results_dir, f"{name}.csv"))
 
     def work() -> None:

@@ -37,13 +37,10 @@ class Worker(subprocess.Popen):
         self.name = name
         of_module = _ENVIRONMENTS.get(name.split(":")[0], {})
         path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
+        env = os.environ | of_module | {"PYTHONPATH": path} | (environment or {})
+        words = [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        super().__init__(
-            [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)],
-            env=os.environ | of_module | {"PYTHONPATH": path} | (environment or {}),
-            text=True,
-            **pipes,
-        )
+        super().__init__(words, env=env, text=True, **pipes)
 
     def __exit__(self, failure: type | None, *details: Any) -> None:
         if failure:

@@ -33,14 +33,14 @@ _LOOK_SECONDS = 2
 def run(
     args: argparse.Namespace,
     variants: Callable[[Protocol], list[Variant]],
-    draw: Callable[[Folder], object] = lambda folder: None,
+    draw: Callable[[Path, list[dict]], object] = lambda folder, rows: None,
 ) -> int:
     """Does a sweep and all that a person wants to know of it.
 
     Args:
       args: the command's, see :func:`sweep.flags.parse`.
       variants: the plan's parts, given the protocol that the arguments name.
-      draw: what else to make of the results.
+      draw: what else to make of the results: given their folder and rows.
 
     Returns:
       the command's exit code.
@@ -64,7 +64,7 @@ def run(
             command.CONSOLE.quiet = False
         if folder and (table := folder.write_tables()):
             print(table)
-            draw(folder)
+            draw(folder.path, folder.rows())
             command.say(f"Tables, figures and every image's scores are in {folder.path}/")
         for failure in failures:
             command.say(f"failed: {failure}", style="red")
