@@ -233,12 +233,10 @@ def draw(rows: pd.DataFrame) -> Figure:
         _panel(figure.add_subplot(2, columns, i + 1), *panel)
     axes = figure.add_subplot(2, columns, len(panels) + 1, title="all sets and operations")
     for name, of_kind in (("real images", real), ("synthetic images", made)):
-        axes.plot(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name)
+        axes.loglog(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name, subs=[])
     axes.axline((0.5, 0.5), (2, 2), color="grey", linewidth=0.8)
     axes.set(xlabel="kernel prediction over eq. 3's", ylabel="measured over eq. 3's")
     axes.legend(loc="upper left", fontsize=8, frameon=False)
-    axes.set_xscale("log", subs=[])
-    axes.set_yscale("log", subs=[])
     axes.set(xticks=_TICKS, yticks=_TICKS, xticklabels=_TICKS, yticklabels=_TICKS)
     return figure
 
