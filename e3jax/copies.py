@@ -26,14 +26,15 @@ def digests(images: np.ndarray) -> np.ndarray:
     return np.fromiter(map(digest, images), np.uint64, len(images))
 
 
-def exact(images: np.ndarray, digests: np.ndarray) -> np.ndarray:
+def exact(images: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
     """For each image its first exact copy, int [n]: a position, its own if it is the first.
 
     Args:
       images: uint8 [n, h, w, c], or what is indexed like such an array.
-      digests: uint64 [n], their :func:`digests`.
+      found: uint64 [n], their :func:`digests`, if somebody has them.
     """
-    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    found = digests(images) if found is None else found
+    _, first, which = np.unique(found, return_index=True, return_inverse=True)
     first = first[which]
     for i in np.flatnonzero(first != np.arange(len(first))):
         if not np.array_equal(images[i], images[first[i]]):  # one in 2**64

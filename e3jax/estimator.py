@@ -424,7 +424,6 @@ class E3Outlier(BaseEstimator):
         bank, unreadable, _, scale, digests = self.read(X)
         evidence, entropies = self._heard(bank.images)
         scores = self._fuse(evidence)
-        digests = copies.digests(bank.images) if digests is None else digests
         alike = self._alike(bank.images, copies.exact(bank.images, digests), scores)
         return self._rank(bank.ids, alike, entropies, scores, evidence, unreadable, scale)
 

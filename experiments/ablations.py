@@ -22,11 +22,7 @@ def main() -> int:
     text = "ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d"
     parser.add_argument("--factors", nargs="+", default=FACTORS, choices=FACTORS, help=text)
     args = flags.parse(parser)
-    return cli.run(
-        args,
-        lambda base: variants(base, args.factors),
-        lambda folder: figures.draw(folder.path, folder.rows()),
-    )
+    return cli.run(args, lambda base: variants(base, args.factors), figures.draw)
 
 
 def variants(base: Protocol, factors: Sequence[str]) -> list[Variant]:

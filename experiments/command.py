@@ -8,27 +8,28 @@ from rich.progress import track
 
 # For people who watch; stdout is for what a command gives.
 CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+say = CONSOLE.print
 
 
-def run(work: Callable[[Console], int | None], stopped: str) -> int:
+def run(work: Callable[[], int | None], stopped: str) -> int:
     """Does the work of a command and returns its exit code.
 
     Args:
-      work: is given CONSOLE; it may return an exit code.
+      work: may return an exit code.
       stopped: said after Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return work(CONSOLE) or 0
+        return work() or 0
     # InputError is a ValueError; an ImportError says which package is missing.
     except (ValueError, OSError, ImportError) as error:
-        CONSOLE.print(f"error: {error}", style="red")
+        say(f"error: {error}", style="red")
         return 2
     except KeyboardInterrupt:
-        CONSOLE.print(f"Stopped. {stopped}")
+        say(f"Stopped. {stopped}")
         return 130
 
 
-def progress(items: Sequence, title: str, console: Console) -> Iterator:
+def progress(items: Sequence, title: str) -> Iterator:
     """The items; on a terminal a bar shows how many are done and how long the rest will take."""
-    return track(items, title, console=console, disable=not console.is_terminal)
+    return track(items, title, console=CONSOLE, disable=not CONSOLE.is_terminal)

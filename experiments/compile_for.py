@@ -22,11 +22,9 @@ from pathlib import Path
 import command
 import jax
 import numpy as np
-import pandas as pd
 from jax.experimental import topologies
-from rich.console import Console
 from speed.worker import COLUMNS, Worker
-from sweep import flags
+from sweep import flags, store
 from sweep.provenance import provenance, versions
 from sweep.store import append_rows
 
@@ -193,24 +191,24 @@ def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
 
 
 def main() -> int:
-    args, done = parse_args(), []
+    args = parse_args()
+    stopped = "Rows are kept; the same command continues from here."
+    return command.run(lambda: compile_all(args), stopped)
 
-    def work(console: Console) -> None:
-        cases = left_to_do(plan(args), args.out)
-        console.print(
-            f"Plan: {len(cases)} cases, most of 5 to 120 seconds on two cores, a training in "
-            "float32 for a TPU up to 30 minutes"
-        )
-        for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):
-            console.print(f"{target}, {count} device(s)")
-            for row in compile_apart(list(group), args.hlo):
-                append_rows(args.out, COLUMNS["compiled"], [row])
-                done.append(row["compiles"])
-                console.print(row["program"], row["precision"], row["channels"], done[-1])
-        print(f"{len(cases)} cases, {len(done) - done.count('yes')} failed; rows are in {args.out}")
 
-    code = command.run(work, "Rows are kept; the same command continues from here.")
-    return code or len(done) > done.count("yes")
+def compile_all(args: argparse.Namespace) -> bool:
+    """Adds the rows that are missing; returns whether something did not compile."""
+    cases, failed = left_to_do(plan(args), args.out), 0
+    long = "most of 5 to 120 seconds on two cores, a training in float32 for a TPU up to 30 minutes"
+    command.say(f"Plan: {len(cases)} cases, {long}")
+    for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):
+        command.say(f"{target}, {count} device(s)")
+        for row in compile_apart(list(group), args.hlo):
+            append_rows(args.out, COLUMNS["compiled"], [row])
+            failed += row["compiles"] != "yes"
+            command.say(row["program"], row["precision"], row["channels"], row["compiles"])
+    print(f"{len(cases)} cases, {failed} failed; rows are in {args.out}")
+    return failed > 0
 
 
 def plan(args: argparse.Namespace) -> list[Case]:
@@ -229,13 +227,10 @@ def plan(args: argparse.Namespace) -> list[Case]:
 
 def left_to_do(cases: list[Case], path: Path) -> list[Case]:
     """The cases of which the table has no row by these versions."""
-    if not path.exists():
-        return cases
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows = store.rows_of(path)
     # Older rows name fewer packages.
-    made_alike = [set(made.split()) <= set(versions().split()) for made in table["versions"]]
-    done = set(table.loc[made_alike, list(Case._fields)].itertuples(index=False, name=None))
-    return [case for case in cases if tuple(map(str, case)) not in done]
+    made_alike = [set(made.split()) <= set(versions().split()) for made in rows.get("versions", ())]
+    return store.without_row(cases, rows[made_alike], Case._fields)
 
 
 def compile_apart(cases: list[Case], hlo: Path | None) -> Iterator[dict]:

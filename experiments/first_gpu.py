@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args, failed = parse_args(), []
-    code = command.run(lambda console: failed.extend(work(args)), "Rows are kept.")
+    code = command.run(lambda: failed.extend(work(args)), "Rows are kept.")
     for text in failed:
         print(f"failed: {text}")
     return code or bool(failed)

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from paper.tables import table
 from PIL import Image
-from rich.console import Console
 from sweep import flags, store
 from sweep.provenance import provenance
 
@@ -55,11 +54,8 @@ def plan(cases: Sequence[str]) -> list[Folder]:
         for kinds, inliers, outliers in SIZES if seed else [*SIZES, LARGE]:
             of_kinds = "+".join(classes[:kinds])
             folders.append(Folder("limits", dataset, of_kinds, inliers, outliers, seed))
-    folders += [
-        Folder("large", "cifar10", c, inliers, outliers, 0)
-        for c in "048"
-        for inliers, outliers in ((450, 50), (4500, 500))
-    ]
+    sizes = ((450, 50), (4500, 500))
+    folders += [Folder("large", "cifar10", c, *size, 0) for c in "048" for size in sizes]
     folders += [Folder("clean", "mnist", str(c), 500, 0, 0) for c in range(10)]
     return [folder for folder in folders if folder.case in cases]
 
@@ -104,8 +100,7 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
     row = {"case": folder.case, "dataset": folder.dataset, "source": data.source}
     row |= folder._asdict() | dict.fromkeys(("auroc", "aupr_out", "precision", "found_in_twice"))
     if n:
-        of = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
-        row |= {name: metric(-ranked["score"], truth) for name, metric in of.items()}
+        row |= {m: getattr(metrics, m)(-ranked["score"], truth) for m in ("auroc", "aupr_out")}
         row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
     row["flagged"] = ranked["outlier"].mean()
     return row | {"seconds": seconds, "warned": done.returncode, "cores": runtime.cores()}
@@ -120,8 +115,7 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def missing(cases: Sequence[str], rows: pd.DataFrame) -> list[Folder]:
     """The folders of these cases that have no row."""
-    known = set(rows[list(Folder._fields)].itertuples(index=False, name=None))
-    return [folder for folder in plan(cases) if folder not in known]
+    return store.without_row(plan(cases), rows, Folder._fields)
 
 
 def as_table(rows: pd.DataFrame) -> str:
@@ -146,28 +140,28 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print the rows' table, do nothing")
     args = parser.parse_args()
     stopped = f"Finished rows are in {args.out}; the same command continues."
-
-    def work(console: Console) -> None:
-        if not args.table:
-            run(args, console)
-        print(as_table(read_rows(args.out)))
-
-    return command.run(work, stopped)
+    return command.run(lambda: run(args), stopped)
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
-    """Measures the folders that have no row yet, and adds their rows."""
+def run(args: argparse.Namespace) -> None:
+    """Measures the folders that have no row yet and adds their rows; prints the table of all."""
+    if not args.table:
+        measure_missing(args)
+    print(as_table(read_rows(args.out)))
+
+
+def measure_missing(args: argparse.Namespace) -> None:
     todo = missing(args.cases, read_rows(args.out))
-    console.print(f"Plan: {len(todo)} folders")
+    command.say(f"Plan: {len(todo)} folders")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    how = {"data_dir": args.data_dir, "announce": console.print}
+    how = {"data_dir": args.data_dir, "announce": command.say}
     data = {name: datasets.load(name, **how) for name in sorted({f.dataset for f in todo})}
-    for folder in command.progress(todo, "folders", console):
+    for folder in command.progress(todo, "folders"):
         row = measure(folder, data[folder.dataset]) | provenance()
         store.append_rows(args.out, row, [row])
         where = " ".join(map(str, folder))
         said = f"AUROC {row['auroc']:.1%}, " if folder.n_outliers else ""
-        console.print(f"{where}: {said}{row['flagged']:.1%} flagged, {row['seconds']:.0f} s")
+        command.say(f"{where}: {said}{row['flagged']:.1%} flagged, {row['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -17,23 +17,13 @@ import pandas as pd
 import scipy.stats
 from paper import figures, tables
 from PIL import Image
-from rich.console import Console
 from sweep import flags, store
 from sweep.plan import QUICK_IMAGES
 from sweep.provenance import provenance
 
-from e3jax import (
-    contamination,
-    datasets,
-    fitting,
-    fusion,
-    metrics,
-    operations,
-    runtime,
-    scoring,
-    sheet,
-)
+from e3jax import contamination, datasets, fitting, fusion, metrics, operations, runtime, scoring
 from e3jax.methods import FACTORED
+from e3jax.sheet import plot_views
 
 _RATIO = 0.1
 _WHERE = ["dataset", "source", "inlier_class", "seed"]
@@ -41,10 +31,8 @@ _WHERE = ["dataset", "source", "inlier_class", "seed"]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    measure = commands.add_parser(
-        "measure", help="train and measure", description=measure_all.__doc__
-    )
+    add_command = parser.add_subparsers(required=True).add_parser
+    measure = add_command("measure", help="train and measure", description=measure_all.__doc__)
     flags.add_data(measure)
     measure.add_argument("--classes", type=int, nargs="+", help="inlier classes (default: all)")
     measure.add_argument("--steps", type=flags.positive, help="default: the quick protocol's")
@@ -52,42 +40,39 @@ def main() -> int:
     measure.add_argument("--seed", type=int, default=0, help="draws sets and trainings")
     measure.add_argument("--out", type=Path, default="runs", help="folder of the tables")
     measure.set_defaults(do=measure_all)
-    draw = commands.add_parser("draw", help="draw the figure", description=draw_all.__doc__)
+    draw = add_command("draw", help="draw the figure", description=draw_all.__doc__)
     draw.add_argument("tables", type=Path, help="folder of the tables")
     draw.add_argument("--out", type=Path, default="operations.png", help="figure to write")
     draw.set_defaults(do=draw_all)
-    views = commands.add_parser("views", help="draw views", description=draw_views.__doc__)
+    views = add_command("views", help="draw views", description=draw_views.__doc__)
     views.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
     views.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
     views.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
     views.add_argument("--out", default="views.png", help="PNG or PDF to write")
     views.set_defaults(do=draw_views)
     args = parser.parse_args()
-    return command.run(lambda console: args.do(args, console), "The same command continues.")
+    return command.run(lambda: args.do(args), "The same command continues.")
 
 
 # --- Measuring ---------------------------------------------------------------------------------
 
 
-def measure_all(args: argparse.Namespace, console: Console) -> None:
+def measure_all(args: argparse.Namespace) -> None:
     """Adds rows to operations.csv and operations_fused.csv; classes that have rows are left out."""
     runtime.prepare()
-    data = flags.load(args, console.print)
+    data = flags.load(args)
     single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
-    done = set()
-    if fused.exists():
-        done = set(pd.read_csv(fused)[_WHERE].itertuples(index=False, name=None))
     classes = args.classes or range(len(data.class_names))
     wheres = [(data.name, data.source, c, args.seed) for c in classes]
-    todo = [where for where in wheres if where not in done]
-    console.print(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
+    todo = store.without_row(wheres, store.rows_of(fused), _WHERE)
+    command.say(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
     args.out.mkdir(parents=True, exist_ok=True)
-    for where in command.progress(todo, "classes", console):
+    for where in command.progress(todo, "classes"):
         columns = dict(zip(_WHERE, where, strict=True)) | {"max_images": args.max_images}
         of_operations, of_ways = measure(data, columns, args.steps)
         store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
-        console.print(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
+        command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
     print(table(pd.read_csv(fused)))
 
 
@@ -102,15 +87,10 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
     scores, truth = fitting.score(fitted, found.images), found.is_outlier
     ne, operation_set = scores.rules["ne"], fitting.operation_set(config.operations, fitted.side)
     agreement = agreements(ne)
-    singles = [
-        columns
-        | {"operation": operation_set.names[k], "family": operation_set.families[k]}
-        | {"auroc": metrics.auroc(ne[:, k], truth), "accuracy": float(scores.accuracy[:, k].mean())}
-        | {"agreement": float(agreement[k])}
-        for k in range(len(operation_set))
-    ]
-    of_family = np.array(operation_set.families)
-    families = {name: ne[:, of_family == name].mean(1) for name in dict.fromkeys(of_family)}
+    single = {"operation": operation_set.names, "family": operation_set.families}
+    single |= {"auroc": [metrics.auroc(of_one, truth) for of_one in ne.T]}
+    single |= {"accuracy": scores.accuracy.mean(0), "agreement": agreement}
+    families = pd.DataFrame(ne.T).groupby(list(single["family"]), sort=False).mean().T
     ways = {
         "plain mean": ne.mean(1),
         "by spread": scores.weighted_mean(),
@@ -118,15 +98,14 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
         "by spread and agreement": ne @ (agreement * scoring.view_weights(ne)),
         "mean of surprises": -fusion.fuse_collection(dict(enumerate(-ne.T))),
         "median": np.median(ne, axis=1),
-        **{f"{name} alone": mean for name, mean in families.items()},
-        "families' surprises": -fusion.fuse_collection({n: -mean for n, mean in families.items()}),
+        **families.add_suffix(" alone"),
+        "families' surprises": -fusion.fuse_collection(dict(-families)),
     }
-    judge = {name: getattr(metrics, name) for name in ("auroc", "aupr_out")}
-    fused = [
-        columns | {"way": way} | {m: f(values, truth) for m, f in judge.items()} | provenance()
-        for way, values in ways.items()
-    ]
-    return singles, fused
+    fused = {"way": list(ways)}
+    for name in ("auroc", "aupr_out"):
+        fused[name] = [getattr(metrics, name)(values, truth) for values in ways.values()]
+    tables = (pd.DataFrame(columns | single), pd.DataFrame(columns | fused | provenance()))
+    return tuple(table.to_dict("records") for table in tables)
 
 
 def agreements(scores: np.ndarray) -> np.ndarray:
@@ -142,23 +121,18 @@ def agreements(scores: np.ndarray) -> np.ndarray:
 def table(fused: pd.DataFrame) -> str:
     """AUROC and AUPR-out of each way to fuse operations, in percent: means over classes."""
     means = 100 * fused.groupby(["way", "dataset"], sort=False)[["auroc", "aupr_out"]].mean()
-    sets = list(dict.fromkeys(fused["dataset"]))
-    lines = [
-        [way, *("{auroc:.1f} / {aupr_out:.1f}".format(**means.loc[way, name]) for name in sets)]
-        for way in dict.fromkeys(fused["way"])
-    ]
-    return tables.table(["scores of operations fused by", *sets], lines)
+    texts = means["auroc"].map("{:.1f} / ".format) + means["aupr_out"].map("{:.1f}".format)
+    found = texts.unstack(sort=False)
+    return tables.table(["scores of operations fused by", *found], found.reset_index().to_numpy())
 
 
 def prediction_table(single: pd.DataFrame) -> str:
     """How well what is known without labels predicts each operation's AUROC, class by class."""
-    lines = []
+    lines, estimates = [], ["agreement", "accuracy"]
     for name, rows in single.groupby("dataset", sort=False):
-        found = {}
-        for estimate in ("agreement", "accuracy"):
-            of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", estimate]]
-            found[estimate] = of_classes.corr("spearman").xs("auroc", level=-1)[estimate]
-        texts = (f"{v.mean():.2f} ({v.min():.2f} to {v.max():.2f})" for v in found.values())
+        of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", *estimates]].corr("spearman")
+        found = of_classes.xs("auroc", level=-1)[estimates].agg(["mean", "min", "max"])
+        texts = ["{mean:.2f} ({min:.2f} to {max:.2f})".format(**found[e]) for e in estimates]
         means = rows.groupby("operation")[["auroc", "agreement"]].mean()
         texts = [*texts, f"{means.corr('spearman').iloc[0, 1]:.2f}"]
         of_family = 100 * rows.groupby("family", sort=False)["auroc"].mean()
@@ -168,17 +142,17 @@ def prediction_table(single: pd.DataFrame) -> str:
     return tables.table(head, lines)
 
 
-def draw_all(args: argparse.Namespace, console: Console) -> None:
+def draw_all(args: argparse.Namespace) -> None:
     """Draws each operation's AUROC against its agreement with the others, means over classes."""
     single = pd.read_csv(args.tables / "operations.csv")
     keys = ["dataset", "family", "operation"]
     means = single.groupby(keys, sort=False)[["agreement", "auroc"]].mean().reset_index()
     means["auroc"] *= 100
     figures.plot_operations(args.out, means)
-    console.print(f"The figure is in {args.out}")
+    command.say(f"The figure is in {args.out}")
 
 
-def draw_views(args: argparse.Namespace, console: Console) -> None:
+def draw_views(args: argparse.Namespace) -> None:
     """Draws all views of one image, a digit of the embedded MNIST or a file resized to 32 x 32."""
     runtime.prepare()
     operation_set = operations.operation_set(args.operations, fill=args.fill)
@@ -188,8 +162,8 @@ def draw_views(args: argparse.Namespace, console: Console) -> None:
     else:
         data = datasets.load("mnist", source="embedded")
         image = data.images[data.labels == 7][0]
-    sheet.plot_views(args.out, image, operation_set)
-    console.print(f"{len(operation_set)} views in {args.out}")
+    plot_views(args.out, image, operation_set)
+    command.say(f"{len(operation_set)} views in {args.out}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import jax
 import numpy as np
 import pandas as pd
 from paper import figures, tables
-from rich.console import Console
 from sweep import curves, flags, methods, plan, progress, store
 from sweep.provenance import provenance
 
 from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, training
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
+_NAMES = ["_".join(name) for name in itertools.product(curves.QUANTITIES, curves.GROUPS)]
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
 
 
@@ -35,10 +35,10 @@ class Study:
     Every training is a run of the benchmark with a probe, and has its file in ``folder/runs``.
     """
 
-    def __init__(self, args: argparse.Namespace, console: Console):
+    def __init__(self, args: argparse.Namespace):
         runtime.prepare()
-        self.args, self.console, self.folder = args, console, args.results_dir
-        self.dataset, self.mesh = flags.load(args, console.print), devices.device_mesh()
+        self.args, self.folder = args, args.results_dir
+        self.dataset, self.mesh = flags.load(args), devices.device_mesh()
         self.kind = self.mesh.devices.flat[0].device_kind
         self.device = devices.describe(self.mesh)
         variant = plan.Variant(flags.protocol(args), ["e3outlier"], [args.ratio])
@@ -55,18 +55,18 @@ class Study:
 
     def do(self) -> None:
         """Does the trainings that are missing; draws a page per class and tables them all."""
-        say, first, args = self.console.print, self.runs[0], self.args
-        say(f"Data: {first.dataset} from {first.source}, sets of up to {self.n} images")
-        say(f"Protocol: {first.describe(self.n)}")
+        first, args = self.runs[0], self.args
+        command.say(f"Data: {first.dataset} from {first.source}, sets of up to {self.n} images")
+        command.say(f"Protocol: {first.describe(self.n)}")
         what = f"{args.probe_views} views, updates on all views of {args.probe_images} images"
-        say(f"Recording: every {args.every} steps; gradient magnitudes on {what}")
-        say(f"Device: {self.device}")
+        command.say(f"Recording: every {args.every} steps; gradient magnitudes on {what}")
+        command.say(f"Device: {self.device}")
         if args.overhead:
             return self.measure_overhead()
         todo = [run for run in self.runs if not self.path(run).exists()]
         done, steps = len(self.runs) - len(todo), first.steps(self.n)
-        say(f"Plan: {len(self.runs)} trainings, {done} of them finished before")
-        with progress.Meter(self.console, steps * len(todo), len(todo)) as meter:
+        command.say(f"Plan: {len(self.runs)} trainings, {done} of them finished before")
+        with progress.Meter(steps * len(todo), len(todo)) as meter:
             for run in todo:
                 self.train(run, progress.Bar(meter, run.title, steps))
         rows = []
@@ -74,7 +74,7 @@ class Study:
             rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
         store.write_csv(self.folder / f"{self.case(self.runs)}-summary.csv", rows, rows[0])
         print(tables.priority_table(pd.DataFrame(rows)))
-        say(f"Pages, points and scores are in {self.folder}/")
+        command.say(f"Pages, points and scores are in {self.folder}/")
 
     def path(self, run: plan.Run) -> Path:
         return self.folder / "runs" / f"{run.name}.json"
@@ -84,19 +84,12 @@ class Study:
         data, seed, logs = run.draw(self.dataset), run.data_seed, []
         size = (self.args.probe_views, self.args.probe_images, self.mesh.size)
         recording = curves.recording(data, self.config, *size, seed)
-        fitted = self.fit(
-            run.key,
-            data.images,
-            on_progress=bar.on_progress,
-            on_log=lambda step, log: logs.append(log.probe),
-            probe=self.probe,
-            probe_every=self.args.every,
-            probe_data=recording.probe_set,
-        )
+        told = {"on_progress": bar.on_progress, "on_log": lambda step, log: logs.append(log.probe)}
+        probed = {"probe_every": self.args.every, "probe_data": recording.probe_set}
+        fitted = self.fit(run.key, data.images, probe=self.probe, **told, **probed)
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = curves.series(log, recording.weights)
-        names = ["_".join(name) for name in itertools.product(values, curves.GROUPS)]
-        points = dict(zip(names, np.hstack(list(values.values())).T, strict=True))
+        points = dict(zip(_NAMES, np.hstack(list(values.values())).T, strict=True))
         evaluation = fitting.score(fitted, data.images, mesh=self.mesh)
         scores = {"is_outlier": data.is_outlier.astype(int), "pl": evaluation.mean("pl")}
         made = {"device": self.device} | provenance()
@@ -141,7 +134,7 @@ class Study:
         """
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
-        probe_set = curves.few(data, config, self.mesh.size).probe_set
+        probe_set = curves.recording(data, config, devices=self.mesh.size).probe_set
         recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": probe_set}
         fitted, seconds = [None, None], []
         for steps in range(_EVERY, config.steps + 1, _EVERY):
@@ -163,19 +156,13 @@ class Study:
 
 def summary(points: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
     """Means over thirds of a training: ratios of gradient magnitudes, and all else by group."""
-    names = ["_".join(name) for name in itertools.product(curves.QUANTITIES[1:], curves.GROUPS)]
-    values = points[names].copy()
-    for name, a, b in ("", "inliers", "outliers"), ("_control", "control_large", "control_small"):
-        ratio = points[f"gradient_magnitude_{a}"] / points[f"gradient_magnitude_{b}"]
-        values[f"magnitude_ratio{name}"] = ratio
-    thirds = zip(tables.STAGES, np.array_split(np.arange(len(points)), 3), strict=True)
-    found = {
-        f"{name}_{stage}": mean
-        for stage, rows in thirds
-        for name, mean in values.iloc[rows].mean().items()
-    }
-    pl_auroc = metrics.auroc(scores["pl"], scores["is_outlier"].astype(bool))
-    return found | {"pl_auroc": pl_auroc}
+    inliers, outliers, large, small = (points[name] for name in _NAMES[:4])
+    values = points[_NAMES[4:]].assign(magnitude_ratio=inliers / outliers)
+    values["magnitude_ratio_control"] = large / small
+    found = {}
+    for stage, rows in zip(tables.STAGES, np.array_split(np.arange(len(points)), 3), strict=True):
+        found |= values.iloc[rows].mean().add_suffix(f"_{stage}")
+    return found | {"pl_auroc": metrics.auroc(scores["pl"], scores["is_outlier"])}
 
 
 def main() -> int:
@@ -194,7 +181,7 @@ def main() -> int:
     add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
     args = parser.parse_args()
     stopped = "Finished trainings are kept; the same command continues."
-    return command.run(lambda console: Study(args, console).do(), stopped)
+    return command.run(lambda: Study(args).do(), stopped)
 
 
 if __name__ == "__main__":

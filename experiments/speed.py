@@ -15,7 +15,6 @@ from pathlib import Path
 
 import command
 import pandas as pd
-from rich.console import Console
 from speed import measurements
 from speed.worker import COLUMNS
 from sweep import flags
@@ -62,12 +61,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    measure, name = (
-        (measurements.grow, "growth") if args.growth else (measurements.compare, "speed")
-    )
+    name = "growth" if args.growth else "speed"
+    measure = {"growth": measurements.grow, "speed": measurements.compare}[name]
     path = Path(args.out or Path(args.results_dir, f"{name}.csv"))
 
-    def work(console: Console) -> None:
+    def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for rows in measure(args, folder):
                 append_rows(path, COLUMNS[name], rows)
@@ -75,7 +73,7 @@ def main() -> int:
                 print(table.T.to_string(header=False))
                 ratios = {name: rows[-1].get(name, float("nan")) for name in _RATIOS}
                 print(*(f"{name}={ratio:.3f}" for name, ratio in ratios.items()), flush=True)
-        console.print(f"Rows are in {path}")
+        command.say(f"Rows are in {path}")
 
     return command.run(work, "Finished rows are kept.")
 

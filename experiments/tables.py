@@ -26,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     if bool(args.files) == bool(args.write):
         parser.error("give files of results, or --write PAGE, which reads those in results/")
-    return command.run(lambda console: work(args), "Nothing was written.")
+    return command.run(lambda: work(args), "Nothing was written.")
 
 
 def work(args: argparse.Namespace) -> None:

@@ -34,7 +34,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from sweep import flags, store
 from sweep.provenance import provenance
 
@@ -234,12 +233,10 @@ def draw(rows: pd.DataFrame) -> Figure:
         _panel(figure.add_subplot(2, columns, i + 1), *panel)
     axes = figure.add_subplot(2, columns, len(panels) + 1, title="all sets and operations")
     for name, of_kind in (("real images", real), ("synthetic images", made)):
-        axes.plot(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name)
+        axes.loglog(of_kind[_KERNEL], of_kind[_MEASURED], ".", ms=4, label=name, subs=[])
     axes.axline((0.5, 0.5), (2, 2), color="grey", linewidth=0.8)
     axes.set(xlabel="kernel prediction over eq. 3's", ylabel="measured over eq. 3's")
     axes.legend(loc="upper left", fontsize=8, frameon=False)
-    axes.set_xscale("log", subs=[])
-    axes.set_yscale("log", subs=[])
     axes.set(xticks=_TICKS, yticks=_TICKS, xticklabels=_TICKS, yticklabels=_TICKS)
     return figure
 
@@ -286,25 +283,25 @@ def main() -> int:
     if args.datasets is None:
         given = args.data_dir or os.environ.get("TFDS_DATA_DIR")
         args.datasets = DATASETS if given else DATASETS[:1]
-    return command.run(lambda console: run(args, console), "Nothing is written before the end.")
+    return command.run(lambda: run(args), "Nothing is written before the end.")
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
+def run(args: argparse.Namespace) -> None:
     """Measures every case, then writes the rows and the figure."""
     runtime.prepare()
     names = ", ".join([*args.datasets, "synthetic images"])
-    console.print(f"Eq. 3 on {names}, {args.initialisations} initialisations per set")
+    command.say(f"Eq. 3 on {names}, {args.initialisations} initialisations per set")
     folder, operation_set = Path(args.results_dir), operations.operation_set()
     folder.mkdir(parents=True, exist_ok=True)
-    cases = [*real_cases(args, console.print), *synthetic_cases(args)]
-    console.print(f"Plan: {len(cases)} sets")
-    each = command.progress(cases, "sets", console)
+    cases = [*real_cases(args, command.say), *synthetic_cases(args)]
+    command.say(f"Plan: {len(cases)} sets")
+    each = command.progress(cases, "sets")
     rows = pd.concat([measure(case, operation_set, args.initialisations) for case in each])
     rows = rows.assign(device=jax.devices()[0].device_kind, **provenance())
     store.write_csv(folder / "theory.csv", rows.to_dict("records"), rows)
     for kind in ("png", "pdf"):
         save_figure(folder / f"theory.{kind}", draw(rows))
-    console.print(f"{len(rows)} rows and the figure are in {folder}/")
+    command.say(f"{len(rows)} rows and the figure are in {folder}/")
 
 
 if __name__ == "__main__":

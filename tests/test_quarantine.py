@@ -393,7 +393,7 @@ def test_every_walk_leaves_every_quarantine_out(tmp_path, then):
         ["rank", photos, "--out", report],
     ):
         args = cli.parse_args([str(argument) for argument in arguments])
-        found, closed = cli._find(args)
+        found, closed, *_ = cli._find(args)
         assert [path.name for path in found] == ["d.png", "e.png", "ü\n.png"] and closed == []
     with pytest.raises(InputError, match="is a quarantine: move its files back first"):
         reading.find_files(photos / "junk" if then == "renamed" else report / "quarantine")

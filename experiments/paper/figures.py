@@ -265,6 +265,18 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
 # --- Figs. 2, 3 and 4: inlier priority ---------------------------------------------------------
 
 
+_PANELS = {
+    "gradient_magnitude": "Fig. 2: norm of the group's summed gradient",
+    "ratio": "ratio of Fig. 2",
+    "loss": "mean loss of images (nats)",
+    "pl": "Fig. 4: PL scores after training",
+    "de_facto_update": "Fig. 3: mean de facto update of images",
+    "update_cosine": "the same over the gradient's norm (cosine)",
+    "leave_one_out_update": "the same, by the other images",
+    "view_update": "the same, view by view",
+}
+
+
 def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, title: str) -> None:
     """Draws inlier priority on one page: Figs. 2, 3 and 4 of the paper, each with the control.
 
@@ -280,47 +292,34 @@ def plot_priority(path: Path | str, points: pd.DataFrame, scores: pd.DataFrame, 
     """
     figure = Figure(figsize=(15, 6.8), layout="constrained")
     figure.suptitle(title)
-    (fig2, ratio, loss, fig4), (fig3, cosine, others, by_view) = figure.subplots(2, 4)
-    # The norm of the gradient swings by a factor of ten and more between points.
-    for axes in (fig2, fig3, others, by_view):
-        axes.set_yscale("log")
-    for axes, quantity, heading in (
-        (fig2, "gradient_magnitude", "Fig. 2: norm of the group's summed gradient"),
-        (fig3, "de_facto_update", "Fig. 3: mean de facto update of images"),
-        (cosine, "update_cosine", "the same over the gradient's norm (cosine)"),
-        (others, "leave_one_out_update", "the same, by the other images"),
-        (by_view, "view_update", "the same, view by view"),
-        (loss, "loss", "mean loss of images (nats)"),
-    ):
-        curves = _by_group(points, quantity).rename(columns=_GROUPS)
-        _lines(axes, curves, heading, palette=_COLOURS, dashes=_DASHES)
-    norms = _by_group(points, "gradient_magnitude")
-    ratios = {"inliers / outliers": norms["inliers"] / norms["outliers"]}
-    ratios["control"] = norms["control_large"] / norms["control_small"]
+    panels = dict(zip(_PANELS, figure.subplots(2, 4).flat, strict=True))
+    by_step, scales = points.set_index("step"), {"update_cosine": "linear", "loss": "linear"}
+    for quantity in _PANELS.keys() - {"ratio", "pl"}:
+        # The norm of the gradient swings by a factor of ten and more between points.
+        panels[quantity].set_yscale(scales.get(quantity, "log"))
+        names = {f"{quantity}_{group}": name for group, name in _GROUPS.items()}
+        curves = by_step[list(names)].rename(columns=names)
+        _lines(panels[quantity], curves, palette=_COLOURS, dashes=_DASHES)
+    inliers, outliers, large, small = (by_step[f"gradient_magnitude_{g}"] for g in _GROUPS)
+    ratios = pd.DataFrame({"inliers / outliers": inliers / outliers, "control": large / small})
     # First, so that the axis has room for it.
-    expected = 1 / scores["is_outlier"].mean() - 1
+    ratio, expected = panels["ratio"], 1 / scores["is_outlier"].mean() - 1
     ratio.axhline(expected, color="grey", linewidth=0.8, linestyle=":", label="N_in / N_out")
-    looks = {"palette": ["black", "grey"], "dashes": False}
-    _lines(ratio, pd.DataFrame(ratios), "ratio of Fig. 2", **looks)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _lines(ratio, ratios, palette=["black", "grey"], dashes=False)
+    handles, labels = panels["loss"].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     ratio.legend(loc="lower center", frameon=False, fontsize=8)
-    _histograms(fig4, scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
-    fig4.set_title("Fig. 4: PL scores after training", size=10)
-    fig4.set_xlabel("PL score (smaller = more outlying)")
+    _histograms(panels["pl"], scores["pl"].to_numpy(), scores["is_outlier"].to_numpy(bool))
+    panels["pl"].set_xlabel("PL score (smaller = more outlying)")
+    for name, axes in panels.items():
+        axes.set_title(_PANELS[name], size=10)
     save_figure(path, figure)
 
 
-def _by_group(points: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """One quantity, a column per group, over the steps."""
-    columns = {f"{quantity}_{group}": group for group in _GROUPS}
-    return points.set_index("step")[list(columns)].rename(columns=columns)
-
-
-def _lines(axes: Axes, curves: pd.DataFrame, title: str, **style) -> None:
+def _lines(axes: Axes, curves: pd.DataFrame, **style) -> None:
     """A line per column over the index, the mean over seeds, in a band of their deviation."""
     sns.lineplot(curves, ax=axes, errorbar="sd", err_kws={"linewidth": 0}, **style)
     axes.get_legend().remove()
-    axes.set_title(title, size=10)
     axes.set(xlabel="step", ylabel="", xlim=(0, curves.index.max()))
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))

@@ -1,6 +1,7 @@
 """Programs of the method as a worker measures them: what is common to them, and e3jax's own."""
 
 import concurrent.futures
+import functools
 import itertools
 import resource
 import statistics
@@ -74,6 +75,12 @@ def rate(call: Callable[[], Any], count: int, seconds: float) -> float:
         done += count
         if (elapsed := time.perf_counter() - start) >= seconds:
             return done / elapsed
+
+
+def timed(**stages: Callable[[], Any]) -> dict[str, float]:
+    """Does the stages one after the other; returns the seconds of each and of all."""
+    seconds = {f"{name}_seconds": 1 / rate(do, 1, seconds=0) for name, do in stages.items()}
+    return seconds | {"seconds": sum(seconds.values())}
 
 
 def _resident_bytes() -> int:
@@ -159,27 +166,21 @@ class Ours(Backend):
         for call, _ in flights:  # each compiles for its own device
             call()
         with concurrent.futures.ThreadPoolExecutor(len(flights)) as pool:
-            speeds = [
-                sum(pool.map(lambda flight: rate(*flight, seconds), flights)) for _ in range(rounds)
-            ]
-        speed = statistics.median(speeds)
+            each = [[*pool.map(lambda f: rate(*f, seconds), flights)] for _ in range(rounds)]
+        speed = statistics.median(map(sum, each))
         return {"in_flight": len(flights), "in_flight_train_views_per_second": speed}
 
     def pipeline(self) -> dict:
         """One class from images to scores, as a user runs it. The first call also compiles."""
-        start = time.perf_counter()
-        fitted = fitting.fit(jax.random.key(0), self.images, config=self.config, mesh=self.mesh)
-        trained = time.perf_counter()
-        fitting.score(fitted, self.images, mesh=self.mesh)
-        end = time.perf_counter()
+        fitted = []
+        fit = functools.partial(fitting.fit, jax.random.key(0), self.images)
+        seconds = timed(
+            train=lambda: fitted.append(fit(config=self.config, mesh=self.mesh)),
+            score=lambda: fitting.score(*fitted, self.images, mesh=self.mesh),
+        )
         # At once: those of a batch in training, those of one image per device in scoring.
         views = max(self.config.batch_size, self.mesh.size * (self.config.k + 1))
-        return {
-            "seconds": end - start,
-            "train_seconds": trained - start,
-            "score_seconds": end - trained,
-            "views_bytes": views * self.images[0].size * 4,
-        }
+        return seconds | {"views_bytes": views * self.images[0].size * 4}
 
     def device_peak(self) -> int:
         return (self.mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use", 0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from command import CONSOLE
+from command import say
 from sweep.provenance import provenance
 
 from e3jax import networks, training
@@ -52,7 +52,7 @@ def compare(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
     for name in args.network or [protocol.network]:
         size = args.batch_size or (64 if name.endswith("-1") else 128)
         configs.append(protocol._replace(network=name, batch_size=size))
-        CONSOLE.print(f"Plan: {name}, batches of {size} views")
+        say(f"Plan: {name}, batches of {size} views")
         if size % ours["devices"]:
             raise ValueError(f"--batch-size must be a multiple of the {ours['devices']} devices")
     for config in configs:
@@ -83,7 +83,7 @@ def _pair(args, config, start: Callable[..., Worker], devices: int) -> dict:
     """Columns of e3jax and the tuned program, trained and scored in turns."""
     with contextlib.ExitStack() as stack:
         workers = {"": stack.enter_context(start("backends:Ours", config))}
-        CONSOLE.print("Compiling")
+        say("Compiling")
         row = workers[""].ask("prepare", names=_MEASURED)
         if not args.without_torch:
             workers["tuned_"], tuned = _tuned(args, config, start, stack)
@@ -123,7 +123,7 @@ def _tuned(args, config, start: Callable[..., Worker], stack) -> tuple[Worker, d
 
 def _pipeline(args, config, start: Callable[..., Worker]) -> dict:
     """Columns of one class from images to scores, beside the straightforward program."""
-    CONSOLE.print("Pipelines: the first compiles, the second finds its programs on disk")
+    say("Pipelines: the first compiles, the second finds its programs on disk")
     start_ours = functools.partial(start, "backends:Ours", config, cache="pipeline")
     with start_ours() as worker:
         cold = worker.ask("pipeline")["seconds"]
@@ -163,8 +163,8 @@ def grow(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
     """
     counts, devices = sorted(args.growth_images), sorted(args.growth_devices)
     memory = 3 * sum(counts) * 1024 / 1e9 + len(counts)
-    CONSOLE.print(f"Plan: {counts} random images, then {devices} simulated devices")
-    CONSOLE.print(f"This needs {memory:.0f} GB of memory or more")
+    say(f"Plan: {counts} random images, then {devices} simulated devices")
+    say(f"This needs {memory:.0f} GB of memory or more")
     environment = {"E3JAX_CACHE_DIR": folder}
     rows = _grow(args, "images", [(count, _BATCH, environment) for count in counts])
     for kind, column in (("peak", "peak_rss"), ("resident", "resident")) if len(rows) > 1 else ():

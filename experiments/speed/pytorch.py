@@ -9,7 +9,6 @@ batch, ``p = h * w`` pixels, ``c`` channels.
 
 import itertools
 import re
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from e3jax import operations, training
-from speed.backends import VIEWS_PER_CALL, Backend
+from speed.backends import VIEWS_PER_CALL, Backend, timed
 
 _PAD = 2  # spline coefficients that e3jax's tables expect around an image
 
@@ -207,17 +206,12 @@ class Straightforward(TorchBackend):
     def pipeline(self) -> dict:
         """Timed from images to scores."""
         self.views = self.order = None  # those of an earlier call
-        times = [time.perf_counter()]
-        self.fill_views()
-        times.append(time.perf_counter())
-        self.start()
-        self.train(self.num_steps)
-        times.append(time.perf_counter())
-        self.score(self.n)
-        times.append(time.perf_counter())
-        stages = ("views_seconds", "train_seconds", "score_seconds")
-        seconds = dict(zip(stages, np.diff(times).tolist(), strict=True))
-        return seconds | {"seconds": times[-1] - times[0], "views_bytes": self.views.nbytes}
+        seconds = timed(
+            views=self.fill_views,
+            train=lambda: (self.start(), self.train(self.num_steps)),
+            score=lambda: self.score(self.n),
+        )
+        return seconds | {"views_bytes": self.views.nbytes}
 
 
 # --- The tuned program ------------------------------------------------------------------------

@@ -37,13 +37,10 @@ class Worker(subprocess.Popen):
         self.name = name
         of_module = _ENVIRONMENTS.get(name.split(":")[0], {})
         path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
+        env = os.environ | of_module | {"PYTHONPATH": path} | (environment or {})
+        words = [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        super().__init__(
-            [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)],
-            env=os.environ | of_module | {"PYTHONPATH": path} | (environment or {}),
-            text=True,
-            **pipes,
-        )
+        super().__init__(words, env=env, text=True, **pipes)
 
     def __exit__(self, failure: type | None, *details: Any) -> None:
         if failure:
@@ -77,12 +74,12 @@ def in_turns(workers: dict[str, Worker], rounds: int, *calls: tuple[str, dict]) 
     In turns, so that whatever else the machine does falls on all of them.
     """
     table = []
-    for number in command.progress(range(rounds), "Rounds", command.CONSOLE):
+    for number in command.progress(range(rounds), "Rounds"):
         table.append({})
         for method, options in calls:
             table[-1] |= (answers := ask_all(workers, method, **options))
             text = ", ".join(f"{name} {value:.5g}" for name, value in answers.items())
-            command.CONSOLE.print(f"[{number + 1}/{rounds}] {text}")
+            command.say(f"[{number + 1}/{rounds}] {text}")
     return pd.DataFrame(table)
 
 

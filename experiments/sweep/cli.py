@@ -13,7 +13,6 @@ import command
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from rich.console import Console
 
 from e3jax import networks, priority
 from e3jax.checkpoint import TrainCheckpoint
@@ -34,44 +33,44 @@ _LOOK_SECONDS = 2
 def run(
     args: argparse.Namespace,
     variants: Callable[[Protocol], list[Variant]],
-    draw: Callable[[Folder], object] = lambda folder: None,
+    draw: Callable[[Path, list[dict]], object] = lambda folder, rows: None,
 ) -> int:
     """Does a sweep and all that a person wants to know of it.
 
     Args:
       args: the command's, see :func:`sweep.flags.parse`.
       variants: the plan's parts, given the protocol that the arguments name.
-      draw: what else to make of the results.
+      draw: what else to make of the results: given their folder and rows.
 
     Returns:
       the command's exit code.
     """
 
-    def work(console: Console) -> int:
+    def work() -> int:
         if args.tensorboard:
             curves.check_tensorboard()
         platform, make_engine = engines.prepare(args)
         folder = None if jax.process_index() else Folder(args.results_dir)
         # The other processes of a job compute, and are silent unless they fail.
-        console.quiet = folder is None
+        command.CONSOLE.quiet = folder is None
         try:
             parts = variants(flags.protocol(args, platform))
-            failures = Sweep(args, parts, make_engine, folder, console).do()
+            failures = Sweep(args, parts, make_engine, folder).do()
         except KeyboardInterrupt:
             if folder:
                 folder.write_tables()
             raise
         finally:
-            console.quiet = False
+            command.CONSOLE.quiet = False
         if folder and (table := folder.write_tables()):
             print(table)
-            draw(folder)
-            console.print(f"Tables, figures and every image's scores are in {folder.path}/")
+            draw(folder.path, folder.rows())
+            command.say(f"Tables, figures and every image's scores are in {folder.path}/")
         for failure in failures:
-            console.print(f"failed: {failure}", style="red")
+            command.say(f"failed: {failure}", style="red")
         if failures:
             where = f"see {folder.runs}/*.failed; the same command tries them again"
-            console.print(f"{len(failures)} run(s) failed, {where}")
+            command.say(f"{len(failures)} run(s) failed, {where}")
         return min(len(failures), 1)
 
     return command.run(work, "What is finished is kept; the same command continues from here.")
@@ -84,9 +83,9 @@ class Sweep:
     run is next; ``folder`` is None in all others.
     """
 
-    def __init__(self, args, parts: list[Variant], make_engine, folder: Folder | None, console):
-        self.args, self.folder, self.console = args, folder, console
-        self.dataset = flags.load(args, console.print)
+    def __init__(self, args, parts: list[Variant], make_engine, folder: Folder | None):
+        self.args, self.folder = args, folder
+        self.dataset = flags.load(args)
         whole = plan.grid(self.dataset, parts, METHODS, args.seeds, args.classes)
         by_size = sorted(whole, key=lambda run: run.size(self.dataset), reverse=True)
         self.largest = by_size[0].size(self.dataset)
@@ -107,7 +106,7 @@ class Sweep:
         self._agree()
         self._announce()
         work = sum(max(self.runs[i].steps(self.largest), 1) for i in self.todo)
-        with Meter(self.console, work, len(self.todo)) as self.meter:
+        with Meter(work, len(self.todo)) as self.meter:
             try:
                 self._do(self.engine.share(self.dataset.images))
             finally:
@@ -171,7 +170,7 @@ class Sweep:
         config, events = TrainConfig(**run.config), self.args.tensorboard
         if not events:
             return options
-        recording = curves.few(data, config, self.engine.each)
+        recording = curves.recording(data, config, devices=self.engine.each)
         if run.network:
             options["probe"] = priority.make_probe(config.network, config.k, config.precision)
             options |= {"probe_every": curves.EVERY, "probe_data": recording.probe_set}
@@ -201,21 +200,21 @@ class Sweep:
 
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
-        say, n, shard = self.console.print, self.largest, self.args.shard
-        say(f"Data: {self.dataset.name} from {self.dataset.source}, sets of up to {n} images")
+        n, data, shard = self.largest, self.dataset, self.args.shard
+        command.say(f"Data: {data.name} from {data.source}, sets of up to {n} images")
         trained = [run for run in self.runs if run.config]
         for description in dict.fromkeys(run.describe(n) for run in trained):
-            say(f"Protocol: {description}")
-        say(f"Device: {self.engine.device}")
-        say(f"Runs at once: {self.engine.at_once}")
+            command.say(f"Protocol: {description}")
+        command.say(f"Device: {self.engine.device}")
+        command.say(f"Runs at once: {self.engine.at_once}")
         of_shard = f" of shard {shard[0]} of {shard[1]}" if shard else ""
         done = len(self.runs) - len(self.todo)
-        say(f"Plan: {len(self.runs)} runs{of_shard}, {done} of them finished before")
+        command.say(f"Plan: {len(self.runs)} runs{of_shard}, {done} of them finished before")
         sgd = [run for run in trained if run.network and run.config["optimizer"] == "sgd"]
         if sgd and n < _FEW_IMAGES:
             what = f"the paper's protocol takes too few steps on {n} images to learn"
             advice = "scores may be inverted; use --protocol quick or more images"
-            say(f"Warning: {what}: {advice}", style="yellow")
+            command.say(f"Warning: {what}: {advice}", style="yellow")
 
     def _agree(self) -> None:
         """All processes of a job must plan the same, of the same images."""

@@ -26,15 +26,7 @@ QUANTITIES = (
     "view_update",  # the de facto update view by view, in the mean over images
     "loss",  # of images, eq. 2, in the mean over the group
 )
-# With a point every 100 steps of 64 views this costs just under a tenth of the training.
-EVERY, _PROBE_VIEWS, _PROBE_IMAGES = 100, 256, 9
-
-
-class PriorityCurves(NamedTuple):
-    """float [points, groups] by quantity, at these steps; NaN for a group without images."""
-
-    steps: np.ndarray
-    values: dict[str, np.ndarray]
+EVERY = 100  # steps between points of event files
 
 
 def split_groups(is_outlier: np.ndarray, seed: int) -> np.ndarray:
@@ -60,11 +52,14 @@ class Recording(NamedTuple):
 
 
 def recording(
-    data: Contaminated, config: TrainConfig, views: int, images: int, devices: int, seed: int
+    data: Contaminated, config: TrainConfig, views=256, images=9, devices=1, seed=0
 ) -> Recording:
     """Chooses what is recorded: some views for Fig. 2, and images with all their views for Fig. 3.
 
     Outliers and the two groups of the control are drawn alike, and weighted as they are in the set.
+
+    By default it is what event files are written of: with a point every 100 steps of 64 views this
+    costs just under a tenth of the training.
 
     Args:
       data: the contaminated set.
@@ -100,19 +95,22 @@ def recording(
         return Recording(probe_set, of_groups / of_groups.sum(1, keepdims=True))
 
 
-def series(log: priority.PriorityLog, weights: np.ndarray) -> PriorityCurves:
+def series(log: priority.PriorityLog, weights: np.ndarray) -> tuple[np.ndarray, dict]:
     """The points of a log of any number of steps.
 
     Args:
       log: arrays [steps, ...].
       weights: of the recording.
+
+    Returns:
+      steps [points], and by quantity float [points, groups]; NaN for a group without images.
     """
     there = log.step >= 0
     of_images, of_views = log.of_images, log.of_views
     of_data = (of_images.de_facto, of_images.leave_one_out, of_images.cosine)
     of_data = (*of_data, of_views.de_facto, log.loss)
     values = [log.gradient_magnitude[there], *(a[there] @ weights.T for a in of_data)]
-    return PriorityCurves(log.step[there], dict(zip(QUANTITIES, values, strict=True)))
+    return log.step[there], dict(zip(QUANTITIES, values, strict=True))
 
 
 # --- TensorBoard -----------------------------------------------------------------------------
@@ -122,11 +120,6 @@ def check_tensorboard() -> None:
     """Raises a ValueError that says what to do where TensorBoard is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ValueError("event files need TensorBoard: pip install tensorboard")
-
-
-def few(data: Contaminated, config: TrainConfig, devices: int) -> Recording:
-    """What is recorded of a training on so many devices where event files are written."""
-    return recording(data, config, _PROBE_VIEWS, _PROBE_IMAGES, devices, 0)
 
 
 class TensorBoardWriter:

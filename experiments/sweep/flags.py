@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Callable
+
+from command import say
 
 from e3jax import datasets, devices, runtime
 from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
@@ -33,10 +34,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add("--source", default="auto", choices=datasets.SOURCES, help=text)
 
 
-def load(args: argparse.Namespace, announce: Callable[[str], None]) -> datasets.Dataset:
+def load(args: argparse.Namespace) -> datasets.Dataset:
     """The data set that the flags name; raises what :func:`e3jax.datasets.load` raises."""
     where = {"data_dir": args.data_dir, "source": args.source}
-    return datasets.load(args.dataset, **where, announce=announce)
+    return datasets.load(args.dataset, **where, announce=say)
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:

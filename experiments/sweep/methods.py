@@ -4,9 +4,9 @@ A method of the library is an entry by being in :data:`e3jax.baselines.METHODS`;
 added to ``ENTRIES``.
 """
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +86,7 @@ def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,
         else:
             found = _evaluate(fitted, run, images, mesh, rules, options)
             if kept:
-                files.write_atomically(kept, functools.partial(np.savez, **found))
+                files.write_atomically(kept, partial(np.savez, **found))
         seconds += time.monotonic() - began
         columns = {"steps": end, "pretext_accuracy": found.pop("pretext_accuracy", "")}
         outcome |= {name: columns | {"scores": scores} for name, scores in found.items()}
@@ -123,20 +123,19 @@ EPOCHS = 10
 
 def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
     """The protocol for ten epochs; at a constant rate, or the first nine would be unfinished."""
-    described = _describe(E3OUTLIER, protocol, grey)
-    config = described["config"] | {"steps": None, "epochs": EPOCHS}
-    if config["schedule"] != "constant":
-        config |= {"schedule": "constant", "learning_rate": 1e-3}
-    name = f"{protocol.name}-{EPOCHS}epochs"
-    return described | {"protocol": name, "config": config, "constants": {}}
+    described = _describe(E3OUTLIER, protocol, grey) | {"constants": {}}
+    described["protocol"] += f"-{EPOCHS}epochs"
+    described["config"] |= {"steps": None, "epochs": EPOCHS}
+    if described["config"]["schedule"] != "constant":
+        described["config"] |= {"schedule": "constant", "learning_rate": 1e-3}
+    return described
 
 
 # --- With descriptors ------------------------------------------------------------------------
 
 
 def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
-    described = _describe(FACTORED, protocol, grey)
-    return described | {"constants": _constants(descriptors.DESCRIPTORS)}
+    return _describe(FACTORED, protocol, grey) | {"constants": UNTRAINED["descriptors"]}
 
 
 def _constants(names: Iterable[str]) -> dict[str, Any]:
@@ -184,20 +183,13 @@ def score_untrained(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> 
 # --- The one place where entries are added ---------------------------------------------------
 
 _EPOCH_SCORES = [f"e3outlier-epoch{e:02d}" for e in range(EPOCHS, 0, -1)]
-_train_epochs = functools.partial(train, epochs=range(1, EPOCHS + 1))
-_trained = [
-    Entry(tuple(method.scores), functools.partial(_describe, method), train)
-    for method in (E3OUTLIER, *baselines.METHODS.values())
-]
-_untrained = [
-    Entry((name,), functools.partial(_describe_untrained, name), score_untrained)
-    for name in UNTRAINED
-]
+_train_epochs = partial(train, epochs=range(1, EPOCHS + 1))
+_library = (E3OUTLIER, *baselines.METHODS.values())
 ENTRIES = [
-    *_trained,
+    *(Entry(tuple(m.scores), partial(_describe, m), train) for m in _library),
     Entry((FUSED, FACTORED.name), _describe_fused, train_and_fuse),
     Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs),
-    *_untrained,
+    *(Entry((n,), partial(_describe_untrained, n), score_untrained) for n in UNTRAINED),
 ]
 # By the name of each method that they score.
 METHODS = {name: entry for entry in ENTRIES for name in entry.scores}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from rich.console import Console
+from command import CONSOLE, say
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from e3jax.training import StepLog
@@ -24,16 +24,15 @@ class Meter(Progress):
     Several threads may use it.
 
     Args:
-      console: where to.
       total: work of all runs, in steps of any kind.
       runs: how many there are.
     """
 
-    def __init__(self, console: Console, total: int, runs: int):
+    def __init__(self, total: int, runs: int):
         self.runs, self.ended, self.stopped, self.began = runs, 0, threading.Event(), None
         columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), "{task.fields[note]}")
         # On a terminal alone: elsewhere rich would print its bars once more at the end.
-        how = {"console": console, "disable": console.quiet or not console.is_terminal}
+        how = {"console": CONSOLE, "disable": CONSOLE.quiet or not CONSOLE.is_terminal}
         super().__init__("{task.description}", *columns, speed_estimate_period=600, **how)
         self.all = self.add_task("all runs", total=max(total, 1), note="")
 
@@ -45,16 +44,16 @@ class Meter(Progress):
             self.began = self.began or now
             if left and now - self.began > _ESTIMATE_AFTER:
                 minutes = max(left / 60, 1)
-                self.console.print(f"Estimate: about {minutes:.0f} more minute(s) for all runs")
+                say(f"Estimate: about {minutes:.0f} more minute(s) for all runs")
                 self.began = float("inf")
 
     def tell(self, text: str, warning: str = "") -> None:
         """Says how a run ended."""
         with self._lock:
             self.ended += 1
-            self.console.print(f"[{self.ended}/{self.runs}] {text}")
+            say(f"[{self.ended}/{self.runs}] {text}")
             if warning:
-                self.console.print(f"    warning: {warning}", style="yellow")
+                say(f"    warning: {warning}", style="yellow")
 
 
 class Bar:

@@ -181,9 +181,20 @@ def _warning(row: dict) -> str:
     return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
 
 
+def rows_of(path: str | os.PathLike) -> pd.DataFrame:
+    """The cells of a CSV file as texts; empty if there is no file yet."""
+    return _read_texts(path) if os.path.exists(path) else pd.DataFrame()
+
+
+def without_row(cases: Sequence[tuple], rows: pd.DataFrame, columns: Sequence[str]) -> list:
+    """The cases, each of these columns' values in a row, that have no row yet."""
+    done = set(rows.reindex(columns=columns).astype(str).itertuples(index=False, name=None))
+    return [case for case in cases if tuple(map(str, case)) not in done]
+
+
 def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
     """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty."""
-    old = _read_texts(path) if os.path.exists(path) else pd.DataFrame()
+    old = rows_of(path)
     columns = dict.fromkeys([*columns, *old])
     write_csv(path, [*old.to_dict("records"), *rows], columns)
 
