@@ -89,7 +89,11 @@ def _positions(index, n: int) -> np.ndarray:
     if isinstance(index, slice):
         return np.arange(*index.indices(n))
     index = np.asarray(index)
-    return np.flatnonzero(index) if index.dtype == bool else index % n
+    if index.dtype == bool:
+        return np.flatnonzero(index)
+    if index.size and not -n <= index.min() <= index.max() < n:
+        raise IndexError(f"an index beyond the {n} items")
+    return index.astype(np.int64) % n
 
 
 def _by_piece(rows: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
