@@ -21,7 +21,17 @@ from sweep import flags, store
 from sweep.plan import QUICK_IMAGES
 from sweep.provenance import provenance
 
-from e3jax import contamination, datasets, fitting, fusion, metrics, operations, runtime, scoring
+from e3jax import (
+    contamination,
+    datasets,
+    descriptors,
+    fitting,
+    fusion,
+    metrics,
+    operations,
+    runtime,
+    scoring,
+)
 from e3jax.methods import FACTORED
 from e3jax.sheet import plot_views
 
@@ -101,11 +111,25 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
         **families.add_suffix(" alone"),
         "families' surprises": -fusion.fuse_collection(dict(-families)),
     }
+    ways |= fewer_operations(found.images, ne)
     fused = {"way": list(ways)}
     for name in ("auroc", "aupr_out"):
         fused[name] = [getattr(metrics, name)(values, truth) for values in ways.values()]
     tables = (pd.DataFrame(columns | single), pd.DataFrame(columns | fused | provenance()))
     return tuple(table.to_dict("records") for table in tables)
+
+
+def fewer_operations(images: np.ndarray, ne: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores by a part of the operations, of the network alone and fused as e3outlier+ does."""
+    references, ways = descriptors.fit(jax.random.key(0), images), {}
+    evidence = descriptors.distances(references, images)
+    for count in (6, 12, 24, 48, ne.shape[1]):
+        some = ne[:, operations.evenly(ne.shape[1], count)]
+        network = (some * scoring.view_weights(some)).mean(1)
+        ways[f"network, {count} operations"] = network
+        fused = fusion.fuse_collection(evidence | {fusion.NETWORK: -network})
+        ways[f"e3outlier+, {count} operations"] = -fused
+    return ways
 
 
 def agreements(scores: np.ndarray) -> np.ndarray:
