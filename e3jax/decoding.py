@@ -213,15 +213,18 @@ def _decode_essentials(kind: str, file: BinaryIO, wanted) -> list:
 
 
 def _decode(file: BinaryIO, wanted, exif: bytes | None = None) -> list:
-    results, by_size = {}, {}
-    for number, (side, _) in enumerate(wanted):
-        by_size.setdefault(_open(file, side).size, []).append(number)
-    for numbers in by_size.values():
-        picture = _open(file, wanted[numbers[0]][0])
+    results, left = {}, dict(enumerate(wanted))
+    while left:
+        side, _ = next(iter(left.values()))
+        picture = _open(file, side)
+        alike = list(left)
+        if picture.format == "JPEG":  # which depends on the side
+            others = {n: _open(file, s).size for n, (s, _) in left.items() if s != side}
+            alike = [n for n in left if others.get(n, picture.size) == picture.size]
         with _in_flight.hold(_bytes(picture)):
-            made = _convert(file, picture, [wanted[number][1] for number in numbers], exif)
+            made = _convert(file, picture, [left.pop(number)[1] for number in alike], exif)
             del picture
-        results.update(zip(numbers, made, strict=True))
+        results.update(zip(alike, made, strict=True))
     return [results[number] for number in range(len(wanted))]
 
 

@@ -274,7 +274,7 @@ class E3Outlier(BaseEstimator):
             few = pictures[np.sort(chosen)]
 
         def hear_few() -> dict[str, np.ndarray]:
-            scores = self._score(few)
+            scores = self._score(few, "scoring" if n <= LARGE else "sampling")
             warning = np.array(scoring.check_fit(scores, self._k))
             accuracy = scores.accuracy.mean()
             entropies = ranking.view_entropies(scores)
@@ -692,7 +692,7 @@ class E3Outlier(BaseEstimator):
         steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
         return config._replace(steps=min(config.steps, max(int(steps), _LEAST_STEPS)))
 
-    def _score(self, pictures: np.ndarray) -> scoring.ViewScores:
+    def _score(self, pictures: np.ndarray, stage: str = "scoring") -> scoring.ViewScores:
         channels = 3 if self.colour_ else 1
         if pictures.shape[-1] != channels:
             raise InputError(
@@ -703,8 +703,12 @@ class E3Outlier(BaseEstimator):
             network=self.network_, operations=self._operations, steps=self.steps_
         )
         fitted = fitting.restored(self._method, config, self.image_size, self.variables_)
-        how = {"on_progress": self.on_progress, "chosen": self._chosen}
-        return fitting.score(fitted, pictures, **how)
+        return fitting.score(
+            fitted,
+            pictures,
+            on_progress=lambda _, done, total: self.on_progress(stage, done, total),
+            chosen=self._chosen,
+        )
 
     def _heard(self, pictures) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The evidence about new pictures, and the entropies of their views."""
