@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from e3jax import devices, operations, scoring, training
 from e3jax.methods import E3OUTLIER, Method
 
-# (stage: "reading", "training", "sampling", "scoring", "describing" or "gallery"; done; of how many).
-# It may raise.
+# (stage: "reading", "training", "sampling", "scoring", "describing" or "gallery"; done; of how
+# many). It may raise.
 Progress = Callable[[str, int, int], None]
 # (steps done, log of the steps since the last call, NumPy arrays). It may raise.
 OnLog = Callable[[int, training.StepLog], None]

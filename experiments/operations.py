@@ -83,7 +83,7 @@ def measure_all(args: argparse.Namespace) -> None:
         store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
         command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
-    print(table(pd.read_csv(fused)))
+    print(table(pd.read_csv(fused)), table(pd.read_csv(fused), fewer=True), sep="\n")
 
 
 def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[list, list]:
@@ -142,12 +142,17 @@ def agreements(scores: np.ndarray) -> np.ndarray:
 # --- Showing -----------------------------------------------------------------------------------
 
 
-def table(fused: pd.DataFrame) -> str:
-    """AUROC and AUPR-out of each way to fuse operations, in percent: means over classes."""
+def table(fused: pd.DataFrame, fewer: bool = False) -> str:
+    """AUROC and AUPR-out of each way to fuse operations, in percent: means over classes.
+
+    With ``fewer``, of the scores by a part of the operations instead.
+    """
+    fused = fused[fused["way"].str.endswith(" operations") == fewer]
     means = 100 * fused.groupby(["way", "dataset"], sort=False)[["auroc", "aupr_out"]].mean()
     texts = means["auroc"].map("{:.1f} / ".format) + means["aupr_out"].map("{:.1f}".format)
     found = texts.unstack(sort=False)
-    return tables.table(["scores of operations fused by", *found], found.reset_index().to_numpy())
+    head = "scores by" if fewer else "scores of operations fused by"
+    return tables.table([head, *found], found.reset_index().to_numpy())
 
 
 def prediction_table(single: pd.DataFrame) -> str:

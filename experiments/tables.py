@@ -53,6 +53,7 @@ def page(results: Path) -> str:
     memory = pd.read_csv(results / "memory.csv").sort_values("images")["peak_resident_bytes"] / 1e9
     recording = pd.read_csv(results / "priority" / "recording.csv").iloc[-1]
     recorded = "every {every} steps {probe_views} views and {probe_images} images"
+    fused = pd.read_csv(results / "operations_fused.csv")
     summaries = map(pd.read_csv, sorted(results.glob("priority/*-summary.csv"), reverse=True))
     parts |= {
         "paired": tables.paired_table(quick),
@@ -62,7 +63,8 @@ def page(results: Path) -> str:
         "overhead": f"{100 * (recording['time_ratio'] - 1):.0f} %",
         "theory": theory_table(pd.read_csv(results / "theory.csv")),
         "operations": operations.prediction_table(pd.read_csv(results / "operations.csv")),
-        "fused": operations.table(pd.read_csv(results / "operations_fused.csv")),
+        "fused": operations.table(fused),
+        "fewer": operations.table(fused, fewer=True),
         "folders": folders.as_table(folders.read_rows(results / "folders.csv")),
         "memory": f"{memory.iloc[-1]:.2f} GB",
         "memory_growth": f"{memory.iloc[-1] - memory.iloc[0]:.2f} GB",

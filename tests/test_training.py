@@ -169,3 +169,36 @@ def test_a_loss_may_carry_what_it_likes_from_step_to_step(digits):
 
     state, _ = run(make_trainer(counting), digits, extra=np.zeros(len(digits), np.int32))
     assert state.extra.sum() == 8 * 32 and state.extra.max() < 40
+
+
+def test_a_bank_stays_on_a_cpus_host_and_is_split_over_other_devices(trainer, digits):
+    """Each trains the same, whatever the bank's size."""
+    assert training.place_bank(trainer.mesh, digits) is digits
+    states = []
+    for images in (digits[:59], digits):
+        for on_host in (True, False):
+            bank = training.place_bank(trainer.mesh, images, on_host)
+            if not on_host:
+                parts = [part.data.shape for part in bank.addressable_shards]
+                assert parts == [(30, 32 * 32)] * 2
+            state = trainer.init(jax.random.key(0), 1)
+            for fed in trainer.feed(state, bank, len(images), (2, 1, 3)):
+                state, _ = trainer.run_steps(state, fed, 8)
+            states.append(state)
+        chex.assert_trees_all_equal(*states[-2:])
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(states[0], states[2])
+
+
+def test_what_fetches_images_ahead_stops_with_the_training(trainer, digits):
+    asked = []
+
+    class Bank:
+        def __getitem__(self, index):
+            asked.append(len(index))
+            return digits[index]
+
+    fed = trainer.feed(trainer.init(jax.random.key(0), 1), Bank(), len(digits), [1] * 50)
+    next(fed), next(fed)
+    fed.close()
+    assert 2 <= len(asked) <= 3
