@@ -101,7 +101,7 @@ def _by_piece(rows: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, np.ndar
     piece = np.searchsorted(ends, rows, side="right")
     order = np.argsort(piece, kind="stable")
     found, starts = np.unique(piece[order], return_index=True)
-    for number, here in zip(found, np.split(order, starts[1:]), strict=True):
+    for number, here in zip(found, np.split(order, starts)[1:], strict=True):
         yield int(number), here, rows[here] - (ends[number - 1] if number else 0)
 
 

@@ -82,9 +82,6 @@ def connect(address: str | None, **code: Any) -> dict[str, float]:
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError("--engine ray needs Ray: pip install ray")
-    # Under `ray job submit --working-dir` Ray would refuse the code that is sent here.
-    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")

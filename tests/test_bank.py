@@ -63,7 +63,7 @@ def test_it_is_indexed_like_an_array():
     found = bank.Joined(pieces.__getitem__, [3, 0, 8, 9], array[:0])
     assert (len(found), found.shape, found.dtype) == (20, array.shape, np.uint8)
     mask = np.arange(20) % 3 == 1
-    for index in (5, -1, slice(None), slice(2, 13), slice(15, None, 2), [7, 7, 0, 19], mask):
+    for index in (5, -1, slice(None), slice(2, 13), slice(15, None, 2), [7, 7, 0, 19], [], mask):
         np.testing.assert_array_equal(found[index], array[index])
         np.testing.assert_array_equal(found.of(np.arange(20)[::-1])[index], array[::-1][index])
     np.testing.assert_array_equal(np.asarray(found), array)

@@ -15,13 +15,8 @@ No engine knows results, so engines can take turns, or work at the same time, in
 """
 
 import argparse
-import importlib.util
-import logging
 import os
 import queue
-import re
-import signal
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -30,7 +25,7 @@ from typing import Any
 
 import jax
 
-from e3jax import devices, runtime
+from e3jax import devices, engines, runtime
 
 
 def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray"]]:
@@ -44,10 +39,10 @@ def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray
       ValueError: if the job or the cluster cannot be joined.
     """
     if args.engine == "ray":
-        cluster = _connect(args.ray_address or os.environ.get("RAY_ADDRESS"))
+        cluster = _connect(args.ray_address)
         best = next((name for name in ("GPU", "TPU") if cluster.get(name)), "CPU")
         shares = dict(args.share or [(best, 1)])
-        return _platform(shares), lambda trainings: Ray(shares)
+        return engines.platform(shares), lambda trainings: Ray(shares)
     runtime.prepare()
     if args.distributed:
         _join(args.coordinator, args.num_processes, args.process_id)
@@ -129,7 +124,7 @@ class Ray(Executor):
     def __init__(self, shares: dict[str, float]):
         import ray
 
-        self._ray, self._platform = ray, _platform(shares)
+        self._ray, self._platform = ray, engines.platform(shares)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fitting = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
         self.at_once = sum(map(int, fitting))
@@ -147,7 +142,7 @@ class Ray(Executor):
             max_retries=3,
             # A process keeps the accelerators that it saw first.
             max_calls=0 if self._platform == "cpu" else 1,
-            runtime_env={"env_vars": _environment(shares)},
+            runtime_env={"env_vars": engines.environment(shares)},
         )(_on_worker)
 
     def share(self, array: Any) -> Any:
@@ -172,42 +167,11 @@ def _on_worker(function: Callable, platform: str, *args) -> Any:
 
 def _connect(address: str | None) -> dict[str, float]:
     """Joins a cluster, or starts one on this machine; returns what it has."""
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("--engine ray needs Ray: pip install ray")
     # This process computes nothing: a GPU that it touched would be short of memory.
     jax.config.update("jax_platforms", "cpu")
     # Under `ray job submit --working-dir` Ray would refuse the code that is sent here.
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    code = {"working_dir": str(Path(__file__).parents[1]), "excludes": ["__pycache__"]}
-    code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
-    try:
-        # Where nothing listens Ray would wait for many minutes.
-        if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
-            socket.create_connection((at[1], int(at[2])), timeout=10).close()
-        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.WARNING)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no Ray cluster at {address or 'hand'}: {error}") from error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray sets its own
-    return ray.cluster_resources()
-
-
-def _platform(shares: dict[str, float]) -> str:
-    return next((name.lower() for name in ("GPU", "TPU") if name in shares), "cpu")
-
-
-def _environment(shares: dict[str, float]) -> dict[str, str]:
-    """What JAX in a worker must know before it starts: the devices of its share, and no others.
-
-    Workers of other variables are other processes, so that none has the devices of another share.
-    """
-    if "TPU" in shares:  # Ray tells libtpu which chips
-        return {}
-    if (gpus := shares.get("GPU")) is not None:  # Ray tells CUDA which
-        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.2f}"} if gpus < 1 else {}
-    cores = max(int(shares["CPU"]), 1)
-    parts = str(runtime.cpu_devices(cores))
-    # NPROC is XLA's threads; rounding depends on them, so on every node the same.
-    return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": parts, "NPROC": str(cores)}
+    return engines.connect(
+        address, working_dir=str(Path(__file__).parents[1]), excludes=["__pycache__"]
+    )
