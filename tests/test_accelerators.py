@@ -19,7 +19,7 @@ CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=N
 STEPS, SEED = 12, 1
 # Surprises are ranks, which the rounding of another number of devices may exchange.
 RANK = (
-    *("--evidence", "network", "--network", "tiny-8"),
+    *("--evidence", "network", "--network", "wrn-10-1"),
     *("--operations", "PR", "--steps", STEPS, "--seed", SEED),
 )
 SWEEP = (
@@ -50,7 +50,7 @@ def test_any_number_of_devices_of_a_plugin_does(digits, run_script, tmp_path):
     scores = {row["path"]: float(row["score"]) for row in rows(folder / "scores.csv")}
     scores = [scores[path] for path in sorted(scores)]
     assert len(scores) == 20 and np.ptp(scores) > 0.05, "the case is too easy"
-    how = {"evidence": "network", "network": "tiny-8", "operations": "PR"}
+    how = {"evidence": "network", "network": "wrn-10-1", "operations": "PR"}
     plain = E3Outlier(**how, steps=STEPS, random_state=SEED).fit(digits[:20])
     np.testing.assert_allclose(scores, plain.decision_scores_, atol=1e-5)
     found = rows(folder / "sweep" / "results.csv")
