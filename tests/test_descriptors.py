@@ -8,8 +8,6 @@ import e3jax
 from e3jax import descriptors
 from e3jax.metrics import auroc
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 KEY = jax.random.key(0)
 
 

@@ -36,8 +36,6 @@ from e3jax import (
 )
 from e3jax.ranking import HealthWarning
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 # As small as a network can be trained: for the contract, not for the scores.
 SMALL = {
     "network": Tiny,

@@ -7,8 +7,6 @@ import pytest
 
 from e3jax import sampling
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 
 def shuffle_key(seed):
     return jax.random.bits(jax.random.key(seed), (sampling.ROUNDS,))

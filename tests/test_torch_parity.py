@@ -11,8 +11,6 @@ from speed import pytorch
 from e3jax import training
 from e3jax.baselines import dagmm
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 STEPS = 12
 
 
