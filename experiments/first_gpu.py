@@ -108,7 +108,8 @@ def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> di
     with jax.default_device(device), devices.products(precision):
         x = images.to_unit(jax.numpy.asarray(digits))
         views = operations.all_views(fitting.operation_set(config.operations, x.shape[1]), x)
-        logits, _ = network.apply(before.variables, views[0], train=False)
+        apply = jax.jit(functools.partial(network.apply, train=False))
+        logits, _ = apply(before.variables, views[0])
     after = fitting.fit(key, digits, config=config, mesh=mesh, start=start, until=1).state
     step = jax.tree.map(np.subtract, jax.device_get(after).variables, before.variables)
     step, _ = jax.flatten_util.ravel_pytree(step["params"])

@@ -21,8 +21,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
 
 
+# The others follow; a long file at the end would leave a core without work.
+LONGEST_FIRST = """docs sweeps speed benchmark jobs accelerators priority baselines golden networks
+estimator large convolutions cli surroundings fitting theory training operations""".split()
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 class FilesAndPages(LoadScopeScheduling):
     """Tests of a file share fixtures and programs, so one worker runs them; pages share nothing."""
+
+    def __init__(self, config, log):
+        config.option.loadscopereorder = False  # by number of tests, which says little of time
+        super().__init__(config, log)
 
     def _split_scope(self, nodeid):
         return nodeid if "test_docs.py" in nodeid else nodeid.split("::")[0]
@@ -51,6 +65,15 @@ def cache(tmp_path_factory):
         os.environ["E3JAX_CACHE_DIR"] = before
 
 
+@pytest.fixture(scope="module")
+def unoptimised():
+    """Programs compile faster; for files whose tests compare with an independent computation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # tests of other files run what users run
+
+
 @pytest.fixture(scope="session")
 def mnist(cache) -> datasets.Dataset:
     """5,000 real digits."""
@@ -64,9 +87,12 @@ def digits(mnist) -> np.ndarray:
 
 
 # Of a plug-in's devices, as GPUs and TPUs are, JAX knows less than of a CPU's.
-AS_PLUGIN = """
+AS_PLUGIN = f"""
 import os, runpy, sys
 import jax._src.xla_bridge
+
+sys.path[0] = {str(ROOT / "tests")!r}
+import tiny
 
 jax._src.xla_bridge.using_pjrt_c_api = lambda backend=None: True
 sys.argv = sys.argv[1:]
@@ -79,7 +105,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def run_script():
     """Runs a script of the repository as a user would; returns the finished process.
 
-    With ``plugin=True`` as if the CPU devices were a plug-in's.
+    With ``plugin=True`` as if the CPU devices were a plug-in's, and with the network "tiny-8".
     """
 
     def run(script: str, *arguments, plugin=False, **options) -> subprocess.CompletedProcess:

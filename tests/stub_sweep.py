@@ -1,7 +1,8 @@
-"""benchmark.py with one more method, "stub": its runs train nothing, and a test can disturb them.
+"""benchmark.py with the network "tiny-8", and one more method, "stub".
 
-A run notes in a log that it began, sleeps, and scores images by their brightness. Environment
-variables say where and how long: STUB_LOG, STUB_SECONDS.
+Its runs train nothing, and a test can disturb them. A run notes in a log that it began, sleeps, and
+scores images by their brightness. Environment variables say where and how long: STUB_LOG,
+STUB_SECONDS.
 """
 
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 
 import benchmark
+import tiny  # noqa: F401 - a network's name, "tiny-8"
 from sweep import methods
 
 from e3jax import fitting

@@ -11,6 +11,8 @@ from torch import nn
 
 from e3jax.networks import ConvAutoencoder, MixtureAutoencoder
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 LAYERS = [f"_Layer_{i}" for i in range(8)]
 
 

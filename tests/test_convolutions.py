@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from e3jax.convolutions import conv, conv_transpose
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # Undecorated, they are what accelerators compute.
 ON_ACCELERATORS = {conv: inspect.unwrap(conv), conv_transpose: inspect.unwrap(conv_transpose)}
 on_every_platform = pytest.mark.parametrize("platform", ["cpu", "accelerators"])

@@ -4,12 +4,19 @@ import os
 
 import pytest
 from commands import rows
+from conftest import ROOT
 from test_mesh import environment, free_port, run_together
 
 SMALL = (
-    *("experiments/benchmark.py", "--dataset", "mnist", "--source", "embedded"),
-    *("--protocol", "quick", "--operations", "PR", "--max-images", 20, "--steps", 12),
+    *("tests/stub_sweep.py", "--dataset", "mnist", "--source", "embedded", "--protocol", "quick"),
+    *("--network", "tiny-8", "--operations", "PR", "--max-images", 20, "--steps", 12),
 )
+
+
+def sweeping(devices, **more) -> dict[str, str]:
+    """The environment of the script."""
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))
+    return environment(devices, **more) | {"PYTHONPATH": path}
 
 
 def job(folders, each_process=((), ()), arguments=()):
@@ -22,7 +29,7 @@ def job(folders, each_process=((), ()), arguments=()):
         )
         for i, folder in enumerate(folders)
     ]
-    return run_together(commands, [environment(1)] * 2)
+    return run_together(commands, [sweeping(1)] * 2)
 
 
 @pytest.mark.campaign
@@ -60,7 +67,7 @@ def test_a_process_that_finds_no_job_says_what_to_do(run_script, tmp_path):
     job = (*SMALL, "--distributed", "--results-dir", tmp_path / "r", "--num-processes", 2)
     third = ("--coordinator", "localhost:1", "--process-id", 2)
     for arguments, said in [(), "found no cluster"], [third, "no job of processes through loc"]:
-        done = run_script(*job, *arguments, env=environment(2))
+        done = run_script(*job, *arguments, env=sweeping(2))
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert said in " ".join(done.stderr.split())
 
@@ -68,7 +75,7 @@ def test_a_process_that_finds_no_job_says_what_to_do(run_script, tmp_path):
 @pytest.mark.campaign
 def test_a_second_start_compiles_nothing(run_script, tmp_path):
     misses, home = [], {"E3JAX_CACHE_DIR": str(tmp_path / "cache"), "JAX_EXPLAIN_CACHE_MISSES": "1"}
-    env = os.environ | environment(1, **home)
+    env = sweeping(1, **home)
     del env["JAX_COMPILATION_CACHE_DIR"]
     for start in ("first", "second"):
         arguments = (*SMALL[1:], "--methods", "e3outlier", "--classes", 4)

@@ -8,6 +8,8 @@ import pytest
 from e3jax import losses, operations
 from e3jax.losses import Batch
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SET = operations.operation_set("RA+IA+PR", 8)
 K = len(SET)
 

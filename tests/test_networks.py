@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from e3jax.networks import ConvAutoencoder, MixtureAutoencoder, build, forward_flops
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 LEAVES = jax.tree_util.tree_leaves_with_path
 
 

@@ -1,5 +1,7 @@
 """What an operation is worth, measured on the embedded digits."""
 
+from dataclasses import replace
+
 import numpy as np
 import operations as worth
 import pandas as pd
@@ -7,13 +9,17 @@ import pytest
 from conftest import ROOT
 from paper import figures
 from sweep import store
+from tiny import Tiny
 
 WHERE = {"dataset": "mnist", "source": "embedded", "inlier_class": 4, "seed": 0, "max_images": 40}
 
 
 @pytest.fixture(scope="module")
 def measured(mnist):
-    return worth.measure(mnist, WHERE, steps=3)
+    small = worth.FACTORED.quick_config()._replace(network=Tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worth, "FACTORED", replace(worth.FACTORED, quick_config=lambda: small))
+        return worth.measure(mnist, WHERE, steps=3)
 
 
 def test_every_operation_and_every_way_to_fuse_them_has_a_row(measured):

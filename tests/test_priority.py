@@ -11,6 +11,7 @@ from tiny import Plain, Tiny
 from e3jax import devices, fitting, operations, priority, training
 from e3jax.images import to_unit
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 OPERATIONS = operations.operation_set("PR")
 K = len(OPERATIONS)
 NETWORK = Tiny(K)

@@ -11,7 +11,8 @@ from paper import tables
 from sweep import curves
 
 QUICK = ("--source", "embedded", "--operations", "PR", "--steps", 12, "--max-images", 60)
-CASE = "mnist-class4-ratio0.1-quick-12steps-pwrn-10-2-PR-60images-every5-60views-9probed-2seeds-cpu"
+QUICK += ("--network", "tiny-8")
+CASE = "mnist-class4-ratio0.1-quick-12steps-tiny-8-PR-60images-every5-60views-9probed-2seeds-cpu"
 
 
 def test_a_summary_is_of_the_thirds_of_a_training():

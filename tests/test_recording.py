@@ -84,7 +84,8 @@ def test_curves_are_weighted_means_over_images():
 @pytest.mark.parametrize("method", ["e3outlier", "cae"])
 def test_event_files_tell_a_training_and_change_nothing(monkeypatch, capsys, tmp_path, method):
     command = ("--dataset", "mnist", "--source", "embedded", "--classes", 4, "--operations", "PR")
-    command += ("--steps", 12, "--max-images", 60, "--methods", method, "--results-dir")
+    command += ("--network", "tiny-8", "--steps", 12, "--max-images", 60)
+    command += ("--methods", method, "--results-dir")
     plain = (*command, tmp_path / "plain")
     watched = (*command, tmp_path / "watched", "--tensorboard", tmp_path / "events")
     for arguments in (plain, watched):

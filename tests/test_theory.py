@@ -16,6 +16,8 @@ from conftest import ROOT
 from e3jax import operations
 from e3jax.images import to_unit
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 ARGUMENTS = argparse.Namespace(ratios=(0.2,), hidden=32)
 
 
