@@ -246,7 +246,7 @@ def rank(args: argparse.Namespace, console: Console) -> int:
     runtime.prepare()
     runtime.devices()
     with _bars(console) as on_progress:
-        found = _on_disk(found, args, args.image_size, args.resize, on_progress)
+        found = _on_disk(found, args, args.image_size, args.resize, console, on_progress)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # said at the end
@@ -293,7 +293,8 @@ def score(args: argparse.Namespace, console: Console) -> int:
     runtime.prepare()
     runtime.devices()
     with _bars(console) as on_progress:
-        found = _on_disk(found, args, detector.image_size, detector.resize, on_progress)
+        shape = (detector.image_size, detector.resize)
+        found = _on_disk(found, args, *shape, console, on_progress)
         detector.on_progress = on_progress
         ranked = detector.rank(found.X)
         _report(args, ranked, found, on_progress)
@@ -312,13 +313,17 @@ def make_bank(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _on_disk(found: _Source, args, side: int, fit: str, on_progress) -> _Source:
+def _on_disk(found: _Source, args, side: int, fit: str, console, on_progress) -> _Source:
     """A source as a bank if it is one, or large: then one is made beside the report."""
     if not found.is_bank:
         has_pyarrow = importlib.util.find_spec("pyarrow") is not None
         if len(found.X) <= LARGE or not has_pyarrow:
             return found
         folder = args.out / "bank"
+        console.print(
+            f"{len(found.X)} files are many: they are read into {folder} first, which may be "
+            "ranked again instead of them"
+        )
         _write_bank(folder, found, args, side, fit, on_progress)
         found = _Source(folder, [])
     opened = bank.open_bank(found.X, side, fit)
