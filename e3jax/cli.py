@@ -277,13 +277,12 @@ def rank(args: argparse.Namespace, console: Console) -> int:
 
 def _fit_in_parts(detector: E3Outlier, found: _Source, args: argparse.Namespace) -> bool:
     """Fits on a bank, keeping what is done beside the report; returns whether all of it is."""
-    folder, state = args.out / _PARTS, None
+    how = {"shard": args.shard}
     if importlib.util.find_spec("orbax"):
-        state = checkpoint.TrainCheckpoint(folder / "training")
-    each = map
+        how["checkpoint"] = checkpoint.TrainCheckpoint
     if args.engine == "ray":
-        each = engines.on_ray(args.ray_address)
-    return detector.fit_in(folder, found.X, shard=args.shard, each=each, checkpoint=state)
+        how["each"] = engines.on_ray(args.ray_address)
+    return detector.fit_in(args.out / _PARTS, found.X, **how)
 
 
 def score(args: argparse.Namespace, console: Console) -> int:

@@ -178,7 +178,8 @@ class E3Outlier(BaseEstimator):
           shard: (i, m), scores every m-th part from the i-th on, and leaves the others to others.
           each: ``(function, arguments) -> results in order``, scores parts, see
             :mod:`e3jax.engines`.
-          checkpoint: a :class:`e3jax.checkpoint.TrainCheckpoint` for the training.
+          checkpoint: :class:`e3jax.checkpoint.TrainCheckpoint`, if a training is to go on from
+            where it was.
 
         Returns:
           Whether all parts are there, and so the detector is fitted.
@@ -249,7 +250,10 @@ class E3Outlier(BaseEstimator):
             config = self._config(len(pictures))
             if self.time_budget is not None:
                 config = self._shorten(config, pictures, began + self.time_budget)
-            how = {"on_progress": self.on_progress, "checkpoint": work.checkpoint}
+            how = {"on_progress": self.on_progress}
+            if work.checkpoint:
+                state = work.checkpoint(work.folder / "training")
+                how["checkpoint"] = stack.enter_context(contextlib.closing(state))
             fitted = fitting.fit(key, pictures, self._method, config, **how)
             variables = files.flat(jax.device_get(fitted.state.variables))
             return variables | {"steps": np.int64(config.steps)}
@@ -258,7 +262,7 @@ class E3Outlier(BaseEstimator):
         self.network_ = self._config(len(pictures)).network
         with contextlib.ExitStack() as stack:
             if work.folder and "trained" not in parts:
-                stack.enter_context(locks.held(work.folder / "training", "rank", wait=True))
+                stack.enter_context(locks.held(work.folder / "lock", "rank", wait=True))
             trained = parts.keep("trained", train)
         self.steps_ = int(trained.pop("steps"))
         self.variables_ = {"batch_stats": {}} | files.nested(trained)
@@ -348,7 +352,7 @@ class E3Outlier(BaseEstimator):
         top = np.sort(np.argpartition(scores, -LARGE)[-LARGE:])
         near = top[copies.near(pictures[top])]
         alike[top] = np.where(copy_of[top] == top, near, copy_of[top])
-        return alike
+        return alike[alike]
 
     @property
     def _is_first(self) -> np.ndarray:

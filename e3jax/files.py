@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,16 +71,23 @@ class Parts:
 
     Args:
       folder: where they are kept, in files of NumPy's; None keeps them in memory.
-      what: names the computation. Parts of another one that are in the folder are deleted.
+      what: names the computation. Parts of another one that are in the folder are deleted, and so
+        is what is in folders inside it.
+
+    Raises:
+      FileExistsError: the folder has other files.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None, what: str = ""):
         self.folder, self._found = folder and Path(folder), {}
         if self.folder:
             about = self.folder / "about.txt"
+            if self.folder.exists() and not about.exists() and any(self.folder.iterdir()):
+                raise FileExistsError(
+                    f"{self.folder} has other files, and unfinished work is kept there: move them"
+                )
             if not about.exists() or about.read_text() != what:
-                for path in self.folder.glob("*.npz"):
-                    path.unlink()
+                shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(about, what)
 

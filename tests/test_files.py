@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from e3jax import files
@@ -41,3 +42,35 @@ def test_where_the_cache_is(monkeypatch):
     assert files.cache_folder() == Path("/b/e3jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert files.cache_folder() == Path.home() / ".cache" / "e3jax"
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_parts_are_kept_and_those_of_other_work_are_deleted(tmp_path, on_disk):
+    folder = tmp_path / "parts" if on_disk else None
+    parts = files.Parts(folder, "work")
+    made = []
+
+    def make():
+        made.append(1)
+        return {"a": np.arange(3), "b/c": np.float32(2)}
+
+    for _ in range(2):
+        found = parts.keep("one", make)
+        assert (found["a"] == np.arange(3)).all() and found["b/c"] == 2
+    assert len(made) == 1 and "one" in parts and "two" not in parts
+    if on_disk:
+        (folder / "training").mkdir()
+        (folder / "training" / "state").touch()
+        assert "one" in files.Parts(folder, "work")
+        assert "one" not in files.Parts(folder, "other work")
+        assert [path.name for path in folder.iterdir()] == ["about.txt"]
+        (folder / "about.txt").rename(folder / "mine.txt")
+        with pytest.raises(FileExistsError, match="has other files"):
+            files.Parts(folder, "work")
+        assert (folder / "mine.txt").exists()
+
+
+def test_nested_dictionaries_come_back():
+    tree = {"a": {"b": np.arange(2), "c": {"d": np.ones(1)}}, "e": np.zeros(3)}
+    assert list(files.flat(tree)) == ["a/b", "a/c/d", "e"]
+    assert files.nested(files.flat(tree)) == tree
