@@ -122,13 +122,13 @@ class _Budget:
             yield
         finally:
             if size > _TRIMMED:
-                _trim()
+                trim()
             with self._changed:
                 self._used -= size
                 self._changed.notify_all()
 
 
-def _trim() -> None:
+def trim() -> None:
     """Gives free memory back to the system, which glibc keeps for each thread."""
     with contextlib.suppress(Exception):  # other libraries have no such function
         ctypes.CDLL(None).malloc_trim(0)

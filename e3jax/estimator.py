@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from e3jax import (
     copies,
+    decoding,
     descriptors,
     devices,
     files,
@@ -220,6 +221,7 @@ class E3Outlier(BaseEstimator):
         self._train(key, pictures, parts, work, began)
         if not self._listen(key, pictures, parts, work):
             return False
+        decoding.trim()  # of many images, temporary arrays are as large as what stays
         evidence, entropies = self.evidence_, self.view_entropies_
         self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
         deviations = fusion.fuse(lambda name: thresholds.deviations(evidence[name]), evidence)
@@ -234,6 +236,7 @@ class E3Outlier(BaseEstimator):
             spread=float(self.decision_scores_.std()), unreadable=unreadable
         )
         self._set_threshold()
+        decoding.trim()
         return True
 
     def _what(self, digests: np.ndarray) -> str:

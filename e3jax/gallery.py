@@ -2,6 +2,7 @@
 
 import base64
 import importlib.resources
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -86,9 +87,10 @@ def write_gallery(
         "resize": resize,
     }
     page = importlib.resources.files("e3jax").joinpath("gallery.html").read_text("utf-8")
-    # In a script element "<" alone could end it.
-    text = page.replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
-    files.write_text(path, text)
+    head, tail = page.split("{{data}}")
+    # In a script element "<" alone could end it. Piece by piece, as the whole takes much memory.
+    pieces = (piece.replace("<", "\\u003c") for piece in json.JSONEncoder().iterencode(data))
+    files.write_lines(path, itertools.chain([head], pieces, [tail]))
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:
