@@ -26,6 +26,7 @@ _FORMAT = 1
 # Files of a shard, and of a task.
 _SHARD, _TASK = 4096, 256
 _THUMBNAIL = 96
+_DAMAGED = (OSError, ValueError, EOFError)  # what reading half a file, or none, raises
 
 
 # --- Reading a bank ----------------------------------------------------------------------------
@@ -165,9 +166,10 @@ def is_bank(folder: str | os.PathLike) -> bool:
 
 def _about(folder: Path) -> dict:
     try:
-        return json.loads((folder / ABOUT).read_text())
+        found = json.loads((folder / ABOUT).read_text())
     except (OSError, ValueError):
-        return {}
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def open_bank(
@@ -203,10 +205,15 @@ def open_bank(
                 f"{folder} was made with {name} {has}, not {wanted}: use that, or make another bank"
             )
     counts, side = about["counts"], about["side"]
+    digests = [np.empty(0, np.uint64)]
     for shard, (count, channels) in enumerate(zip(counts, about["channels"], strict=True)):
-        path = _path(folder, shard, "npy")
-        if not path.exists() or path.stat().st_size < count * side**2 * channels:
-            raise InputError(f"{folder} is damaged, {path.name} is missing or cut short: {again}")
+        try:
+            digests.append(_table(folder, shard)["digest"].to_numpy()[:count])
+            whole = _pixels(folder, shard).shape == (count, side, side, channels)
+        except _DAMAGED:
+            whole = False
+        if not whole:
+            raise InputError(f"{folder} is damaged, shard {shard} is missing or not whole: {again}")
     channels = 3 if (max(about["channels"]) == 3 if colour is None else colour) else 1
     like = np.empty((0, side, side, channels), np.uint8)
     convert = functools.partial(reading.in_colours, channels=channels)
@@ -221,9 +228,8 @@ def open_bank(
     unreadable += [reading.NotLookedAt(*pair) for pair in about["not_looked_at"]]
     thumbnails = column("thumbnail", _content)
     scale = FileScale(*(pair and tuple(pair) for pair in about["scale"]))
-    tables = [(_table(folder, shard), count) for shard, count in enumerate(counts)]
-    found = np.concatenate([table["digest"].to_numpy()[:count] for table, count in tables])
-    return reading.Collection(ImageBank(images, ids), unreadable, thumbnails, scale, found)
+    bank = ImageBank(images, ids)
+    return reading.Collection(bank, unreadable, thumbnails, scale, np.concatenate(digests))
 
 
 # --- Writing a bank ----------------------------------------------------------------------------
@@ -298,16 +304,17 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> rea
     Raises:
       InputError: arrays of different sides, or see :func:`write`.
     """
-    folder, rows, number = Path(folder).absolute(), [], 0
-    images = (
-        _Row(b"", 0, 0, image) for array in arrays for image in as_bank(array, least=0).images
-    )
+    folder, number = Path(folder).absolute(), 0
+    banks = (reading.in_colours(as_bank(array, least=0).images, 3) for array in arrays)
+    images = (_Row(b"", 0, 0, image) for bank in banks for image in bank)
     first = next(images)
     settings = {"bank": _FORMAT, "side": len(first.pixels), "fit": None, "has_paths": False}
     with _begun(folder, settings):
         _forget_from(folder, 0)
         images = itertools.chain([first], images)
         while rows := list(itertools.islice(images, _SHARD)):
+            if len({len(row.pixels) for row in rows} | {settings["side"]}) > 1:
+                raise InputError("images of several sides, expected one: resize them")
             _write_shard(folder, number, rows, settings["side"])
             number += 1
         _finish(folder, settings, number, (), FileScale())
@@ -327,9 +334,10 @@ class _Row(NamedTuple):
 def _read(task: tuple[Sequence[str | os.PathLike], int, str]) -> list[_Row]:
     """Reads a few files, in a process of its own or on another machine."""
     (paths, side, fit), rows = task, []
+    states = [_state(path) for path in paths]  # before: what changes meanwhile is read again
     results = reading.read_each(paths, side, fit, thumbnails=_THUMBNAIL, threads=1)
-    for path, result in zip(paths, results, strict=True):
-        about = (os.fsencode(path), *_state(path))
+    for path, state, result in zip(paths, states, results, strict=True):
+        about = (os.fsencode(path), *state)
         if isinstance(result, Exception):
             rows.append(_Row(*about, reading.reason(result)))
         else:
@@ -350,12 +358,13 @@ def _state(path: str | os.PathLike) -> tuple[int, int]:
 def _is_current(folder: Path, shard: int, paths: Sequence[str | os.PathLike]) -> bool:
     """Whether a shard has these files, as they are."""
     try:
-        table = _table(folder, shard)
-    except OSError:
+        table, n = _table(folder, shard), len(_pixels(folder, shard))
+    except _DAMAGED:
         return False
     known = zip(*(table[name].to_pylist() for name in ("path", "size", "changed")), strict=True)
     now = {(os.fsencode(path), *_state(path)) for path in paths}
-    return table.num_rows == len(paths) and set(known) == now
+    is_whole = n == table["reason"].null_count and table.num_rows == len(paths)
+    return is_whole and set(known) == now
 
 
 @contextlib.contextmanager

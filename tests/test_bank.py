@@ -134,8 +134,12 @@ def test_arrays_of_any_lengths_make_a_bank(tmp_path, mnist):
     found = bank.write_arrays(tmp_path / "bank", [images[:5], images[5:25], images[25:]])
     np.testing.assert_array_equal(found.bank.images[:], images)
     np.testing.assert_array_equal(found.bank.ids, np.arange(30))
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError, match="images of several sides"):
         bank.write_arrays(tmp_path / "bank", [images, np.zeros((2, 16, 16, 1), np.uint8)])
+    colour = RANDOM.integers(0, 256, (9, 32, 32, 3), np.uint8)
+    found = bank.write_arrays(tmp_path / "bank", [images, colour])
+    np.testing.assert_array_equal(found.bank.images[:30], images.repeat(3, axis=-1))
+    np.testing.assert_array_equal(found.bank.images[30:], colour)
 
 
 def test_what_is_wrong_is_one_sentence(photos, tmp_path):
@@ -148,9 +152,15 @@ def test_what_is_wrong_is_one_sentence(photos, tmp_path):
         bank.open_bank(tmp_path / "bank", side=64)
     with pytest.raises(InputError, match="was made with resize squash, not crop"):
         bank.open_bank(tmp_path / "bank", fit="crop")
-    (tmp_path / "bank" / "0000001.npy").write_bytes(b"")
-    with pytest.raises(InputError, match="is damaged, 0000001.npy is missing or cut short"):
-        bank.open_bank(tmp_path / "bank")
+    for name in ("0000001.npy", "0000002.arrow"):
+        damaged = f"is damaged, shard {name[6]} is missing or not whole"
+        (tmp_path / "bank" / name).write_bytes(b"")
+        with pytest.raises(InputError, match=damaged):
+            bank.open_bank(tmp_path / "bank")
+        (tmp_path / "bank" / name).unlink()
+        with pytest.raises(InputError, match=damaged):
+            bank.open_bank(tmp_path / "bank")
+        write(tmp_path / "bank", photos)
     with bank.locks.held(tmp_path / "bank", "bank"):
         with pytest.raises(InputError, match="another bank command is at work in"):
             write(tmp_path / "bank", photos)
