@@ -190,6 +190,16 @@ def test_a_bank_stays_on_a_cpus_host_and_is_split_over_other_devices(trainer, di
         chex.assert_trees_all_equal(states[0], states[2])
 
 
+def test_no_device_of_a_cpu_holds_the_images(trainer, mnist):
+    state, n = trainer.init(jax.random.key(0), 1), len(mnist.images)
+    before = {id(a) for a in jax.live_arrays()}
+    for fed in trainer.feed(state, training.place_bank(trainer.mesh, mnist.images), n, (4, 4)):
+        state, _ = trainer.run_steps(state, fed, 8)
+        pixels = [a for a in jax.live_arrays() if id(a) not in before and a.dtype == np.uint8]
+        # What this call trains on, and what the next one will.
+        assert sum(a.nbytes for a in pixels) <= 2 * 4 * 32 * 32 * 32 < mnist.images.nbytes / 8
+
+
 def test_what_fetches_images_ahead_stops_with_the_training(trainer, digits):
     asked = []
 
