@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 import e3jax
+from e3jax import descriptors, operations, scoring
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -19,6 +20,7 @@ PAGES += sorted(DOCS.glob("*.md"))
 # From top to bottom in one folder; ```console is what takes hours or installs.
 RUN = ("clean-a-folder", "extend", "from-python", "inlier-priority", "reproduce")
 NOTEBOOK = DOCS / "digits.ipynb"
+REGISTRIES = (scoring, "RULES"), (descriptors, "DESCRIPTORS"), (operations, "FAMILIES")
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -31,6 +33,8 @@ def cells(kind):
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for registry in REGISTRIES:  # a page adds to them, and other tests follow
+        monkeypatch.setattr(*registry, dict(getattr(*registry)))
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     names = {"__name__": "page"}
