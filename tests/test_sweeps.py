@@ -3,7 +3,6 @@
 import collections
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -450,24 +449,6 @@ def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, nu
 
 # Ray forks this process, and JAX warns of it where it has been used.
 forks = pytest.mark.filterwarnings("ignore:os.fork")
-
-
-@pytest.fixture(scope="module")
-def cluster(cache):
-    """A Ray cluster of two nodes, each with a core as far as Ray knows."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster()
-        try:
-            cluster.add_node(num_cpus=1, include_dashboard=False)
-            cluster.add_node(num_cpus=1)
-            yield cluster
-        finally:
-            cluster.shutdown()
 
 
 def workers(node) -> list[int]:
