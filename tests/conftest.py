@@ -4,7 +4,6 @@ The programs that tests start share the cache.
 """
 
 import os
-import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -85,24 +84,6 @@ def mnist(cache) -> datasets.Dataset:
 def digits(mnist) -> np.ndarray:
     """60 images uint8 [60, 32, 32, 1], 54 fours and 6 others."""
     return contamination.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
-
-
-@pytest.fixture(scope="module")
-def cluster(cache):
-    """A Ray cluster of two nodes, each with a core as far as Ray knows."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster()
-        try:
-            cluster.add_node(num_cpus=1, include_dashboard=False)
-            cluster.add_node(num_cpus=1)
-            yield cluster
-        finally:
-            cluster.shutdown()
 
 
 # Of a plug-in's devices, as GPUs and TPUs are, JAX knows less than of a CPU's.

@@ -8,7 +8,6 @@ import warnings
 
 import numpy as np
 import pytest
-from commands import end, wait_until
 from PIL import Image
 
 import e3jax
@@ -237,42 +236,6 @@ def test_a_detector_with_files_of_more_than_8_bits_wants_their_scale(run, tmp_pa
     found = E3Outlier(**HOW).fit(tmp_path / "bank-a")
     with pytest.raises(InputError, match="read from 0 to 65535; the detector knows 0 to 4095"):
         found.rank(tmp_path / "bank-b")
-
-
-# Scores its parts on a cluster.
-ON_RAY = """
-import sys
-import numpy as np
-from e3jax import E3Outlier, engines, estimator
-estimator.LARGE, estimator._SAMPLE, estimator._PART, estimator._SCORED = 50, 40, 10, 6
-address, bank, parts, scores = sys.argv[1:]
-how = dict(random_state=0, steps=4, network="wrn-10-1", operations="PR")
-detector = E3Outlier(**how)
-if address:
-    detector.fit_in(parts, bank, each=engines.on_ray(address))
-else:
-    detector.fit(bank)
-np.save(scores, detector.decision_scores_)
-"""
-
-
-@pytest.mark.filterwarnings("ignore:os.fork")  # by Ray, of a process that has used JAX
-@pytest.mark.campaign
-def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, on_disk, tmp_path):
-    def start(address, name):
-        arguments = [address, on_disk, tmp_path / f"{name}-parts", tmp_path / f"{name}.npy"]
-        command = [sys.executable, "-W", "ignore", "-c", ON_RAY, *map(str, arguments)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-    process = start(cluster.address, "ray")
-    wait_until((tmp_path / "ray-parts" / "evidence0000000.npz").exists, process)
-    [other] = cluster.worker_nodes
-    cluster.remove_node(other, allow_graceful=False)
-    assert len(list((tmp_path / "ray-parts").glob("evidence*"))) < 12
-    end(process)
-    end(start("", "here"))
-    there, here = np.load(tmp_path / "ray.npy"), np.load(tmp_path / "here.npy")
-    np.testing.assert_array_equal(there, here)
 
 
 # Kills itself when a stage has done something.

@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from conftest import ROOT
 from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
 
-from e3jax import training
+from e3jax import bank, training
 from e3jax.contamination import Contaminated
 
 MNIST = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
@@ -451,6 +452,24 @@ def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, nu
 forks = pytest.mark.filterwarnings("ignore:os.fork")
 
 
+@pytest.fixture(scope="module")
+def cluster(cache):
+    """A Ray cluster of two nodes, each with a core as far as Ray knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster()
+        try:
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+            cluster.add_node(num_cpus=1)
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
 def workers(node) -> list[int]:
     """Processes of a node that are in a run now."""
     raylet = node.all_processes["raylet"][0].process.pid
@@ -507,3 +526,46 @@ def test_ray_trains_as_this_process_does_bit_for_bit(cluster, tmp_path):
     assert here.name == there.name
     for name, values in np.load(here).items():
         np.testing.assert_array_equal(values, np.load(there)[name])
+
+
+# Scores a large collection on a cluster; here, since two clusters at once get in each other's way.
+ON_RAY = """
+import sys
+import numpy as np
+from e3jax import E3Outlier, engines, estimator
+estimator.LARGE, estimator._SAMPLE, estimator._PART, estimator._SCORED = 50, 40, 10, 6
+address, bank, parts, scores = sys.argv[1:]
+how = dict(random_state=0, steps=4, network="wrn-10-1", operations="PR")
+detector = E3Outlier(**how)
+if address:
+    detector.fit_in(parts, bank, each=engines.on_ray(address))
+else:
+    detector.fit(bank)
+np.save(scores, detector.decision_scores_)
+"""
+
+
+@forks
+@pytest.mark.campaign
+def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, mnist, tmp_path):
+    bank.write_arrays(tmp_path / "bank", [mnist.images[:120]])
+
+    def score(address, name):
+        arguments = [
+            address,
+            tmp_path / "bank",
+            tmp_path / f"{name}-parts",
+            tmp_path / f"{name}.npy",
+        ]
+        command = [sys.executable, "-W", "ignore", "-c", ON_RAY, *map(str, arguments)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    other = cluster.add_node(num_cpus=1)
+    process = score(cluster.address, "ray")
+    wait_until((tmp_path / "ray-parts" / "evidence0000000.npz").exists, process)
+    cluster.remove_node(other, allow_graceful=False)
+    assert len(list((tmp_path / "ray-parts").glob("evidence*"))) < 12
+    end(process)
+    end(score("", "here"))
+    found = [np.load(tmp_path / f"{name}.npy") for name in ("ray", "here")]
+    np.testing.assert_array_equal(*found)
