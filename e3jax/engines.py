@@ -84,6 +84,8 @@ def connect(address: str | None, **code: Any) -> dict[str, float]:
         raise InputError("--engine ray needs Ray: pip install ray")
     import ray
 
+    if ray.is_initialized():  # as for a bank before its ranking
+        return ray.cluster_resources()
     address = address or os.environ.get("RAY_ADDRESS")
     code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
     try:

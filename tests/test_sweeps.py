@@ -538,6 +538,7 @@ address, bank, parts, scores = sys.argv[1:]
 how = dict(random_state=0, steps=4, network="wrn-10-1", operations="PR")
 detector = E3Outlier(**how)
 if address:
+    engines.on_ray(address)  # a process may join twice
     detector.fit_in(parts, bank, each=engines.on_ray(address))
 else:
     detector.fit(bank)
