@@ -30,8 +30,10 @@ _FORMAT = 5
 _ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_", "copy_of_")
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
-_FITTED = ("threshold_", "value_range_", "network_", "steps_", "colour_", "file_scale_")
-_FITTED = (*_FITTED, "score_operations_")
+_FITTED = (
+    *("threshold_", "value_range_", "network_", "steps_", "colour_", "file_scale_"),
+    "score_operations_",
+)
 
 
 def save(detector: E3Outlier, path: str | os.PathLike) -> None:

@@ -259,12 +259,13 @@ def rank(args: argparse.Namespace, console: Console) -> int:
                     "report"
                 )
                 return 0
-        _report(args, detector.ranking_, found, on_progress)
+        ranked = detector.ranking_
+        _report(args, ranked, found, on_progress)
         if args.save:
             checkpoint.save(detector, args.save)
     if found.is_bank and args.shard == (1, 1):
         shutil.rmtree(args.out / _PARTS)
-    _sum_up(console, args.out, detector.ranking_, found.closed)
+    _sum_up(console, args.out, ranked, found.closed)
     health = detector.health_
     console.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
@@ -314,7 +315,9 @@ def make_bank(args: argparse.Namespace, console: Console) -> int:
 
 def _on_disk(found: _Source, args, side: int, fit: str, console, on_progress) -> _Source:
     """A source as a bank if it is one, or large: then one is made beside the report."""
-    if not found.is_bank:
+    if found.is_bank:
+        folder, opened = found.X, bank.open_bank(found.X, side, fit)
+    else:
         has_pyarrow = importlib.util.find_spec("pyarrow") is not None
         if len(found.X) <= LARGE or not has_pyarrow:
             return found
@@ -323,11 +326,9 @@ def _on_disk(found: _Source, args, side: int, fit: str, console, on_progress) ->
             f"{len(found.X)} files are many: they are read into {folder} first, which may be "
             "ranked again instead of them"
         )
-        _write_bank(folder, found, args, side, fit, on_progress)
-        found = _Source(folder, [])
-    opened = bank.open_bank(found.X, side, fit)
+        opened = _write_bank(folder, found, args, side, fit, on_progress)
     pictures = opened.bank.images if opened.bank.ids.dtype.kind == "i" else None
-    return _Source(found.X, [], opened.thumbnails, pictures)
+    return _Source(folder, [], opened.thumbnails, pictures)
 
 
 def _write_bank(folder: Path, found: _Source, args, side: int, fit: str, on_progress):

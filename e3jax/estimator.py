@@ -53,7 +53,7 @@ _SEEDS = np.iinfo(np.int32).max
 # Images of a large collection: fewer operations score them, a sample says how, part by part.
 LARGE, _SAMPLE, _PART = 20_000, 5_000, 4_096
 _SCORED = 24
-# More steps than these find little more in collections of any size.
+# Limits for collections of any size, set by the time they take; what more steps find is unmeasured.
 _MOST_STEPS_CPU, _MOST_STEPS = 3_000, 100_000
 EVIDENCE = ("all", "network")
 
@@ -249,20 +249,22 @@ class E3Outlier(BaseEstimator):
     def _train(self, key, pictures, parts: files.Parts, work: "Work", began: float) -> None:
         """Sets the network that is trained on pictures."""
 
+        config = self._config(len(pictures))
+
         def train() -> dict[str, np.ndarray]:
-            config = self._config(len(pictures))
+            length = config
             if self.time_budget is not None:
-                config = self._shorten(config, pictures, began + self.time_budget)
+                length = self._shorten(config, pictures, began + self.time_budget)
             how = {"on_progress": self.on_progress}
             if work.checkpoint:
                 state = work.checkpoint(work.folder / "training")
                 how["checkpoint"] = stack.enter_context(contextlib.closing(state))
-            fitted = fitting.fit(key, pictures, self._method, config, **how)
+            fitted = fitting.fit(key, pictures, self._method, length, **how)
             variables = files.flat(jax.device_get(fitted.state.variables))
-            return variables | {"steps": np.int64(config.steps)}
+            return variables | {"steps": np.int64(length.steps)}
 
         self.score_operations_ = self._scored(len(pictures))
-        self.network_ = self._config(len(pictures)).network
+        self.network_ = config.network
         with contextlib.ExitStack() as stack:
             if work.folder and "trained" not in parts:
                 stack.enter_context(locks.held(work.folder / "lock", "rank", wait=True))

@@ -77,12 +77,11 @@ def decode_all(args: argparse.Namespace) -> None:
                 )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     store.append_rows(args.out, rows[0], rows)
-    head = list(rows[0])[:4]
-    print(
-        tables.table(
-            head, [[r[head[0]], r[head[1]], f"{r[head[2]]:.0f}", f"{r[head[3]]:.2f}"] for r in rows]
-        )
-    )
+    lines = []
+    for row in rows:
+        files, program, rate, ratio, *_ = row.values()
+        lines.append([files, program, f"{rate:.0f}", f"{ratio:.2f}"])
+    print(tables.table(list(rows[0])[:4], lines))
 
 
 def _pillow(paths: list[Path], draft: bool) -> None:
@@ -106,7 +105,7 @@ LOOPS = {
 
 
 def rank_all(args: argparse.Namespace) -> None:
-    """One row for each number of images that has none."""
+    """Adds a row for each number of images."""
     how = {"steps": args.steps or "auto", "score_operations": args.score_operations or "auto"}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for images in args.images:
