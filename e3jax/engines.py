@@ -44,25 +44,34 @@ def on_ray(address: str | None = None, shares: dict[str, float] | None = None) -
     cluster = connect(address)
     import ray
 
-    task = ray.remote(
-        num_cpus=shares.get("CPU", 1),
-        num_gpus=shares.get("GPU", 0),
-        resources={name: n for name, n in shares.items() if name == "TPU"},
-        max_retries=3,
-        runtime_env={"env_vars": environment(shares)},
-    )(_on_worker)
+    work = task(_on_worker, shares)
     ahead = 2 * max(int(min(cluster.get(name, 0) / n for name, n in shares.items())), 1)
 
     def each(function: Callable[[Any], Any], items: Iterable) -> Iterator:
         waiting = collections.deque()
         for item in items:
-            waiting.append(task.remote(function, item))
+            waiting.append(work.remote(function, item))
             if len(waiting) >= ahead:
                 yield ray.get(waiting.popleft())
         while waiting:
             yield ray.get(waiting.popleft())
 
     return each
+
+
+def task(function: Callable, shares: dict[str, float], **options: Any):
+    """A function as a task of Ray that takes such shares; ``options`` are further ones of Ray's."""
+    import ray
+
+    return ray.remote(
+        num_cpus=shares.get("CPU", 1),
+        num_gpus=shares.get("GPU", 0),
+        resources={name: n for name, n in shares.items() if name == "TPU"},
+        # Losses of its worker or node; a call that kills its worker must end, too.
+        max_retries=3,
+        runtime_env={"env_vars": environment(shares)},
+        **options,
+    )(function)
 
 
 def _on_worker(function: Callable[[Any], Any], item: Any) -> Any:

@@ -134,16 +134,9 @@ class Ray(Executor):
         if not self.at_once:
             self.device += ", none of which has so much: runs wait for one"
         self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
-        self._task = ray.remote(
-            num_cpus=shares.get("CPU", 1),
-            num_gpus=shares.get("GPU", 0),
-            resources={name: n for name, n in shares.items() if name == "TPU"},
-            # Losses of its worker or node; a run that kills its worker must end, too.
-            max_retries=3,
-            # A process keeps the accelerators that it saw first.
-            max_calls=0 if self._platform == "cpu" else 1,
-            runtime_env={"env_vars": engines.environment(shares)},
-        )(_on_worker)
+        # A process keeps the accelerators that it saw first.
+        once = 0 if self._platform == "cpu" else 1
+        self._task = engines.task(_on_worker, shares, max_calls=once)
 
     def share(self, array: Any) -> Any:
         """Sent once to each node, and there in memory once for all of its workers."""
