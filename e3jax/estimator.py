@@ -215,10 +215,11 @@ class E3Outlier(BaseEstimator):
         if n < len(bank.images):
             pictures = pictures[first] if _is_array(pictures) else pictures.of(first)
             everywhere = np.searchsorted(first, self.copy_of_)
-        parts = files.Parts(work.folder, work.folder and self._what(digests))
-        seed = check_random_state(self.random_state).randint(_SEEDS)
-        key = jax.random.key(parts.keep("seed", lambda: {"seed": np.int64(seed)})["seed"][()])
-        self._train(key, pictures, parts, work, began)
+        with work.alone():
+            parts = files.Parts(work.folder, work.folder and self._what(digests))
+            seed = check_random_state(self.random_state).randint(_SEEDS)
+            key = jax.random.key(parts.keep("seed", lambda: {"seed": np.int64(seed)})["seed"][()])
+            self._train(key, pictures, parts, work, began)
         if not self._listen(key, pictures, parts, work):
             return False
         decoding.trim()  # of many images, temporary arrays are as large as what stays
@@ -256,19 +257,17 @@ class E3Outlier(BaseEstimator):
             if self.time_budget is not None:
                 length = self._shorten(config, pictures, began + self.time_budget)
             how = {"on_progress": self.on_progress}
-            if work.checkpoint:
-                state = work.checkpoint(work.folder / "training")
-                how["checkpoint"] = stack.enter_context(contextlib.closing(state))
-            fitted = fitting.fit(key, pictures, self._method, length, **how)
+            with contextlib.ExitStack() as stack:
+                if work.checkpoint:
+                    state = work.checkpoint(work.folder / "training")
+                    how["checkpoint"] = stack.enter_context(contextlib.closing(state))
+                fitted = fitting.fit(key, pictures, self._method, length, **how)
             variables = files.flat(jax.device_get(fitted.state.variables))
             return variables | {"steps": np.int64(length.steps)}
 
         self.score_operations_ = self._scored(len(pictures))
         self.network_ = config.network
-        with contextlib.ExitStack() as stack:
-            if work.folder and "trained" not in parts:
-                stack.enter_context(locks.held(work.folder / "lock", "rank", wait=True))
-            trained = parts.keep("trained", train)
+        trained = parts.keep("trained", train)
         self.steps_ = int(trained.pop("steps"))
         self.variables_ = {"batch_stats": {}} | files.nested(trained)
 
@@ -779,6 +778,14 @@ class Work(NamedTuple):
     shard: tuple[int, int] = (1, 1)
     each: Callable[[Callable, Iterable], Iterable] = map
     checkpoint: Any = None
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """Waits until no other process that shares the folder begins or trains."""
+        if self.folder is None:
+            return contextlib.nullcontext()
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder, which one of them may find to be of other work, and delete.
+        return locks.held(Path(f"{self.folder}.lock"), "rank", wait=True)
 
 
 def _hear(call: tuple) -> dict[str, np.ndarray]:

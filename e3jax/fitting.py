@@ -122,7 +122,7 @@ def fit(
     Args:
       key: of all randomness: same key, same images, same devices, same numbers.
       images: uint8 [n, h, w, c], h = w, n >= 2; an array, or what is indexed like one, see
-        :mod:`e3jax.shards`.
+        :class:`e3jax.bank.Joined`.
       method: what to train.
       config: how; ``method.quick_config()`` if None.
       mesh: devices to split each batch over (default: all).

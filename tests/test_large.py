@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,6 +92,19 @@ def test_parts_may_be_scored_by_anybody_in_any_order(in_memory, on_disk, tmp_pat
         last = E3Outlier(**HOW)
         assert done == [False, False] and last.fit_in(folder, on_disk, shard=(order[2], 3))
         assert same(last, in_memory)
+
+
+def test_parts_may_be_begun_at_the_same_time(in_memory, on_disk, tmp_path):
+    E3Outlier(**HOW | {"random_state": 1}).fit_in(tmp_path / "parts", on_disk)  # other work
+    detectors = [E3Outlier(**HOW) for _ in range(3)]
+
+    def fit(i):
+        return detectors[i].fit_in(tmp_path / "parts", on_disk, shard=(i + 1, 3))
+
+    with ThreadPoolExecutor(3) as threads:
+        done = list(threads.map(fit, range(3)))
+    assert any(done) and same(detectors[done.index(True)], in_memory)
+    assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == ["parts"]
 
 
 @pytest.mark.parametrize("stop", ["training", 0, 2])
