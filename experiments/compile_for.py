@@ -4,6 +4,8 @@ TPUs need libtpu (pip install libtpu; 700 MB, Google Cloud's terms), GPUs a JAX 
 libraries (pip install "jax[cuda12]"; 6 GB), but neither a device nor a driver. Each row is one
 program; what the table has already, by the same versions, is not compiled again. Peak memory and
 cycles are the compiler's estimates. Where it ends the process, as some versions do, a row says so.
+Where it takes too long or too much memory, JAX_OPTIMIZATION_LEVEL=O0 has it optimise less; rows say
+so then, give no cycles, and are made again without it.
 """
 
 import argparse
@@ -112,6 +114,12 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     return devices.Program(measure, (apply, *devices.shapes(mesh, arrays)))
 
 
+def optimization() -> str:
+    """The compiler's level of optimisation that was asked for; "" for its own."""
+    level = jax.config.jax_optimization_level
+    return "" if level == "UNKNOWN" else level
+
+
 class Compiler:
     """What compiles, in a process of its own."""
 
@@ -136,6 +144,8 @@ class Compiler:
         row = {"compiles": "yes", "compile_seconds": round(seconds, 1), "peak_bytes": peak}
         row["flops"] = (compiled.cost_analysis() or {}).get("flops", "")
         row["device_kind"] = mesh.devices.flat[0].device_kind
+        if level := optimization():
+            return case._asdict() | row | {"optimization": level}
         return case._asdict() | row | on_tpu(case, text)
 
 
@@ -230,7 +240,10 @@ def left_to_do(cases: list[Case], path: Path) -> list[Case]:
     rows = store.rows_of(path)
     # Older rows name fewer packages.
     made_alike = [set(made.split()) <= set(versions().split()) for made in rows.get("versions", ())]
-    return store.without_row(cases, rows[made_alike], Case._fields)
+    rows = rows[made_alike].reindex(columns=COLUMNS["compiled"])
+    if not optimization():
+        rows = rows[rows["optimization"].fillna("") == ""]
+    return store.without_row(cases, rows, Case._fields)
 
 
 def compile_apart(cases: list[Case], hlo: Path | None) -> Iterator[dict]:

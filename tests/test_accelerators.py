@@ -205,6 +205,21 @@ def test_what_the_table_has_by_the_same_versions_is_not_compiled_again(monkeypat
     assert compile_for.left_to_do(longer, tmp_path / "table.csv") == longer
 
 
+def test_what_was_optimised_less_is_compiled_again_without(monkeypatch, tmp_path):
+    table, cases = tmp_path / "table.csv", planned(monkeypatch, "--target v5e --programs draw")
+    made = cases[0]._asdict() | {"versions": compile_for.versions()}
+    rows = [made | {"optimization": "O0"}]
+    compile_for.append_rows(table, compile_for.COLUMNS["compiled"], rows)
+    assert compile_for.left_to_do(cases, table) == cases
+    jax.config.update("jax_optimization_level", "O0")
+    try:
+        assert compile_for.left_to_do(cases, table) == []
+    finally:
+        jax.config.update("jax_optimization_level", "UNKNOWN")
+    compile_for.append_rows(table, compile_for.COLUMNS["compiled"], [made])
+    assert compile_for.left_to_do(cases, table) == []
+
+
 def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(compile_for.importlib.util, "find_spec", lambda name: None)
     for target, sentence in (("v6e", "pip install libtpu"), ("a100", 'pip install "jax[cuda12]"')):
