@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from e3jax import (
     bank,
     checkpoint,
     engines,
+    files,
     gallery,
     operations,
     quarantine,
@@ -76,7 +76,7 @@ def _add_rank(commands) -> None:
     add("--score-operations", type=int, metavar="N", help="how many score (default: by the images)")
     _add_shape(parser)
     _add_engine(parser)
-    add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="score a part of a bank alone")
+    _add_shard(parser)
 
 
 def _add_bank(commands) -> None:
@@ -100,6 +100,11 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
 
 
+def _add_shard(parser: argparse.ArgumentParser) -> None:
+    text = "score a part of a bank alone"
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
+
+
 def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
     text = "folders, of which all images below them are taken, and files"
     parser.add_argument("photos", type=_path, nargs="+", metavar=name, help=text)
@@ -111,6 +116,8 @@ def _add_score(commands) -> None:
     _add_photos(parser, "NEW_PHOTOS")
     # Not the default of rank, whose report it would replace.
     parser.add_argument("--out", type=_path, default="report-new", help="folder for the report")
+    _add_engine(parser)
+    _add_shard(parser)
 
 
 def _add_views(commands) -> None:
@@ -240,8 +247,6 @@ def rank(args: argparse.Namespace, console: Console) -> int:
     if args.save:
         checkpoint.check_target(args.save)
     found = _find(args)
-    if args.shard != (1, 1) and not found.is_bank:
-        raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
     _check_folder(args.out)
     runtime.prepare()
     runtime.devices()
@@ -253,18 +258,12 @@ def rank(args: argparse.Namespace, console: Console) -> int:
             if not found.is_bank:
                 detector.fit(found.X)
             elif not _fit_in_parts(detector, found, args):
-                part, all_parts = args.shard
-                console.print(
-                    f"Part {part} of {all_parts} is done; whichever --shard ends last writes the "
-                    "report"
-                )
-                return 0
+                return _say_part(console, args)
         ranked = detector.ranking_
         _report(args, ranked, found, on_progress)
         if args.save:
             checkpoint.save(detector, args.save)
-    if found.is_bank and args.shard == (1, 1):
-        shutil.rmtree(args.out / _PARTS)
+    _forget_parts(args)
     _sum_up(console, args.out, ranked, found.closed)
     health = detector.health_
     console.print(
@@ -278,12 +277,30 @@ def rank(args: argparse.Namespace, console: Console) -> int:
 
 def _fit_in_parts(detector: E3Outlier, found: _Source, args: argparse.Namespace) -> bool:
     """Fits on a bank, keeping what is done beside the report; returns whether all of it is."""
-    how = {"shard": args.shard}
+    how = _shared(args)
     if importlib.util.find_spec("orbax"):
         how["checkpoint"] = checkpoint.TrainCheckpoint
+    return detector.fit_in(args.out / _PARTS, found.X, **how)
+
+
+def _shared(args: argparse.Namespace) -> dict[str, Any]:
+    """How the scoring of a bank is shared, for ``fit_in`` and ``rank_in``."""
+    how = {"shard": args.shard}
     if args.engine == "ray":
         how["each"] = engines.on_ray(args.ray_address)
-    return detector.fit_in(args.out / _PARTS, found.X, **how)
+    return how
+
+
+def _say_part(console: Console, args: argparse.Namespace) -> int:
+    part, parts = args.shard
+    console.print(f"Part {part} of {parts} is done; whichever --shard ends last writes the report")
+    return 0
+
+
+def _forget_parts(args: argparse.Namespace) -> None:
+    """Deletes what was kept beside a report, unless other shards may still read it."""
+    if args.shard == (1, 1):
+        files.forget_parts(args.out / _PARTS)
 
 
 def score(args: argparse.Namespace, console: Console) -> int:
@@ -296,8 +313,12 @@ def score(args: argparse.Namespace, console: Console) -> int:
         shape = (detector.image_size, detector.resize)
         found = _on_disk(found, args, *shape, console, on_progress)
         detector.on_progress = on_progress
-        ranked = detector.rank(found.X)
+        if not found.is_bank:
+            ranked = detector.rank(found.X)
+        elif not (ranked := detector.rank_in(args.out / _PARTS, found.X, **_shared(args))):
+            return _say_part(console, args)
         _report(args, ranked, found, on_progress)
+    _forget_parts(args)
     _sum_up(console, args.out, ranked, found.closed)
     return _judge(console, detector)
 
@@ -360,6 +381,8 @@ def _find(args: argparse.Namespace) -> _Source:
         if len(args.photos) > 1:
             raise InputError("a bank is ranked alone: give one, or folders and files of images")
         return _Source(args.photos[0].absolute(), [])
+    if getattr(args, "shard", (1, 1)) != (1, 1):
+        raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
     for photos in args.photos:
         found, left_out = [photos.absolute()], []
         if not photos.is_file():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import joblib
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -429,8 +430,21 @@ class E3Outlier(BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
+        return self._rank_new(X, Work())
+
+    def rank_in(self, folder, X, *, shard=(1, 1), each=map) -> ranking.Ranking | None:
+        """``rank``, keeping what is done in a folder, as ``fit_in`` does and with its arguments.
+
+        Returns:
+          The ranking, which needs the folder; None as long as parts are missing.
+        """
+        return self._rank_new(X, Work(Path(folder), shard, each))
+
+    def _rank_new(self, X, work: "Work") -> ranking.Ranking | None:
         bank, unreadable, _, scale, digests = self.read(X)
-        evidence, entropies = self._heard(bank.images)
+        if not (heard := self._heard(bank.images, work, digests)):
+            return None
+        evidence, entropies = heard
         scores = self._fuse(evidence)
         alike = self._alike(bank.images, copies.exact(bank.images, digests), scores)
         return self._rank(bank.ids, alike, entropies, scores, evidence, unreadable, scale)
@@ -718,12 +732,21 @@ class E3Outlier(BaseEstimator):
             chosen=self._chosen,
         )
 
-    def _heard(self, pictures) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The evidence about new pictures, and the entropies of their views."""
+    def _heard(self, pictures, work=None, digests=None) -> tuple[dict, np.ndarray] | None:
+        """The evidence about new pictures, and the entropies of their views; None if some is left.
+
+        Those of many pictures are kept in the work's folder, for which they need ``digests``.
+        """
         if len(pictures) > LARGE:
-            heard = self._bare()
+            heard, work = self._bare(), work or Work()
+            with work.alone():
+                what = (
+                    work.folder and f"{VERSION} {jax.__version__} {joblib.hash((heard, digests))}"
+                )
+                parts = files.Parts(work.folder, what)
             heard.on_progress = self.on_progress
-            heard._listen_in_parts(pictures, files.Parts(), Work())
+            if not heard._listen_in_parts(pictures, parts, work):
+                return None
             return heard.evidence_, heard.view_entropies_
         entropies = ranking.view_entropies(self._score(pictures))
         return self._evidence(entropies, pictures), entropies

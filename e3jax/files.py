@@ -66,6 +66,9 @@ def _csv_line(values: Iterable) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
+_ABOUT = "about.txt"  # in each folder of parts
+
+
 class Parts:
     """Results of a long computation, kept in a folder as they come, so that it can be stopped.
 
@@ -81,7 +84,7 @@ class Parts:
     def __init__(self, folder: str | os.PathLike | None = None, what: str = ""):
         self.folder, self._found = folder and Path(folder), {}
         if self.folder:
-            about = self.folder / "about.txt"
+            about = self.folder / _ABOUT
             if self.folder.exists() and not about.exists() and any(self.folder.iterdir()):
                 raise FileExistsError(
                     f"{self.folder} has other files, and unfinished work is kept there: move them"
@@ -113,6 +116,12 @@ class Parts:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
+
+
+def forget_parts(folder: Path) -> None:
+    """Deletes a folder of :class:`Parts`, if it is one."""
+    if (folder / _ABOUT).exists():
+        shutil.rmtree(folder)
 
 
 def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:

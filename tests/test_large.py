@@ -137,6 +137,27 @@ def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
     assert not np.array_equal(other.decision_scores_, in_memory.decision_scores_)
 
 
+def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
+    def each(function, calls):
+        for number, call in enumerate(calls):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield function(call)
+
+    folder = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        in_memory.rank_in(folder, on_disk, each=each)
+    kept = sorted(folder.glob("*.npz"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    assert in_memory.rank_in(folder, on_disk, shard=(1, 2)) is None  # one of two parts
+    found = in_memory.rank_in(folder, on_disk)
+    np.testing.assert_array_equal(found.scores, in_memory.decision_scores_)
+    assert len(kept) == 2 and [path.stat().st_mtime_ns for path in kept] == times
+    # Another detector's parts are not taken for its own.
+    other = E3Outlier(**HOW | {"random_state": 1}).fit(on_disk)
+    assert not np.array_equal(other.rank_in(folder, on_disk).scores, found.scores)
+
+
 def test_fewer_operations_are_part_of_more_and_of_all_kinds():
     families = np.array(operations.operation_set().families)
     before = set()
@@ -223,7 +244,14 @@ def test_a_large_folder_becomes_a_bank_on_the_way(run, photos, tmp_path):
     # New images from a bank, by a saved detector.
     run("rank", tmp_path / "bank", "--out", tmp_path / "saved", "--save", tmp_path / "model")
     run("score", tmp_path / "model", tmp_path / "bank", "--out", tmp_path / "new")
-    assert [row["score"] for row in rows(tmp_path / "new")] == [row["score"] for row in found]
+    scored = rows(tmp_path / "new")
+    assert [row["score"] for row in scored] == [row["score"] for row in found]
+    assert "parts" not in os.listdir(tmp_path / "new")
+    shards = [
+        run("score", tmp_path / "model", tmp_path / "bank", "--shard", shard, "--out", tmp_path)
+        for shard in ("2/2", "1/2")
+    ]
+    assert "Part 2 of 2 is done" in shards[0][1] and rows(tmp_path) == scored
 
 
 def test_a_part_alone_says_that_others_are_missing(run, photos, tmp_path):
