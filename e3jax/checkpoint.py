@@ -66,7 +66,10 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     check_target(path)
     tree = {name: getattr(detector, name) for name in (*_ARRAYS, *_TREES)}
     flat = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {jax.tree_util.keystr(at, simple=True, separator="/"): np.array(a) for at, a in flat}
+    arrays = {
+        jax.tree_util.keystr(at, simple=True, separator="/"): np.asarray(a, order="C")
+        for at, a in flat
+    }
     arrays |= _packed_paths(detector.paths_)
     about = {
         "format": _FORMAT,
@@ -165,7 +168,9 @@ def _packed_paths(paths) -> dict[str, np.ndarray]:
     """Image numbers, or the bytes of all paths, each followed by one of 0."""
     if isinstance(paths, np.ndarray) and paths.dtype.kind == "i":
         return {"numbers": paths}
-    packed = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    packed = bytearray()
+    for path in paths:
+        packed += os.fsencode(path) + b"\0"
     return {"paths": np.frombuffer(packed, np.uint8)}
 
 
@@ -178,7 +183,8 @@ def _paths(arrays: dict[str, np.ndarray]) -> np.ndarray:
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        digest.update(name.encode() + arrays[name].tobytes())
+        digest.update(name.encode())
+        digest.update(arrays[name].tobytes())
     return digest.hexdigest()
 
 

@@ -34,8 +34,10 @@ def exact(images: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
       found: uint64 [n], their :func:`digests`, if somebody has them.
     """
     found = digests(images) if found is None else found
-    _, first, which = np.unique(found, return_index=True, return_inverse=True)
-    first = first[which]
+    order, first = np.argsort(found, kind="stable"), np.arange(len(found))
+    ranked = found[order]
+    for i in np.flatnonzero(ranked[1:] == ranked[:-1]):
+        first[order[i + 1]] = first[order[i]]
     for i in np.flatnonzero(first != np.arange(len(first))):
         if not np.array_equal(images[i], images[first[i]]):  # one in 2**64
             first[i] = i

@@ -218,6 +218,7 @@ class E3Outlier(BaseEstimator):
             everywhere = np.searchsorted(first, self.copy_of_)
         with work.alone():
             parts = files.Parts(work.folder, work.folder and self._what(digests))
+            del first, digests  # which take as much memory as what stays
             seed = check_random_state(self.random_state).randint(_SEEDS)
             key = jax.random.key(parts.keep("seed", lambda: {"seed": np.int64(seed)})["seed"][()])
             self._train(key, pictures, parts, work, began)
@@ -229,11 +230,16 @@ class E3Outlier(BaseEstimator):
         deviations = fusion.fuse(lambda name: thresholds.deviations(evidence[name]), evidence)
         self.decision_scores_ = self._fuse(evidence)[everywhere]
         self.deviations_ = deviations[everywhere]
+        del deviations
         if n < len(bank.images):
-            self.evidence_ = {name: values[everywhere] for name, values in evidence.items()}
+            self.evidence_ = {
+                k: parts.mapped(f"{k}-all", evidence[k][everywhere]) for k in evidence
+            }
             of = entropies.__getitem__ if _is_array(entropies) else entropies.of
             self.view_entropies_ = of(everywhere)
         self.alike_ = self._alike(bank.images, self.copy_of_, self.decision_scores_)
+        for name in ("decision_scores_", "deviations_", "copy_of_", "alike_"):
+            setattr(self, name, parts.mapped(name, getattr(self, name)))
         self.health_ = self.health_._replace(
             spread=float(self.decision_scores_.std()), unreadable=unreadable
         )
@@ -245,7 +251,7 @@ class E3Outlier(BaseEstimator):
         """Names what is fitted, and how."""
         parameters = self.get_params(deep=False)
         del parameters["on_progress"]
-        found = hashlib.sha256(digests.tobytes()).hexdigest()
+        found = hashlib.sha256(digests).hexdigest()
         return f"{VERSION} {jax.__version__} {parameters} {found}"
 
     def _train(self, key, pictures, parts: files.Parts, work: "Work", began: float) -> None:
@@ -329,7 +335,9 @@ class E3Outlier(BaseEstimator):
         if not all(name in parts for name in names):
             return False
         kinds = [fusion.NETWORK, *self.references_]
-        self.evidence_ = {k: np.concatenate([parts[name][k] for name in names]) for k in kinds}
+        self.evidence_ = {
+            k: parts.mapped(k, np.concatenate([parts[name][k] for name in names])) for k in kinds
+        }
         counts = [min(_PART, n - start) for start in starts]
         like = np.empty((0, self.score_operations_), np.float32)
         self.view_entropies_ = Joined(

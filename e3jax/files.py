@@ -108,6 +108,14 @@ class Parts:
         else:
             self._found[name] = arrays
 
+    def mapped(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An array, which takes no memory of the process where there is a folder."""
+        if not self.folder:
+            return array
+        path = self.folder / f"{name}.npy"
+        write_atomically(path, lambda file: np.lib.format.write_array(file, array))
+        return np.load(path, mmap_mode="r").view(np.ndarray)
+
     def keep(self, name: str, make: Callable[[], Mapping]) -> dict[str, np.ndarray]:
         """The part of that name, made if it is not there."""
         if name not in self:

@@ -42,14 +42,14 @@ def scale(values: np.ndarray) -> Scale:
     Of more than 100,000 values the 50,000 largest are kept, and as many of the others, evenly by
     their ranks: shares in between are off by at most 1 / 50,000.
     """
-    values, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
-    below = (counts.cumsum() - counts / 2) / counts.sum()
+    ranked = np.sort(np.asarray(values, np.float64))
+    values = ranked[np.append(True, ranked[1:] != ranked[:-1])]
     others = len(values) - _MOST // 2
     if others > _MOST // 2:
         kept = np.linspace(0, others - 1, _MOST // 2).astype(int)
-        kept = np.concatenate([kept, np.arange(others, len(values))])
-        values, below = values[kept], below[kept]
-    return Scale(values, below)
+        values = np.concatenate([values[kept], values[others:]])
+    below = np.searchsorted(ranked, values) + np.searchsorted(ranked, values, "right")
+    return Scale(values, below / 2 / len(ranked))
 
 
 def weights(names: Sequence[str]) -> dict[str, float]:

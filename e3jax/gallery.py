@@ -5,7 +5,7 @@ import importlib.resources
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from e3jax.ranking import Ranking
 
 # A page of more takes a browser seconds to open.
 _MOST = 20_000
+_PIECE = 3 << 14
 
 
 def write_gallery(
@@ -50,7 +51,7 @@ def write_gallery(
         raise ValueError(f"{len(pictures)} pictures, expected {len(ranking.scores)}, one per score")
     if not np.isfinite(ranking.scores).all():
         raise ValueError("scores are not finite: training diverged, so there is no order to show")
-    shown = ranking.order[:_MOST]
+    shown = ranking.order[:_MOST].copy()  # of many images, the order alone takes much memory
     chosen = list(pictures[shown]) if hasattr(pictures, "shape") else [pictures[i] for i in shown]
     are_files = isinstance(chosen[0], (str, os.PathLike))
     total = len(chosen)
@@ -69,7 +70,7 @@ def write_gallery(
         "title": title,
         "warning": ranking.health.warning,
         "threshold": ranking.threshold,
-        "scores": _packed(ranking.scores[ranking.order], "<f8"),
+        "scores": [_packed(some, "<f8") for some in _pieces(np.sort(ranking.scores)[::-1])],
         "copies": ranking.copy_of[shown].tolist(),
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
@@ -91,6 +92,11 @@ def write_gallery(
     # In a script element "<" alone could end it. Piece by piece, as the whole takes much memory.
     pieces = (piece.replace("<", "\\u003c") for piece in json.JSONEncoder().iterencode(data))
     files.write_lines(path, itertools.chain([head], pieces, [tail]))
+
+
+def _pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Some values at a time, so many that base64 needs no padding between them."""
+    return (values[start : start + _PIECE] for start in range(0, len(values), _PIECE))
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:

@@ -125,13 +125,13 @@ def write_tables(folder: str | os.PathLike, ranking: Ranking) -> None:
 
 def _rows(ranking: Ranking) -> Iterator[dict]:
     """The rows of the tables, of which a few are in memory at a time."""
-    count = np.bincount(ranking.copy_of, minlength=len(ranking.paths))
+    is_copied = np.bincount(ranking.copy_of, minlength=len(ranking.paths)) > 1
     order, surprises = ranking.order, ranking.evidence.surprises
     for start in range(0, len(order), _ROWS):
         some = order[start : start + _ROWS]
         first = ranking.copy_of[some]
         paths, firsts = (map(str, ranking.paths[at]) for at in (some, first))
-        firsts = (path if n > 1 else "" for path, n in zip(firsts, count[first], strict=True))
+        firsts = (path if n else "" for path, n in zip(firsts, is_copied[first], strict=True))
         scores = ranking.scores[some]
         outlier = (scores > ranking.threshold).astype(int)
         found = [values[some].tolist() for values in surprises.values()]

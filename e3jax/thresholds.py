@@ -24,9 +24,10 @@ def deviations(evidence: np.ndarray) -> np.ndarray:
 
     They are of the logarithm, because evidence, float [n] from 0, has a long tail without outliers.
     """
-    logarithm = np.log(np.maximum(evidence, 1e-9))
-    apart = logarithm - np.median(logarithm)
-    return apart / max(_MAD_FACTOR * np.median(np.abs(apart)), 1e-30)
+    apart = np.log(np.maximum(evidence, 1e-9))
+    apart -= np.median(apart)
+    apart /= max(_MAD_FACTOR * np.median(np.abs(apart), overwrite_input=True), 1e-30)
+    return apart
 
 
 def threshold(scores: np.ndarray, contamination, deviations: np.ndarray) -> float:

@@ -141,7 +141,7 @@ def measure_bank(images: int, steps: int | str, score_operations: int | str) -> 
         folder = Path(folder)
         began["bank"] = time.monotonic()
         blocks = (min(4096, images - start) for start in range(0, images, 4096))
-        found = bank.write_arrays(folder / "bank", map(noisy, blocks))
+        pictures = bank.write_arrays(folder / "bank", map(noisy, blocks)).bank.images
         thread = threading.Thread(target=watch)
         thread.start()
         how = {"random_state": 0, "steps": steps, "score_operations": score_operations}
@@ -150,7 +150,7 @@ def measure_bank(images: int, steps: int | str, score_operations: int | str) -> 
         detector.fit_in(folder / "parts", folder / "bank")
         began["report"] = time.monotonic()
         ranking.write_tables(folder, detector.ranking_)
-        gallery.write_gallery(folder / "gallery.html", detector.ranking_, found.bank.images)
+        gallery.write_gallery(folder / "gallery.html", detector.ranking_, pictures)
         began["end"] = time.monotonic()
         most[1] = False
         thread.join()
