@@ -4,24 +4,11 @@ import subprocess
 import sys
 import tracemalloc
 
-import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from e3jax import (
-    E3Outlier,
-    bank,
-    checkpoint,
-    descriptors,
-    estimator,
-    fusion,
-    gallery,
-    ranking,
-    scoring,
-)
-from e3jax.images import ImageBank
-from e3jax.reading import Collection
+from e3jax import copies, files, fusion, thresholds
 
 PROGRAM = """
 import os, sys
@@ -60,58 +47,24 @@ def test_the_papers_protocol_on_12000_colour_images_stays_under_2_gb():
     assert many - few < 3 * bank + 50e6, f"{few / 1e6:.0f} and {many / 1e6:.0f} MB"
 
 
-@pytest.fixture
-def drawn_scores(monkeypatch):
-    """Collections are numbers of images, whose scores are drawn instead of computed."""
-    block = np.random.default_rng(1).integers(0, 256, (4096, 8, 8, 1), np.uint8)
-    random, kinds = np.random.default_rng(0), [fusion.NETWORK, *descriptors.DESCRIPTORS]
-
-    def read(detector, n, *_, least):
-        counts = np.diff([*range(0, n, 4096), n])
-        images = bank.Joined(lambda piece: block, counts, block[:0])
-        return Collection(
-            ImageBank(images, np.arange(n)), [], digests=np.arange(n, dtype=np.uint64)
-        )
-
-    def train(detector, *_):
-        detector.score_operations_, detector.network_, detector.steps_ = 2, "wrn-10-1", 1
-        detector.variables_ = {}
-
-    def score(detector, images, *_):
-        entropies = random.random((len(images), 2), np.float32)
-        return scoring.ViewScores({"ne": -entropies}, np.ones(len(images)), None)
-
-    def hear(call):
-        n = len(call[1])
-        drawn = {kind: random.lognormal(size=n) for kind in kinds}
-        return drawn | {"entropies": np.zeros((n, 2), np.uint8)}
-
-    for name, function in {"_read": read, "_train": train, "_score": score}.items():
-        monkeypatch.setattr(E3Outlier, name, function)
-    monkeypatch.setattr(E3Outlier, "_range", lambda *_: None)
-    monkeypatch.setattr(estimator, "collect", lambda n: n)
-    monkeypatch.setattr(estimator, "_hear", hear)
-    monkeypatch.setattr(jax.random, "choice", lambda key, n, shape, replace: np.arange(*shape))
-    monkeypatch.setattr(scoring, "check_fit", lambda *_: "")
-    monkeypatch.setattr(descriptors, "fit", lambda *_: dict.fromkeys(descriptors.DESCRIPTORS))
-    limits = ((estimator, "LARGE"), (estimator, "_SAMPLE"), (fusion, "_MOST"), (gallery, "_MOST"))
-    for module, name in limits:
-        monkeypatch.setattr(module, name, 1000)
-
-
-@pytest.mark.usefixtures("drawn_scores")
-def test_what_follows_the_scores_takes_less_than_60_bytes_per_image(tmp_path):
-    def rank(n: int) -> None:
-        detector, folder = E3Outlier(operations="RA", random_state=0), tmp_path / f"{n}"
-        detector.fit_in(folder / "parts", n)
-        next(ranking._rows(detector.ranking_))
-        pictures = np.broadcast_to(np.uint8(0), (n, 8, 8, 1))
-        gallery.write_gallery(folder / "gallery.html", detector.ranking_, pictures)
-        checkpoint.save(detector, folder / "detector")
-
-    rank(3000)  # compiles
+@pytest.mark.parametrize(
+    ("follow", "most"),
+    [(fusion.scale, 24), (thresholds.deviations, 24), (lambda v: copies.exact(None, v), 34)],
+)
+def test_what_follows_the_scores_takes_few_bytes_per_image(follow, most):
+    values = np.random.default_rng(0).permutation(np.arange(1.0, 500_001))
     tracemalloc.start()
-    rank(n := 300_000)
+    follow(values)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 60 * n, f"{peak / n:.0f} bytes"
+    assert peak < most * len(values), f"{peak / len(values):.0f} bytes"
+
+
+def test_mapped_arrays_are_what_they_were_and_take_no_memory(tmp_path):
+    parts, values = files.Parts(tmp_path / "parts"), np.arange(500_000)
+    tracemalloc.start()
+    mapped = parts.mapped("values", values)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(mapped, values)
+    assert kept < len(values) and files.Parts().mapped("values", values) is values
