@@ -318,6 +318,7 @@ class E3Outlier(BaseEstimator):
 
     def _listen_in_parts(self, pictures, parts: files.Parts, work: "Work") -> bool:
         """Sets the evidence about many pictures, of which a part is in memory at a time."""
+        decoding.trim()  # what was needed before
         n = len(pictures)
         starts = range(0, n, _PART)
         names = [f"evidence{i:07d}" for i in range(len(starts))]
