@@ -2,10 +2,9 @@
 
 How exactly a number returns depends on how far rounding grows. Measured with the instruction sets
 of four kinds of CPU (XLA_FLAGS=--xla_cpu_max_isa): 1e-9 for views, 2e-6 for logits, 5e-7 for scores
-of untrained weights and 1e-6 after one step of training. 100 steps are chaotic: there scores differ
-by 0.04 to 0.07 on average and 0.12 at most, mostly all in one direction, and are correlated by 0.97
-to 0.99. Those after one step differ by 0.3 on average and are correlated by -0.05. So 100 steps are
-held to 1e-5 where compiler and CPU are the recorded ones, and elsewhere to a correlation.
+of untrained weights and 1e-6 after one step of training, but 0.03 to 0.12 after 100 steps, because
+training is chaotic. So 100 steps are held to 1e-5 where compiler and CPU are recorded ones, and
+elsewhere to 0.1, less than half of what one step and 100 steps differ by, of the first of them.
 """
 
 import numpy as np
@@ -40,15 +39,10 @@ def test_an_untrained_networks_scores_are_the_recorded_ones(numbers, logits_and_
 
 
 @pytest.mark.filterwarnings("ignore:pretext accuracy")
-def test_a_detectors_scores_after_one_step_are_the_recorded_ones(numbers, digits):
-    scores = make.detector(digits, 1)
-    np.testing.assert_allclose(scores, numbers["detector_1"], rtol=0, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:pretext accuracy")
-def test_a_trained_detectors_scores_are_the_recorded_ones(numbers, digits):
-    scores, recorded = make.detector(digits, 100), numbers["detector_100"]
-    if make.machine() == numbers["machine"]:
-        np.testing.assert_allclose(scores, recorded, rtol=0, atol=1e-5)
-    assert np.corrcoef(scores, recorded)[0, 1] > 0.95
-    assert np.abs(scores - recorded).mean() < 0.1
+@pytest.mark.parametrize(("steps", "atol_elsewhere"), [(1, 1e-5), (100, 0.1)])
+def test_a_trained_detectors_scores_are_the_recorded_ones(numbers, digits, steps, atol_elsewhere):
+    here = numbers["machine"] == make.machine()
+    atol = 1e-5 if here.any() else atol_elsewhere
+    recorded = numbers[f"detector_{steps}"]
+    recorded = recorded[here.argmax()] if recorded.ndim > 1 else recorded
+    np.testing.assert_allclose(make.detector(digits, steps), recorded, rtol=0, atol=atol)
