@@ -129,7 +129,7 @@ class Parts:
 def forget_parts(folder: Path) -> None:
     """Deletes a folder of :class:`Parts`, if it is one."""
     if (folder / _ABOUT).exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # on NFS mapped files stay for now
 
 
 def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:

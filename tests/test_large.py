@@ -107,20 +107,27 @@ def test_parts_may_be_begun_at_the_same_time(in_memory, on_disk, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == ["parts"]
 
 
-@pytest.mark.parametrize("stop", ["training", 0, 2])
-def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
+def until(stop):
+    """Scores parts, and is stopped before the one of that number."""
+
     def each(function, calls):
         for number, call in enumerate(calls):
             if number == stop:
                 raise KeyboardInterrupt
             yield function(call)
 
+    return each
+
+
+@pytest.mark.parametrize("stop", ["training", 0, 2])
+def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
     def on_progress(stage, done, total):
         if stage == stop and done > 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        E3Outlier(**HOW, on_progress=on_progress).fit_in(tmp_path / "parts", on_disk, each=each)
+        stopped = E3Outlier(**HOW, on_progress=on_progress)
+        stopped.fit_in(tmp_path / "parts", on_disk, each=until(stop))
     scored = []
 
     def count(function, calls):
@@ -138,15 +145,9 @@ def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
 
 
 def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
-    def each(function, calls):
-        for number, call in enumerate(calls):
-            if number == 2:
-                raise KeyboardInterrupt
-            yield function(call)
-
     folder = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        in_memory.rank_in(folder, on_disk, each=each)
+        in_memory.rank_in(folder, on_disk, each=until(2))
     kept = sorted(folder.glob("*.npz"))
     times = [path.stat().st_mtime_ns for path in kept]
     assert in_memory.rank_in(folder, on_disk, shard=(1, 2)) is None  # one of two parts

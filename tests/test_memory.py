@@ -1,4 +1,7 @@
-"""Views are never stored: the original program needs 16 to 33 GB for those of 12,000 images."""
+"""Views are never stored: the original program needs 16 to 33 GB for those of 12,000 images.
+
+And what follows the scores of many images takes little besides them.
+"""
 
 import subprocess
 import sys
