@@ -26,6 +26,7 @@ _FORMAT = 1
 # Files of a shard, and of a task.
 _SHARD, _TASK = 4096, 256
 _THUMBNAIL = 96
+_AGAIN = "give the command that made it once more, which continues"
 _DAMAGED = (OSError, ValueError, EOFError)  # what reading half a file, or none, raises
 
 
@@ -131,6 +132,11 @@ def _mapped_table(path: Path, changed: int):
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
 
 
+# Functions of this module, since a detector that holds them may be pickled.
+def _name(value: bytes) -> str:
+    return os.fsdecode(value)
+
+
 def _content(value: bytes | None) -> bytes:
     return value or b""
 
@@ -138,8 +144,9 @@ def _content(value: bytes | None) -> bytes:
 class _Column:
     """A column of a shard, indexed by positions."""
 
-    def __init__(self, folder: Path, name: str, decode: Callable, shard: int):
-        self._column, self._decode = _table(folder, shard)[name], decode
+    def __init__(self, shards: Sequence["_Shard"], name: str, decode: Callable, piece: int):
+        shard = shards[piece]
+        self._column, self._decode = _table(shard.folder, shard.number)[name], decode
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         found = np.empty(len(index), object)
@@ -178,7 +185,7 @@ def open_bank(
     fit: str | None = None,
     colour: bool | None = None,
 ) -> reading.Collection:
-    """Opens a bank that :func:`write` made.
+    """Opens a bank that :func:`write`, :func:`write_arrays` or :func:`join` made.
 
     Args:
       folder: of the bank.
@@ -191,45 +198,140 @@ def open_bank(
     Raises:
       InputError: it is no bank, unfinished, damaged, or made with another side or fit.
     """
+    return _open(_members(folder), side, fit, colour)
+
+
+def join(folder: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> reading.Collection:
+    """Makes a bank of several banks, which stay where they are: nothing is copied.
+
+    Args:
+      folder: of the new bank.
+      folders: of the others, in the order that their images take; of different files.
+
+    Raises:
+      InputError: they differ in how their images were made, or a file is in two of them; or see
+        :func:`open_bank` and :func:`write`.
+    """
     folder = Path(folder).absolute()
+    members = list(dict.fromkeys(member for each in folders for member in _members(each)))
+    if folder in members:
+        raise InputError(f"{folder} is one of the banks to join: name a new folder")
+    found = _open(members)
+    if found.bank.ids.dtype == object:
+        _check_different(found.bank.ids)
+    settings = {"bank": _FORMAT, "banks": list(map(str, members))}
+    with _begun(folder, settings):
+        files.write_text(folder / ABOUT, json.dumps(settings | {"finished": True}))
+    return found
+
+
+def _check_different(paths: Joined) -> None:
+    """Raises an InputError if a path occurs twice. Of each only a digest of 8 bytes is held."""
+    digests = np.fromiter((hash(path) for path in paths), np.int64, len(paths))
+    ordered = np.sort(digests)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    again = paths[np.isin(digests, twice)].tolist()
+    if len(set(again)) < len(again):
+        path = max(again, key=again.count)
+        raise InputError(f"{path} is in two of the banks: join banks of different files")
+
+
+def _members(folder: str | os.PathLike) -> list[Path]:
+    """The banks that a bank was joined of; else the bank itself."""
+    folder = Path(folder).absolute()
+    return [Path(member) for member in _about(folder).get("banks", [folder])]
+
+
+class _Shard(NamedTuple):
+    """A shard of a bank: its number, and how many images of how many channels it has."""
+
+    folder: Path
+    number: int
+    count: int
+    channels: int
+
+
+def _open(
+    folders: Sequence[Path],
+    side: int | None = None,
+    fit: str | None = None,
+    colour: bool | None = None,
+) -> reading.Collection:
+    """Opens banks as one collection, see :func:`open_bank`."""
+    abouts = [_checked(folder, side, fit) for folder in folders]
+    about = _common(folders, abouts)
+    found = [pair for pairs in map(_shards, folders, abouts) for pair in pairs]
+    digests = np.concatenate([np.empty(0, np.uint64), *(digest for _, digest in found)])
+    shards = [shard for shard, _ in found]
+    counts, channels = [s.count for s in shards], max((s.channels for s in shards), default=1)
+    channels = channels if colour is None else 3 if colour else 1
+    like = np.empty((0, about["side"], about["side"], channels), np.uint8)
+    convert = functools.partial(reading.in_colours, channels=channels)
+    images = Joined(functools.partial(_piece, shards), counts, like, convert)
+
+    def column(name: str, decode: Callable) -> Joined:
+        load = functools.partial(_Column, shards, name, decode)
+        return Joined(load, counts, np.empty(0, object))
+
+    ids = column("path", _name) if about["has_paths"] else np.arange(len(images))
+    unreadable = [reading.Unreadable(*pair) for each in abouts for pair in each["unreadable"]]
+    unreadable += [reading.NotLookedAt(*pair) for each in abouts for pair in each["not_looked_at"]]
+    bank, thumbnails = ImageBank(images, ids), column("thumbnail", _content)
+    return reading.Collection(bank, unreadable, thumbnails, about["scale"], digests)
+
+
+def _checked(folder: Path, side: int | None, fit: str | None) -> dict:
+    """What a bank says about itself, if it is finished and of this side and fit."""
     about = _about(folder)
-    again = "give the command that made it once more, which continues"
-    if about.get("bank") != _FORMAT:
+    if about.get("bank") != _FORMAT or "banks" in about:
         raise InputError(f"{folder} is no bank of this version: make one with e3jax bank")
     if not about["finished"]:
-        raise InputError(f"{folder} is unfinished: {again}")
+        raise InputError(f"{folder} is unfinished: {_AGAIN}")
     for name, wanted in (("image size", side), ("resize", fit)):
         has = about["side" if name == "image size" else "fit"]
         if None not in (wanted, has) and wanted != has:
             raise InputError(
                 f"{folder} was made with {name} {has}, not {wanted}: use that, or make another bank"
             )
-    counts, side = about["counts"], about["side"]
-    digests = [np.empty(0, np.uint64)]
-    for shard, (count, channels) in enumerate(zip(counts, about["channels"], strict=True)):
+    return about | {"scale": FileScale(*(pair and tuple(pair) for pair in about["scale"]))}
+
+
+def _common(folders: Sequence[Path], abouts: Sequence[dict]) -> dict:
+    """What banks have in common; an InputError if their images were not made alike."""
+    first = dict(abouts[0])
+    for folder, about in zip(folders, abouts, strict=True):
+        differs = [name for name in ("side", "fit", "has_paths") if about[name] != first[name]]
+        scales = list(zip(first["scale"], about["scale"], strict=True))
+        if any(None not in pair and pair[0] != pair[1] for pair in scales):
+            differs.append("scale")
+        if differs:
+            raise InputError(
+                f"{folder} and {folders[0]} differ in {', '.join(differs)}: make one bank of "
+                "their files"
+            )
+        first["scale"] = FileScale(*(known or new for known, new in scales))
+    return first
+
+
+def _shards(folder: Path, about: dict) -> Iterator[tuple[_Shard, np.ndarray]]:
+    """The shards of a bank, each whole, and digests of their images."""
+    for number, (count, channels) in enumerate(
+        zip(about["counts"], about["channels"], strict=True)
+    ):
         try:
-            digests.append(_table(folder, shard)["digest"].to_numpy()[:count])
-            whole = _pixels(folder, shard).shape == (count, side, side, channels)
+            digest = _table(folder, number)["digest"].to_numpy()[:count]
+            whole = _pixels(folder, number).shape == (count, *2 * [about["side"]], channels)
         except _DAMAGED:
             whole = False
         if not whole:
-            raise InputError(f"{folder} is damaged, shard {shard} is missing or not whole: {again}")
-    channels = 3 if (max(about["channels"]) == 3 if colour is None else colour) else 1
-    like = np.empty((0, side, side, channels), np.uint8)
-    convert = functools.partial(reading.in_colours, channels=channels)
-    images = Joined(functools.partial(_pixels, folder), counts, like, convert)
+            raise InputError(
+                f"{folder} is damaged, shard {number} is missing or not whole: {_AGAIN}"
+            )
+        yield _Shard(folder, number, count, channels), digest
 
-    def column(name: str, decode: Callable) -> Joined:
-        load = functools.partial(_Column, folder, name, decode)
-        return Joined(load, counts, np.empty(0, object))
 
-    ids = column("path", os.fsdecode) if about["has_paths"] else np.arange(len(images))
-    unreadable = [reading.Unreadable(*pair) for pair in about["unreadable"]]
-    unreadable += [reading.NotLookedAt(*pair) for pair in about["not_looked_at"]]
-    thumbnails = column("thumbnail", _content)
-    scale = FileScale(*(pair and tuple(pair) for pair in about["scale"]))
-    bank = ImageBank(images, ids)
-    return reading.Collection(bank, unreadable, thumbnails, scale, np.concatenate(digests))
+def _piece(shards: Sequence[_Shard], piece: int) -> np.ndarray:
+    return _pixels(shards[piece].folder, shards[piece].number)
 
 
 # --- Writing a bank ----------------------------------------------------------------------------

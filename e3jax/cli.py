@@ -80,9 +80,9 @@ def _add_rank(commands) -> None:
 
 
 def _add_bank(commands) -> None:
-    text = "read folders of images once, into a bank that rank and score take like a folder"
+    text = "read folders of images once, or join banks, into a bank that rank and score take"
     parser = _command(commands, "bank", make_bank, text)
-    _add_photos(parser, "PHOTOS")
+    _add_photos(parser, "PHOTOS")  # or banks
     parser.add_argument("--out", type=_path, default="bank", help="folder for the bank")
     _add_shape(parser)
     _add_engine(parser)
@@ -324,11 +324,14 @@ def score(args: argparse.Namespace, console: Console) -> int:
 
 
 def make_bank(args: argparse.Namespace, console: Console) -> int:
-    found = _find(args)
-    if found.is_bank:
-        raise InputError(f"{found.X} is a bank already: give folders of images")
-    with _bars(console) as on_progress:
-        made = _write_bank(args.out, found, args, args.image_size, args.resize, on_progress)
+    if len(args.photos) > 1 and all(map(bank.is_bank, args.photos)):
+        made = bank.join(args.out, args.photos)
+    else:
+        found = _find(args)
+        if found.is_bank:
+            raise InputError(f"{found.X} is a bank already: give folders of images")
+        with _bars(console) as on_progress:
+            made = _write_bank(args.out, found, args, args.image_size, args.resize, on_progress)
     _say_left_out(console, made.unreadable, made.scale)
     console.print(f"{len(made.bank.images)} images in {args.out}: e3jax rank {args.out}")
     return 0
@@ -379,7 +382,10 @@ def _find(args: argparse.Namespace) -> _Source:
     paths, closed = {}, []
     if any(map(bank.is_bank, args.photos)):
         if len(args.photos) > 1:
-            raise InputError("a bank is ranked alone: give one, or folders and files of images")
+            raise InputError(
+                "a bank is taken alone: give one, or folders and files of images; e3jax bank "
+                "joins several banks to one"
+            )
         return _Source(args.photos[0].absolute(), [])
     if getattr(args, "shard", (1, 1)) != (1, 1):
         raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")

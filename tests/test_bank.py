@@ -1,6 +1,7 @@
 """Banks on disk hold what reading into memory gives, survive stops, and notice what changed."""
 
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -140,6 +141,41 @@ def test_arrays_of_any_lengths_make_a_bank(tmp_path, mnist):
     found = bank.write_arrays(tmp_path / "bank", [images, colour])
     np.testing.assert_array_equal(found.bank.images[:30], images.repeat(3, axis=-1))
     np.testing.assert_array_equal(found.bank.images[30:], colour)
+
+
+def test_banks_are_joined_without_a_copy(photos, tmp_path):
+    paths = reading.find_files(photos)[0]
+    deep = [path for path in paths if "deep" in path.name or "1" in path.name]
+    others = [path for path in paths if path not in deep]
+    for name, some in (("a", others[:9]), ("b", deep), ("c", others[9:])):
+        bank.write(tmp_path / name, some, each=map)
+    bank.join(tmp_path / "bc", [tmp_path / "b", tmp_path / "c"])
+    joined = bank.join(tmp_path / "abc", [tmp_path / "a", tmp_path / "bc", tmp_path / "a"])
+    assert os.listdir(tmp_path / "abc") == [bank.ABOUT]
+    expected = reading.read_files([*others[:9], *deep, *others[9:]])
+    for found in (joined, bank.open_bank(tmp_path / "abc"), pickle.loads(pickle.dumps(joined))):
+        np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+        assert found.bank.ids.tolist() == expected.bank.ids.tolist()
+        assert (found.unreadable, found.scale) == (expected.unreadable, expected.scale)
+        np.testing.assert_array_equal(found.digests, copies.digests(expected.bank.images))
+
+
+def test_banks_that_do_not_fit_together_are_not_joined(photos, tmp_path):
+    paths = [path for path in reading.find_files(photos)[0] if path.stem.isdecimal()]
+    for name, some, side in (("a", paths[:9], 32), ("b", paths[8:], 32), ("small", paths[:3], 16)):
+        bank.write(tmp_path / name, some, side, each=map)
+    bank.write_arrays(tmp_path / "arrays", [np.zeros((3, 32, 32), np.uint8)])
+    for other, wrong in (
+        ("b", f"{paths[8]} is in two of the banks"),
+        ("small", "differ in side: make one bank of their files"),
+        ("arrays", "differ in fit, has_paths"),
+        ("photos", "is no bank of this version"),
+    ):
+        with pytest.raises(InputError, match=wrong):
+            bank.join(tmp_path / "joined", [tmp_path / "a", tmp_path / other])
+    with pytest.raises(InputError, match="is one of the banks to join"):
+        bank.join(tmp_path / "a", [tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "joined").exists()
 
 
 def test_what_is_wrong_is_one_sentence(photos, tmp_path):

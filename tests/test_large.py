@@ -253,6 +253,14 @@ def test_a_large_folder_becomes_a_bank_on_the_way(run, photos, tmp_path):
         for shard in ("2/2", "1/2")
     ]
     assert "Part 2 of 2 is done" in shards[0][1] and rows(tmp_path) == scored
+    # Two banks as one, of the same files in another order.
+    halves = sorted(photos.iterdir())[1::2], sorted(photos.iterdir())[::2]
+    for name, half in zip("ab", halves, strict=True):
+        run("bank", *half, "--out", tmp_path / name)
+    code, said = run("bank", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "both")
+    assert code == 0 and "60 images in" in said
+    run("score", tmp_path / "model", tmp_path / "both", "--out", tmp_path / "joined")
+    assert rows(tmp_path / "joined") == scored
 
 
 def test_a_part_alone_says_that_others_are_missing(run, photos, tmp_path):
@@ -263,7 +271,7 @@ def test_a_part_alone_says_that_others_are_missing(run, photos, tmp_path):
     assert code == 0 and "Part 1 of 2 is done; whichever --shard ends last writes" in said
     assert os.listdir(tmp_path / "report") == ["parts"]
     code, said = run("rank", tmp_path / "bank", photos, "--out", tmp_path / "report")
-    assert code == 2 and "a bank is ranked alone" in said
+    assert code == 2 and "a bank is taken alone" in said
     code, said = run("bank", tmp_path / "bank", "--out", tmp_path / "other")
     assert code == 2 and "is a bank already" in said
 
