@@ -181,13 +181,14 @@ def decode(source, *wanted: tuple[int, Shrink]) -> list:
     if isinstance(source, Image.Image):
         return _convert(None, source, [shrink for _, shrink in wanted], None)
     with _opened(source) as file:
-        kind = kinds.kind_of(file.read(kinds.HEAD))
         try:
             return _decode(file, wanted)
         except MemoryError:
             raise
         except Exception as failure:
             error = failure.with_traceback(None)  # which holds on to the pixels
+        file.seek(0)
+        kind = kinds.kind_of(file.read(kinds.HEAD))
         if remedy := kinds.remedy(kind):
             raise NotAnImage(f"{kind}: {remedy}")
         if results := _decode_essentials(kind, file, wanted):
@@ -304,6 +305,8 @@ def _turn(picture, exif: bytes | None):
     from PIL import Image
 
     if picture.format == "TIFF":  # Pillow turns these itself
+        return None
+    if exif is None and not picture.info:
         return None
     try:
         if exif is None:

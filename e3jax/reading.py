@@ -356,7 +356,8 @@ def _in_threads(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged metadata and large images
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            for result in pool.map(attempt, items):
+            # Handing items to a single thread would take longer than to decode small ones.
+            for result in (map if threads == 1 else pool.map)(attempt, items):
                 results.append(result)
                 on_item(len(results))
         for number, result in enumerate(results):

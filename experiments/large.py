@@ -1,6 +1,6 @@
 """Measures large collections: how fast files are decoded, and what ranking a bank takes.
 
-`decode` reads pictures of two kinds in one process, in turns with Pillow's own loop. `rank` makes
+`decode` reads pictures of three kinds in one process, in turns with Pillow's own loop. `rank` makes
 banks of digits of MNIST, each with noise of its own, and ranks them in a process of its own.
 Memory is the most that the process had for itself; pages of mapped files come on top and leave
 again when others need the space. Rows are added to a table.
@@ -33,7 +33,7 @@ def main() -> int:
         "decode", help="images per second and core", description=decode_all.__doc__
     )
     decode.add_argument("--rounds", type=flags.positive, default=5, help="turns")
-    decode.add_argument("--files", type=flags.positive, default=60, help="large files; small: 10 x")
+    decode.add_argument("--files", type=flags.positive, default=60, help="large files; small: 10, 50 x")
     decode.add_argument("--out", type=Path, default="runs/decoding.csv", help="the rows")
     decode.set_defaults(do=decode_all)
     rank = add_command("rank", help="time and memory of stages", description=rank_all.__doc__)
@@ -50,12 +50,13 @@ def main() -> int:
 
 
 def decode_all(args: argparse.Namespace) -> None:
-    """Photos of 12 megapixels as JPEG, and pictures of 256 x 256 pixels as PNG."""
+    """Photos of 12 megapixels as JPEG, and pictures of 256 and 32 pixels a side as PNG."""
     random, rows = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as folder:
         for kind, size, files in (
             ("jpg", (4000, 3000), args.files),
             ("png", (256, 256), 10 * args.files),
+            ("png", (32, 32), 50 * args.files),
         ):
             paths = [Path(folder, f"{i}.{kind}") for i in range(files)]
             for path in paths:
