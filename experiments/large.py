@@ -33,7 +33,8 @@ def main() -> int:
         "decode", help="images per second and core", description=decode_all.__doc__
     )
     decode.add_argument("--rounds", type=flags.positive, default=5, help="turns")
-    decode.add_argument("--files", type=flags.positive, default=60, help="large files; small: 10, 50 x")
+    text = "large ones; 10 and 50 times as many small ones"
+    decode.add_argument("--files", type=flags.positive, default=60, help=text)
     decode.add_argument("--out", type=Path, default="runs/decoding.csv", help="the rows")
     decode.set_defaults(do=decode_all)
     rank = add_command("rank", help="time and memory of stages", description=rank_all.__doc__)

@@ -17,6 +17,7 @@ from e3jax import baselines, descriptors, devices, files, fitting, fusion, scori
 from e3jax.baselines import pixels
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.training import TrainConfig
+from sweep import refinements
 from sweep.plan import OURS, Protocol, Run
 from sweep.provenance import versions
 
@@ -59,7 +60,7 @@ def perform(do, run: Run, bank: np.ndarray, ids, options: dict, *, mesh: Mesh) -
 
 FUSED = "e3outlier+"
 # What a run trains, by its method; E3Outlier if it is not here.
-_TRAINED = baselines.METHODS | {FUSED: FACTORED}
+_TRAINED = baselines.METHODS | {FUSED: FACTORED} | refinements.METHODS
 
 
 def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,)) -> Outcome:
@@ -143,12 +144,13 @@ def _constants(names: Iterable[str]) -> dict[str, Any]:
 
 
 def train_and_fuse(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
-    """Trains a network, and fuses what it says with the descriptors."""
-    outcome = train(run, images, mesh, options)
-    began, own = time.monotonic(), outcome[FACTORED.name]
+    """Trains a network, or several, and fuses what they say with the descriptors."""
+    do = refinements.train_members if run.method in refinements.ENSEMBLES else train
+    outcome = do(run, images, mesh, options)
+    began, own = time.monotonic(), next(iter(outcome.values()))
     scores = _fuse(run, images, mesh, network=-own["scores"])
     seconds = own["score_seconds"] + time.monotonic() - began
-    return {FUSED: own | {"scores": scores, "score_seconds": seconds}} | outcome
+    return {run.method: own | {"scores": scores, "score_seconds": seconds}} | outcome
 
 
 def _fuse(run: Run, images: np.ndarray, mesh: Mesh, names=(), **evidence) -> np.ndarray:
@@ -188,6 +190,7 @@ _library = (E3OUTLIER, *baselines.METHODS.values())
 ENTRIES = [
     *(Entry(tuple(m.scores), partial(_describe, m), train) for m in _library),
     Entry((FUSED, FACTORED.name), _describe_fused, train_and_fuse),
+    *(Entry((n, m.name), _describe_fused, train_and_fuse) for n, m in refinements.METHODS.items()),
     Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs),
     *(Entry((n,), partial(_describe_untrained, n), score_untrained) for n in UNTRAINED),
 ]
@@ -195,5 +198,6 @@ ENTRIES = [
 METHODS = {name: entry for entry in ENTRIES for name in entry.scores}
 DEFAULT_METHODS = (FUSED, E3OUTLIER.name, *UNTRAINED)
 # What "all" means: Table 1, RDAE as published and all without training, but no controls.
-_CONTROLS = (*_EPOCH_SCORES, "cae-views", "cae-64")
+_REFINED = {score for name in refinements.METHODS for score in METHODS[name].scores}
+_CONTROLS = {*_EPOCH_SCORES, "cae-views", "cae-64", *_REFINED}
 TABLE_METHODS = tuple(name for name in METHODS if name not in _CONTROLS)
