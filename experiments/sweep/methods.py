@@ -135,8 +135,12 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
 # --- With descriptors ------------------------------------------------------------------------
 
 
-def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
-    return _describe(FACTORED, protocol, grey) | {"constants": UNTRAINED["descriptors"]}
+def _describe_fused(protocol: Protocol, grey: bool, **constants) -> dict[str, Any]:
+    how = {"constants": UNTRAINED["descriptors"] | constants}
+    return _describe(FACTORED, protocol, grey) | how
+
+
+_describe_refined = partial(_describe_fused, **refinements.CONSTANTS)
 
 
 def _constants(names: Iterable[str]) -> dict[str, Any]:
@@ -190,7 +194,10 @@ _library = (E3OUTLIER, *baselines.METHODS.values())
 ENTRIES = [
     *(Entry(tuple(m.scores), partial(_describe, m), train) for m in _library),
     Entry((FUSED, FACTORED.name), _describe_fused, train_and_fuse),
-    *(Entry((n, m.name), _describe_fused, train_and_fuse) for n, m in refinements.METHODS.items()),
+    *(
+        Entry((name, method.name), _describe_refined, train_and_fuse)
+        for name, method in refinements.METHODS.items()
+    ),
     Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs),
     *(Entry((n,), partial(_describe_untrained, n), score_untrained) for n in UNTRAINED),
 ]
