@@ -224,6 +224,26 @@ def test_the_plus_method_is_compared_with_the_first_edition_hog_and_the_best_of_
     assert aupr.startswith("| mnist, ρ = 10 % | aupr-out | 70.0 |")
 
 
+def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
+    values = {
+        "e3outlier+": 0.9,
+        "factored": 0.8,
+        "e3outlier+trimmed": 0.92,
+        "factored-trimmed": 0.75,
+    }
+    rows = [row(m, c, auroc=a + c / 100) for m, a in values.items() for c in range(2)]
+    rows += [
+        row(m, c, auroc=a, dataset="cifar10") for m, a in list(values.items())[:2] for c in (0,)
+    ]
+    _, _, *lines = tables.refinements_table(rows).splitlines()
+    assert lines == [
+        "| cifar10 | quick | factored | 1 | 80.0 / 60.0 |  |",
+        "| cifar10 | quick | e3outlier+ | 1 | 90.0 / 70.0 |  |",
+        "| mnist | quick | factored | 2 | 80.5 / 60.5 | -5.0 / -5.0 |",
+        "| mnist | quick | e3outlier+ | 2 | 90.5 / 70.5 | +2.0 / +2.0 |",
+    ]
+
+
 def test_tables_from_csv_and_from_json_are_the_same(tmp_path):
     random = np.random.default_rng(0)
     rows = [

@@ -235,7 +235,8 @@ def refinements_table(rows: Iterable[dict]) -> str:
             means = [found[metric].mean() for metric in ("auroc", "aupr_out")]
             cells = [" / ".join(f"{mean[plain]:.1f}" for mean in means)]
             for name in map(refined.format, names):
-                cells.append(" / ".join(f"{mean[name] - mean[plain]:+.1f}" for mean in means))
+                apart = [f"{mean[name] - mean[plain]:+.1f}" for mean in means if name in mean]
+                cells.append(" / ".join(apart))
             lines.append([dataset, protocol, plain, len(found), *cells])
     return table(["images", "protocol", "score", "runs", "plain", *names], lines)
 
