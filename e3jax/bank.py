@@ -6,6 +6,7 @@ the last change, why it cannot be read, digest of the pixels, thumbnail. A shard
 second file is there. ``bank.json`` says how images were made, and in the end that all are there.
 """
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -230,10 +231,9 @@ def _check_different(paths: Joined) -> None:
     digests = np.fromiter((hash(path) for path in paths), np.int64, len(paths))
     ordered = np.sort(digests)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    again = paths[np.isin(digests, twice)].tolist()
-    if len(set(again)) < len(again):
-        path = max(again, key=again.count)
-        raise InputError(f"{path} is in two of the banks: join banks of different files")
+    times = collections.Counter(paths[np.isin(digests, twice)])
+    if again := [path for path in times if times[path] > 1]:
+        raise InputError(f"{again[0]} is in two of the banks: join banks of different files")
 
 
 def _members(folder: str | os.PathLike) -> list[Path]:
@@ -301,15 +301,13 @@ def _common(folders: Sequence[Path], abouts: Sequence[dict]) -> dict:
     first = dict(abouts[0])
     for folder, about in zip(folders, abouts, strict=True):
         differs = [name for name in ("side", "fit", "has_paths") if about[name] != first[name]]
-        scales = list(zip(first["scale"], about["scale"], strict=True))
-        if any(None not in pair and pair[0] != pair[1] for pair in scales):
-            differs.append("scale")
+        differs += ["scale"] if first["scale"].conflicts(about["scale"]) else []
         if differs:
             raise InputError(
                 f"{folder} and {folders[0]} differ in {', '.join(differs)}: make one bank of "
                 "their files"
             )
-        first["scale"] = FileScale(*(known or new for known, new in scales))
+        first["scale"] = first["scale"].filled(about["scale"])
     return first
 
 

@@ -82,7 +82,7 @@ def _add_rank(commands) -> None:
 def _add_bank(commands) -> None:
     text = "read folders of images once, or join banks, into a bank that rank and score take"
     parser = _command(commands, "bank", make_bank, text)
-    _add_photos(parser, "PHOTOS")  # or banks
+    _add_photos(parser, "PHOTOS")
     parser.add_argument("--out", type=_path, default="bank", help="folder for the bank")
     _add_shape(parser)
     _add_engine(parser)

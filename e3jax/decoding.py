@@ -29,6 +29,15 @@ class FileScale(NamedTuple):
     integers: tuple[float, float] | None = None
     floats: tuple[float, float] | None = None
 
+    def filled(self, other: "FileScale") -> "FileScale":
+        """What is not known here is taken from another scale."""
+        return FileScale(*(a if a is not None else b for a, b in zip(self, other, strict=True)))
+
+    def conflicts(self, other: "FileScale") -> list[tuple]:
+        """The pairs of ranges that are known here and in another scale, and differ."""
+        both = [pair for pair in zip(self, other, strict=True) if None not in pair]
+        return [(ours, theirs) for ours, theirs in both if tuple(ours) != tuple(theirs)]
+
     @property
     def notes(self) -> list[str]:
         """One sentence for each range that is not the files' own."""
@@ -306,7 +315,7 @@ def _turn(picture, exif: bytes | None):
 
     if picture.format == "TIFF":  # Pillow turns these itself
         return None
-    if exif is None and not picture.info:
+    if exif is None and not picture.info:  # no metadata, which Pillow takes longer to find out
         return None
     try:
         if exif is None:

@@ -568,13 +568,12 @@ class E3Outlier(BaseEstimator):
             if len(found.bank.images) < least:
                 raise InputError(f"{X} has fewer than {least} images: give a larger collection")
             known = self.file_scale_ or reading.FileScale()
-            for ours, theirs in zip(known, found.scale, strict=True):
-                if None not in (ours, theirs) and tuple(ours) != tuple(theirs):
-                    raise InputError(
-                        f"{X} has files of more than 8 bits, read from {theirs[0]:g} to "
-                        f"{theirs[1]:g}; the detector knows {ours[0]:g} to {ours[1]:g}: give the "
-                        "files themselves"
-                    )
+            for ours, theirs in known.conflicts(found.scale):
+                raise InputError(
+                    f"{X} has files of more than 8 bits, read from {theirs[0]:g} to "
+                    f"{theirs[1]:g}; the detector knows {ours[0]:g} to {ours[1]:g}: give the "
+                    "files themselves"
+                )
             return found
         if is_path(X):
             X, closed = reading.find_files(X)

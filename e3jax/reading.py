@@ -270,9 +270,7 @@ def in_colours(images: np.ndarray, channels: int) -> np.ndarray:
 def _scale(images: Iterable, known: FileScale | None) -> FileScale:
     """The scale of the images that are `Deep`; what is ``known`` goes before what they share."""
     shared = decoding.common_scale([image for image in images if isinstance(image, Deep)])
-    if known is None:
-        return shared
-    return FileScale(*(a if a is not None else b for a, b in zip(known, shared, strict=True)))
+    return shared if known is None else known.filled(shared)
 
 
 def _finished(picture):

@@ -173,6 +173,10 @@ def test_banks_that_do_not_fit_together_are_not_joined(photos, tmp_path):
     ):
         with pytest.raises(InputError, match=wrong):
             bank.join(tmp_path / "joined", [tmp_path / "a", tmp_path / other])
+    for name in ("deep", "deeper"):
+        bank.write(tmp_path / name, [photos / "0.png", photos / f"{name}.png"], each=map)
+    with pytest.raises(InputError, match="differ in scale: make one bank of their files"):
+        bank.join(tmp_path / "joined", [tmp_path / "deep", tmp_path / "deeper"])
     with pytest.raises(InputError, match="is one of the banks to join"):
         bank.join(tmp_path / "a", [tmp_path / "a", tmp_path / "b"])
     assert not (tmp_path / "joined").exists()

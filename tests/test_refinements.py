@@ -52,9 +52,9 @@ def test_images_with_low_scores_count_less(name, weights):
 
 @pytest.mark.parametrize("name", ["e3outlier+trimmed", "e3outlier+both"])
 def test_a_refinement_is_a_method_of_the_benchmark(name, digits):
-    config = plan.Protocol("quick", None, steps=4, network="tiny-8", operations="RA")
+    protocol = plan.Protocol("quick", None, steps=4, network="tiny-8", operations="RA")
     entry = methods.METHODS[name]
-    run = plan.Run("mnist", "", name, 4, 0.1, 0, 0, None, **entry.describe(config, True))
+    run = plan.Run("mnist", "", name, 4, 0.1, 0, 0, None, **entry.describe(protocol, True))
     mesh = devices.device_mesh(jax.devices()[:1])
     outcome = entry.do(run, digits, mesh, {})
     assert list(outcome) == [name, name.replace("e3outlier+", "factored-")]
@@ -65,9 +65,8 @@ def test_a_refinement_is_a_method_of_the_benchmark(name, digits):
         method, members = refinements.METHODS[name], []
         for member in range(2):
             key = jax.random.fold_in(run.key, member)
-            fitted = fitting.fit(
-                key, digits, method, config.config(methods.FACTORED, True)._replace(steps=2)
-            )
+            config = protocol.config(methods.FACTORED, True)._replace(steps=2)
+            fitted = fitting.fit(key, digits, method, config)
             members.append(fitting.score(fitted, digits))
         p = np.mean(members, axis=0)
         ne = (p * np.log(p)).sum(-1)

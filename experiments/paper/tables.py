@@ -1,7 +1,6 @@
 """Markdown tables of result rows, beside the paper's numbers."""
 
 import collections
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -227,12 +226,13 @@ def refinements_table(rows: Iterable[dict]) -> str:
     Of the plain thing AUROC and AUPR-out in percent, of the others the differences in points.
     """
     runs, lines = frame(rows), []
-    names = [m.partition("+")[2] for m in runs["method"].unique() if re.match(r"e3outlier\+.", m)]
+    own = [m for m in runs["method"].unique() if m.startswith("e3outlier+")]
+    names = [m.removeprefix("e3outlier+") for m in own if m != "e3outlier+"]
     for (dataset, protocol), of_set in runs.groupby(["dataset", "protocol"]):
+        index = ["inlier_class", "seed"]
+        found = 100 * of_set.pivot_table(["auroc", "aupr_out"], index, "method")
+        means = [found[metric].mean() for metric in ("auroc", "aupr_out")]
         for plain, refined in (("factored", "factored-{}"), ("e3outlier+", "e3outlier+{}")):
-            index = ["inlier_class", "seed"]
-            found = 100 * of_set.pivot_table(["auroc", "aupr_out"], index, "method")
-            means = [found[metric].mean() for metric in ("auroc", "aupr_out")]
             cells = [" / ".join(f"{mean[plain]:.1f}" for mean in means)]
             for name in map(refined.format, names):
                 apart = [f"{mean[name] - mean[plain]:+.1f}" for mean in means if name in mean]

@@ -136,8 +136,8 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
 
 
 def _describe_fused(protocol: Protocol, grey: bool, **constants) -> dict[str, Any]:
-    how = {"constants": UNTRAINED["descriptors"] | constants}
-    return _describe(FACTORED, protocol, grey) | how
+    constants = UNTRAINED["descriptors"] | constants
+    return _describe(FACTORED, protocol, grey) | {"constants": constants}
 
 
 _describe_refined = partial(_describe_fused, **refinements.CONSTANTS)

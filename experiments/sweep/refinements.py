@@ -29,13 +29,13 @@ def _weighted(weigh: Callable[[jax.Array], jax.Array]) -> Method:
     """
 
     def loss(outputs: tuple, batch: losses.Batch, scores: jax.Array) -> tuple[jax.Array, Any]:
-        own, _ = losses.factored_supervision(outputs, batch, ())
         log_p = jax.nn.log_softmax(outputs[0])
         ne = devices.gather_over_devices(scoring.negative_entropy(log_p, batch.operation_index))
         index = batch.all_image_index
         moved = scores.at[index].add(CONSTANTS["rate"] * (ne - scores[index]))
         ranks = (scores.argsort().argsort() + 0.5) / len(scores)
-        return weigh(ranks)[batch.image_index] * own, moved
+        of_batch = losses.weighted(losses.factored_supervision)
+        return of_batch(outputs, batch, weigh(ranks))[0], moved
 
     return dataclasses.replace(
         FACTORED, loss=loss, extra=lambda images: np.zeros(len(images), np.float32)
@@ -47,25 +47,21 @@ def _probabilities(x: jax.Array, outputs: tuple, labels: jax.Array) -> jax.Array
     return jax.nn.softmax(outputs[0][:, 1:])
 
 
-def _of_probabilities(key: jax.Array, p: np.ndarray) -> np.ndarray:
-    ne = (p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(-1)
-    return (ne * scoring.view_weights(ne)).mean(1)
-
-
 def _trim(ranks: jax.Array) -> jax.Array:
     return (ranks > CONSTANTS["trimmed"]) / (1 - CONSTANTS["trimmed"])
 
 
 _REWEIGHTED, _TRIMMED = _weighted(lambda ranks: 2 * ranks), _weighted(_trim)
-_OF_SINGLE, _OF_MEMBERS = FACTORED.scores["factored"], _of_probabilities
 # Methods by the name of the score that fuses theirs with the descriptors.
 METHODS = {
-    f"e3outlier+{name}": dataclasses.replace(method, scores={f"factored-{name}": rule}, **how)
-    for name, method, rule, how in (
-        ("reweighted", _REWEIGHTED, _OF_SINGLE, {}),
-        ("trimmed", _TRIMMED, _OF_SINGLE, {}),
-        ("ensemble", FACTORED, _OF_MEMBERS, {"evaluate": _probabilities}),
-        ("both", _REWEIGHTED, _OF_MEMBERS, {"evaluate": _probabilities}),
+    f"e3outlier+{name}": dataclasses.replace(
+        method, scores={f"factored-{name}": FACTORED.scores["factored"]}
+    )
+    for name, method in (
+        ("reweighted", _REWEIGHTED),
+        ("trimmed", _TRIMMED),
+        ("ensemble", dataclasses.replace(FACTORED, evaluate=_probabilities)),
+        ("both", dataclasses.replace(_REWEIGHTED, evaluate=_probabilities)),
     )
 }
 ENSEMBLES = ("e3outlier+ensemble", "e3outlier+both")
@@ -88,7 +84,10 @@ def train_members(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> di
         p = p + fitting.score(fitted, images, **how) / np.float32(members)
         train_seconds += fitted.seconds
         score_seconds += time.monotonic() - began
-    accuracy = float((p.argmax(-1) == np.arange(p.shape[1])).mean())
-    columns = {"steps": config.steps * members, "pretext_accuracy": accuracy}
+    operation = np.arange(p.shape[1])
+    ne = scoring.negative_entropy(np.log(np.maximum(p, np.finfo(p.dtype).tiny)), operation)
+    accuracy = np.float32(p.argmax(-1) == operation)
+    evaluation = scoring.ViewScores({"ne": np.asarray(ne)}, accuracy, representation=())
+    columns = {"steps": config.steps * members, "pretext_accuracy": float(accuracy.mean())}
     columns |= {"train_seconds": train_seconds, "score_seconds": score_seconds}
-    return {method.name: columns | {"scores": _of_probabilities(key, p)}}
+    return {method.name: columns | {"scores": method.scores[method.name](run.key, evaluation)}}
