@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from e3jax import devices
+
+# Of images and operations, by their numbers modulo this: no size of a collection is a shape of a
+# program. Beyond it images share a slot, and the larger the groups, the less their scores mean.
+_SLOTS = 1 << 15
 
 
 class Batch(NamedTuple):
@@ -68,3 +75,39 @@ def weighted(loss: Loss) -> Loss:
         return weights[batch.image_index] * losses, weights
 
     return of_batch
+
+
+def trimmed(loss: Loss, share: float) -> Loss:
+    """The loss of each batch but for the views of the images that were least certain so far.
+
+    After the trimming of Wang et al. (TPAMI 2023), by which outliers disturb the training less. An
+    image's certainty is a moving average of the NE of its views (eq. 6), each less what its
+    operation has on average and the mean of its batch.
+
+    Args:
+      loss: of outputs that begin with logits; it gets no ``extra``.
+      share: of a batch's views that count nothing; the others count as before.
+
+    Returns:
+      A loss whose ``extra`` starts as :func:`no_certainty`.
+    """
+
+    def of_batch(outputs: tuple, batch: Batch, certainty: jax.Array) -> tuple[jax.Array, Any]:
+        log_p = jax.lax.stop_gradient(jax.nn.log_softmax(outputs[0]))
+        ne = (jnp.exp(log_p) * log_p).sum(-1)
+        ne, operation = devices.gather_over_devices((ne, jnp.float32(batch.operation_index)))
+        image, operation = batch.all_image_index % _SLOTS, jnp.int32(operation) % _SLOTS
+        of_images, of_operations = certainty
+        apart = ne - ne.mean() - of_operations[operation]
+        of_operations = of_operations.at[operation].add(0.1 * apart)
+        of_images = of_images.at[image].add(0.1 * (apart - of_images[image]))
+        least = jnp.quantile(of_images[image], share)
+        counts = of_images[batch.image_index % _SLOTS] >= least
+        return counts * loss(outputs, batch, ())[0], jnp.stack([of_images, of_operations])
+
+    return of_batch
+
+
+def no_certainty(images: np.ndarray) -> np.ndarray:
+    """The ``extra`` of :func:`trimmed` before the first step, float32 [2, slots]."""
+    return np.zeros((2, _SLOTS), np.float32)

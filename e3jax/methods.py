@@ -64,9 +64,13 @@ E3OUTLIER = Method(
     metrics=losses.pretext_accuracy,
 )
 
-# The network of e3outlier+, which learns more from each view.
+_TRIMMED = 0.1
+# The network of e3outlier+, which learns more from each view, and nothing from images that look as
+# if they did not belong.
 FACTORED = dataclasses.replace(
     E3OUTLIER,
-    loss=losses.factored_supervision,
+    loss=losses.trimmed(losses.factored_supervision, _TRIMMED),
+    extra=losses.no_certainty,
     scores={"factored": lambda key, scores: scores.weighted_mean("ne")},
+    constants={"trimmed": _TRIMMED},
 )

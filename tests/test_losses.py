@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from e3jax import losses, operations
+from e3jax import devices, losses, operations
 from e3jax.losses import Batch
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -62,3 +63,62 @@ def test_operations_that_share_a_factor_do_not_pay_for_it():
     factored, _ = losses.factored_supervision(outputs, batch, ())
     plain, _ = losses.surrogate_supervision(outputs, batch, ())
     np.testing.assert_allclose(factored, 2 * plain, rtol=1e-6)
+
+
+def trimmed_over_two_devices(share, logits, operation, image, certainty):
+    """What each view counts, and the certainty afterwards."""
+    mesh = devices.device_mesh(jax.devices()[:2])
+
+    def of_device(logits, operation, mine):
+        batch = Batch(None, mine, operation, image, SET.factors)
+        plain, _ = losses.factored_supervision((logits,), batch, ())
+        loss = losses.trimmed(losses.factored_supervision, share)
+        found, certainty_after = loss((logits,), batch, jnp.asarray(certainty))
+        return found / plain, certainty_after
+
+    split, whole = PartitionSpec(devices.AXIS), PartitionSpec()
+    mapped = jax.shard_map(
+        of_device, mesh=mesh, in_specs=split, out_specs=(split, whole), check_vma=False
+    )
+    return mapped(logits, operation, image)
+
+
+def test_views_of_the_least_certain_images_count_nothing():
+    logits = 3 * jax.random.normal(jax.random.key(0), (10, K))
+    image, operation = jnp.array([4, 0, 3, 2, 2, 1, 5, 6, 7, 8]), jnp.arange(10) % 7
+    own = np.linspace(1, 0, 9)
+    certainty = losses.no_certainty(None).copy()
+    certainty[0, :9], certainty[1, :7] = own, 0.1 * np.arange(7)
+    counts, after = trimmed_over_two_devices(0.2, logits, operation, image, certainty)
+
+    # Image by image, as the docstring has it.
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    ne = (np.exp(log_p) * log_p).sum(1)
+    apart = ne - ne.mean() - 0.1 * np.asarray(operation)
+    moved, of_operations = own.copy(), 0.1 * np.arange(7)
+    for i, o, a in zip(image, operation, apart, strict=True):
+        moved[i] += 0.1 * (a - own[i])
+        of_operations[o] += 0.1 * a
+    np.testing.assert_allclose(after[0, :9], moved, rtol=1e-4)
+    np.testing.assert_allclose(after[1, :7], of_operations, atol=1e-5)
+    assert not after[:, 9:].any()
+    assert list(np.argsort(moved)[:2]) == [8, 7]
+    np.testing.assert_allclose(counts, ~np.isin(image, [8, 7]), rtol=1e-6)
+
+
+def test_images_that_are_equally_certain_all_count():
+    logits, image = jnp.zeros((4, K)), jnp.arange(4)
+    counts, after = trimmed_over_two_devices(0.5, logits, image, image, losses.no_certainty(None))
+    assert counts.tolist() == [1] * 4 and not after.any()
+
+
+def test_images_beyond_the_slots_share_them():
+    logits, start = jax.random.normal(jax.random.key(1), (4, K)), losses.no_certainty(None)
+    image, operation = jnp.arange(4), jnp.arange(4)
+    few, after = trimmed_over_two_devices(0.25, logits, operation, image, start)
+    many, after_many = trimmed_over_two_devices(
+        0.25, logits, operation, image + 3 * start.shape[1], start
+    )
+    np.testing.assert_array_equal(few, many)
+    np.testing.assert_array_equal(after, after_many)
+    assert few.sum() == 3

@@ -17,7 +17,6 @@ from e3jax import baselines, descriptors, devices, files, fitting, fusion, scori
 from e3jax.baselines import pixels
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.training import TrainConfig
-from sweep import refinements
 from sweep.plan import OURS, Protocol, Run
 from sweep.provenance import versions
 
@@ -60,7 +59,7 @@ def perform(do, run: Run, bank: np.ndarray, ids, options: dict, *, mesh: Mesh) -
 
 FUSED = "e3outlier+"
 # What a run trains, by its method; E3Outlier if it is not here.
-_TRAINED = baselines.METHODS | {FUSED: FACTORED} | refinements.METHODS
+_TRAINED = baselines.METHODS | {FUSED: FACTORED}
 
 
 def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,)) -> Outcome:
@@ -135,12 +134,9 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
 # --- With descriptors ------------------------------------------------------------------------
 
 
-def _describe_fused(protocol: Protocol, grey: bool, **constants) -> dict[str, Any]:
-    constants = UNTRAINED["descriptors"] | constants
+def _describe_fused(protocol: Protocol, grey: bool) -> dict[str, Any]:
+    constants = UNTRAINED["descriptors"] | FACTORED.constants
     return _describe(FACTORED, protocol, grey) | {"constants": constants}
-
-
-_describe_refined = partial(_describe_fused, **refinements.CONSTANTS)
 
 
 def _constants(names: Iterable[str]) -> dict[str, Any]:
@@ -148,9 +144,8 @@ def _constants(names: Iterable[str]) -> dict[str, Any]:
 
 
 def train_and_fuse(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
-    """Trains a network, or several, and fuses what they say with the descriptors."""
-    do = refinements.train_members if run.method in refinements.ENSEMBLES else train
-    outcome = do(run, images, mesh, options)
+    """Trains a network and fuses its scores with those of the descriptors."""
+    outcome = train(run, images, mesh, options)
     began, own = time.monotonic(), next(iter(outcome.values()))
     scores = _fuse(run, images, mesh, network=-own["scores"])
     seconds = own["score_seconds"] + time.monotonic() - began
@@ -194,10 +189,6 @@ _library = (E3OUTLIER, *baselines.METHODS.values())
 ENTRIES = [
     *(Entry(tuple(m.scores), partial(_describe, m), train) for m in _library),
     Entry((FUSED, FACTORED.name), _describe_fused, train_and_fuse),
-    *(
-        Entry((name, method.name), _describe_refined, train_and_fuse)
-        for name, method in refinements.METHODS.items()
-    ),
     Entry(_EPOCH_SCORES, _describe_epochs, _train_epochs),
     *(Entry((n,), partial(_describe_untrained, n), score_untrained) for n in UNTRAINED),
 ]
@@ -205,6 +196,5 @@ ENTRIES = [
 METHODS = {name: entry for entry in ENTRIES for name in entry.scores}
 DEFAULT_METHODS = (FUSED, E3OUTLIER.name, *UNTRAINED)
 # What "all" means: Table 1, RDAE as published and all without training, but no controls.
-_REFINED = {score for name in refinements.METHODS for score in METHODS[name].scores}
-_CONTROLS = {*_EPOCH_SCORES, "cae-views", "cae-64", *_REFINED}
+_CONTROLS = {*_EPOCH_SCORES, "cae-views", "cae-64"}
 TABLE_METHODS = tuple(name for name in METHODS if name not in _CONTROLS)
