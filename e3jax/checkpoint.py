@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jax.experimental import multihost_utils
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax import descriptors, devices, files, fusion, images, operations, reading, training
@@ -251,13 +250,13 @@ class TrainCheckpoint:
         ``notes`` gives the names and shapes of those that were saved.
         """
         found = self._manager is not None and self._manager.latest_step() is not None
-        if not _from_first(np.int32(found)):
+        if not devices.from_first(np.int32(found)):
             return None
         item = _to_host(like, notes)
         if self._manager is not None:
             with _one_at_a_time:
                 item = self._manager.restore(None, args=self._orbax.StandardRestore(item))
-        item = _from_first(item)
+        item = devices.from_first(item)
         state = training.TrainState(**devices.place(like.step.sharding.mesh, item["state"]))
         return state, item["notes"]
 
@@ -270,13 +269,3 @@ class TrainCheckpoint:
 def _to_host(state: training.TrainState, notes: dict[str, np.ndarray]) -> dict[str, Any]:
     """What is saved: arrays that need no devices, so that any mesh can take them up again."""
     return {"state": jax.device_get(state)._asdict(), "notes": jax.tree.map(np.asarray, notes)}
-
-
-def _from_first(tree: Any) -> Any:
-    """Every process's tree of 4-byte numbers replaced by the first's."""
-    if jax.process_count() == 1:
-        return tree
-    # As integers: what sums the processes' floats turns -0.0 into 0.0.
-    bits = jax.tree.map(lambda a: np.asarray(a).view(np.uint32), tree)
-    bits = multihost_utils.broadcast_one_to_all(bits)
-    return jax.tree.map(lambda a, b: b.view(np.asarray(a).dtype), tree, bits)

@@ -15,6 +15,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from e3jax import runtime
@@ -87,6 +88,16 @@ def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
         return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
 
     return jax.tree.map(put, tree)
+
+
+def from_first(tree: Any) -> Any:
+    """Every process's tree of 4-byte numbers, replaced by the first's."""
+    if jax.process_count() == 1:
+        return tree
+    # As integers: what sums the processes' floats turns -0.0 into 0.0.
+    bits = jax.tree.map(lambda a: np.asarray(a).view(np.uint32), tree)
+    bits = multihost_utils.broadcast_one_to_all(bits)
+    return jax.tree.map(lambda a, b: b.view(np.asarray(a).dtype), tree, bits)
 
 
 def place_split(mesh: Mesh, rows: np.ndarray) -> jax.Array:

@@ -172,7 +172,8 @@ class E3Outlier(BaseEstimator):
     def fit_in(self, folder, X, *, shard=(1, 1), each=map, checkpoint=None) -> bool:
         """``fit``, keeping what is done in a folder: after a stop the same call goes on from there.
 
-        Several processes, also on other machines, may share the work on one folder.
+        Several processes, also on other machines, may share the work on one folder; those of a job
+        (``jax.distributed``) call ``fit`` instead.
 
         Args:
           folder: for what is done; ``ranking_`` needs it.
@@ -219,8 +220,9 @@ class E3Outlier(BaseEstimator):
         with work.alone():
             parts = files.Parts(work.folder, work.folder and self._what(digests))
             del first, digests  # which take as much memory as what stays
-            seed = check_random_state(self.random_state).randint(_SEEDS)
-            key = jax.random.key(parts.keep("seed", lambda: {"seed": np.int64(seed)})["seed"][()])
+            seed = np.int32(check_random_state(self.random_state).randint(_SEEDS))
+            seed = devices.from_first(parts.keep("seed", lambda: {"seed": seed})["seed"])
+            key = jax.random.key(seed[()])
             self._train(key, pictures, parts, work, began)
         if not self._listen(key, pictures, parts, work):
             return False
@@ -720,7 +722,8 @@ class E3Outlier(BaseEstimator):
         views = len(pictures) * self._scored(len(pictures))
         left = deadline - time.monotonic() - seconds_per_view * views
         steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
-        return config._replace(steps=min(config.steps, max(int(steps), _LEAST_STEPS)))
+        steps = np.int32(min(config.steps, max(steps, _LEAST_STEPS)))
+        return config._replace(steps=int(devices.from_first(steps)))
 
     def _score(self, pictures: np.ndarray, stage: str = "scoring") -> scoring.ViewScores:
         channels = 3 if self.colour_ else 1

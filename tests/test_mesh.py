@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from tiny import Tiny
 
-from e3jax import devices, losses, operations, priority, scoring, training
+from e3jax import bank, devices, losses, operations, priority, scoring, training
 
 CONFIG = training.TrainConfig(
     network="tiny-8",
@@ -167,6 +167,41 @@ def test_two_processes_do_the_same_run_as_one(one_process, tmp_path):
         np.testing.assert_array_equal(values, both[1][name])
     assert_same_run(run_of(both[0], 4), run_of(one_process, 6))
     assert [p.name for p in tmp_path.glob("state*")] == ["state0-4"]
+
+
+# What docs/large-collections.md says of a job.
+DETECTOR = """
+import sys
+import jax, numpy as np, tiny
+from e3jax import E3Outlier
+
+process, processes, port, bank, out = sys.argv[1:]
+if int(processes) > 1:
+    jax.distributed.initialize(f"localhost:{port}", int(processes), int(process))
+how = {"network": "tiny-8", "operations": "RA"}
+# Each process has another seed and takes the time itself, and all do as the first.
+detector = E3Outlier(**how, steps=1, random_state=int(process)).fit(bank)
+in_time = E3Outlier(**how, time_budget=1).fit(bank)
+results = {"scores": detector.decision_scores_, "entropies": detector.view_entropies_}
+np.savez(out + process, **results, steps=in_time.steps_)
+"""
+
+
+@pytest.mark.campaign
+def test_a_detector_fits_a_bank_in_two_processes_as_in_one(digits, tmp_path):
+    bank.write_arrays(tmp_path / "bank", [digits])
+    for processes in (1, 2):
+        out, port = tmp_path / f"{processes}of", free_port()
+        commands = [
+            ["-c", DETECTOR, i, processes, port, tmp_path / "bank", out] for i in range(processes)
+        ]
+        for done in run_together(commands, [environment(2 // processes)] * processes):
+            assert done.returncode == 0, done.stderr
+    alone, first, second = (np.load(tmp_path / f"{name}.npz") for name in ("1of0", "2of0", "2of1"))
+    assert first["steps"] == second["steps"]
+    for name in ("scores", "entropies"):
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], alone[name], atol=1e-3)
 
 
 # Two runs side by side, on a device each and on the same one, against each alone.
