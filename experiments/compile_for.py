@@ -31,12 +31,14 @@ from sweep.provenance import provenance, versions
 from sweep.store import append_rows
 
 from e3jax import baselines, devices, fitting, networks, priority, training
-from e3jax.methods import E3OUTLIER
+from e3jax.methods import E3OUTLIER, FACTORED
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
 _METHODS = ("cae", "drae", "rdae", "dagmm", "cae-views")
 _PARTS = ("init", "draw", "train", "score")  # of a method
-PROGRAMS = ("init", "draw", "train", "watched", "score", "magnitude", "update", *_METHODS)
+# A training recorded as in Figs. 2 and 3, and that of e3outlier+.
+_TRAININGS = ("train", "watched", "e3outlier+")
+PROGRAMS = ("init", "draw", *_TRAININGS, "score", "magnitude", "update", *_METHODS)
 _SIDE = 32
 # A program for a target, and what its shapes follow from.
 Case = collections.namedtuple(
@@ -99,8 +101,9 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     probe_set = priority.ProbeSet(images, labels, shaped((4, views), np.float32), *data)
     probe = priority.make_probe(case.network, config.k, case.precision)
     options = (probe, probe_set) if name == "watched" else ()
-    found = fitting.programs(E3OUTLIER, config, shape, mesh, *options)
-    if program := found.get("train" if name == "watched" else name):
+    method = FACTORED if name == "e3outlier+" else E3OUTLIER
+    found = fitting.programs(method, config, shape, mesh, *options)
+    if program := found.get("train" if name in _TRAININGS else name):
         return program
     network = networks.build(case.network, config.k, devices.dtype(case.precision))
     variables = found["train"].arguments[0].variables

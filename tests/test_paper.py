@@ -225,22 +225,18 @@ def test_the_plus_method_is_compared_with_the_first_edition_hog_and_the_best_of_
 
 
 def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
-    values = {
-        "e3outlier+": 0.9,
-        "factored": 0.8,
-        "e3outlier+trimmed": 0.92,
-        "factored-trimmed": 0.75,
-    }
+    values = {"e3outlier+": 0.9, "factored": 0.8, "e3outlier+trimmed": 0.92}
+    values["factored-trimmed"] = 0.75
     rows = [row(m, c, auroc=a + c / 100) for m, a in values.items() for c in range(2)]
-    rows += [
-        row(m, c, auroc=a, dataset="cifar10") for m, a in list(values.items())[:2] for c in (0,)
-    ]
-    _, _, *lines = tables.refinements_table(rows).splitlines()
+    rows += [row(m, 0, auroc=values[m], dataset="cifar10") for m in ("e3outlier+", "factored")]
+    now = [row(m, 1, auroc=0.95) for m in ("e3outlier+", "factored", "e3outlier")]
+    now += [row("e3outlier+", 0, auroc=0, ratio=0.2)]
+    _, _, *lines = tables.refinements_table(rows, now).splitlines()
     assert lines == [
-        "| cifar10 | quick | factored | 1 | 80.0 / 60.0 |  |",
-        "| cifar10 | quick | e3outlier+ | 1 | 90.0 / 70.0 |  |",
-        "| mnist | quick | factored | 2 | 80.5 / 60.5 | -5.0 / -5.0 |",
-        "| mnist | quick | e3outlier+ | 2 | 90.5 / 70.5 | +2.0 / +2.0 |",
+        "| cifar10 | quick | factored | 1 | 80.0 / 60.0 |  |  |",
+        "| cifar10 | quick | e3outlier+ | 1 | 90.0 / 70.0 |  |  |",
+        "| mnist | quick | factored | 2 | 80.5 / 60.5 | -5.0 / -5.0 (2) | +14.0 / +14.0 (1) |",
+        "| mnist | quick | e3outlier+ | 2 | 90.5 / 70.5 | +2.0 / +2.0 (2) | +4.0 / +4.0 (1) |",
     ]
 
 

@@ -220,24 +220,35 @@ def paired_table(rows: Iterable[dict]) -> str:
     return table([*head, "- best pixel method"], lines)
 
 
-def refinements_table(rows: Iterable[dict]) -> str:
+def refinements_table(rows: Iterable[dict], refined: Iterable[dict]) -> str:
     """Each refinement of e3outlier+ against the plain thing on the same images, on average.
 
     Of the plain thing AUROC and AUPR-out in percent, of the others the differences in points.
+
+    Args:
+      rows: of the plain thing and of refinements, "e3outlier+NAME" and "factored-NAME".
+      refined: others, of which those of e3outlier+ as it is, at ρ = 10 %, become "default".
     """
-    runs, lines = frame(rows), []
+    ours = {"factored": "factored-default", "e3outlier+": "e3outlier+default"}
+    refined = [
+        row | {"method": ours[row["method"]]}
+        for row in refined
+        if row["method"] in ours and float(row["ratio"]) == 0.1
+    ]
+    runs, lines = frame([*rows, *refined]), []
     own = [m for m in runs["method"].unique() if m.startswith("e3outlier+")]
     names = [m.removeprefix("e3outlier+") for m in own if m != "e3outlier+"]
     for (dataset, protocol), of_set in runs.groupby(["dataset", "protocol"]):
         index = ["inlier_class", "seed"]
         found = 100 * of_set.pivot_table(["auroc", "aupr_out"], index, "method")
-        means = [found[metric].mean() for metric in ("auroc", "aupr_out")]
-        for plain, refined in (("factored", "factored-{}"), ("e3outlier+", "e3outlier+{}")):
-            cells = [" / ".join(f"{mean[plain]:.1f}" for mean in means)]
-            for name in map(refined.format, names):
-                apart = [f"{mean[name] - mean[plain]:+.1f}" for mean in means if name in mean]
-                cells.append(" / ".join(apart))
-            lines.append([dataset, protocol, plain, len(found), *cells])
+        metrics = [found[metric] for metric in ("auroc", "aupr_out")]
+        for plain, name in (("factored", "factored-{}"), ("e3outlier+", "e3outlier+{}")):
+            cells = [" / ".join(f"{metric[plain].mean():.1f}" for metric in metrics)]
+            for column in map(name.format, names):
+                apart = [m[column] - m[plain] for m in metrics if column in m]
+                count = f" ({apart[0].count()})" if apart else ""
+                cells.append(" / ".join(f"{values.mean():+.1f}" for values in apart) + count)
+            lines.append([dataset, protocol, plain, metrics[0][plain].count(), *cells])
     return table(["images", "protocol", "score", "runs", "plain", *names], lines)
 
 
