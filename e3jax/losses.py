@@ -82,11 +82,12 @@ def trimmed(loss: Loss, share: float) -> Loss:
 
     After the trimming of Wang et al. (TPAMI 2023), by which outliers disturb the training less. An
     image's certainty is a moving average of the NE of its views (eq. 6), each less what its
-    operation has on average and the mean of its batch.
+    operation has on average and the mean of its batch. It means as much as the network has learnt,
+    so the share that is trimmed is multiplied by the mean probability of the pseudo labels (PL).
 
     Args:
       loss: of outputs that begin with logits; it gets no ``extra``.
-      share: of a batch's views that count nothing; the others count as before.
+      share: of a batch's views that count nothing, times PL; the others count as before.
 
     Returns:
       A loss whose ``extra`` starts as :func:`no_certainty`.
@@ -94,14 +95,16 @@ def trimmed(loss: Loss, share: float) -> Loss:
 
     def of_batch(outputs: tuple, batch: Batch, certainty: jax.Array) -> tuple[jax.Array, Any]:
         log_p = jax.lax.stop_gradient(jax.nn.log_softmax(outputs[0]))
-        ne = (jnp.exp(log_p) * log_p).sum(-1)
-        ne, operation = devices.gather_over_devices((ne, jnp.float32(batch.operation_index)))
+        p = jnp.exp(log_p)
+        pl = jnp.take_along_axis(p, batch.operation_index[:, None], axis=1)[:, 0]
+        of_views = ((p * log_p).sum(-1), pl, jnp.float32(batch.operation_index))
+        ne, pl, operation = devices.gather_over_devices(of_views)
         image, operation = batch.all_image_index % _SLOTS, jnp.int32(operation) % _SLOTS
         of_images, of_operations = certainty
         apart = ne - ne.mean() - of_operations[operation]
         of_operations = of_operations.at[operation].add(0.1 * apart)
         of_images = of_images.at[image].add(0.1 * (apart - of_images[image]))
-        least = jnp.quantile(of_images[image], share)
+        least = jnp.quantile(of_images[image], share * pl.mean())
         counts = of_images[batch.image_index % _SLOTS] >= least
         return counts * loss(outputs, batch, ())[0], jnp.stack([of_images, of_operations])
 
