@@ -76,9 +76,9 @@ class E3Outlier(BaseEstimator):
         "auto": as many as are 2.5 deviations above the median (Leys et al. 2013), which are few;
         or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": half the network, trained by
-        :func:`e3jax.losses.factored_supervision` without a tenth of each batch
-        (:func:`e3jax.losses.trimmed`), half how far an image is from the collection by each of
-        ``e3jax.descriptors.DESCRIPTORS``; "network": the paper's method.
+        :func:`e3jax.losses.factored_supervision`, :func:`e3jax.losses.trimmed`, half how far an
+        image is from the collection by each of ``e3jax.descriptors.DESCRIPTORS``; "network": the
+        paper's method.
       network: name or function for :func:`e3jax.networks.build`; "auto": "pwrn-10-2" on a CPU,
         "wrn-10-4" (the paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of

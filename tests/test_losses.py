@@ -86,13 +86,15 @@ def trimmed_over_two_devices(share, logits, operation, image, certainty):
 def test_views_of_the_least_certain_images_count_nothing():
     logits = 3 * jax.random.normal(jax.random.key(0), (10, K))
     image, operation = jnp.array([4, 0, 3, 2, 2, 1, 5, 6, 7, 8]), jnp.arange(10) % 7
+    logits += 9 * jax.nn.one_hot(operation, K)
     own = np.linspace(1, 0, 9)
     certainty = losses.no_certainty(None).copy()
     certainty[0, :9], certainty[1, :7] = own, 0.1 * np.arange(7)
-    counts, after = trimmed_over_two_devices(0.2, logits, operation, image, certainty)
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    pl = np.exp(log_p[np.arange(10), operation]).mean()
+    counts, after = trimmed_over_two_devices(0.2 / pl, logits, operation, image, certainty)
 
     # Image by image, as the docstring has it.
-    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     ne = (np.exp(log_p) * log_p).sum(1)
     apart = ne - ne.mean() - 0.1 * np.asarray(operation)
     moved, of_operations = own.copy(), 0.1 * np.arange(7)
@@ -104,6 +106,8 @@ def test_views_of_the_least_certain_images_count_nothing():
     assert not after[:, 9:].any()
     assert list(np.argsort(moved)[:2]) == [8, 7]
     np.testing.assert_allclose(counts, ~np.isin(image, [8, 7]), rtol=1e-6)
+    fewer, _ = trimmed_over_two_devices(0.1 / pl, logits, operation, image, certainty)
+    np.testing.assert_allclose(fewer, image != 8, rtol=1e-6)
 
 
 def test_images_that_are_equally_certain_all_count():
