@@ -76,9 +76,9 @@ class E3Outlier(BaseEstimator):
         "auto": as many as are 2.5 deviations above the median (Leys et al. 2013), which are few;
         or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": half the network, trained by
-        :func:`e3jax.losses.factored_supervision`, :func:`e3jax.losses.trimmed`, half how far an
-        image is from the collection by each of ``e3jax.descriptors.DESCRIPTORS``; "network": the
-        paper's method.
+        :func:`e3jax.losses.factored_supervision` as :func:`e3jax.losses.trimmed` trims it, half
+        how far an image is from the collection by each of ``e3jax.descriptors.DESCRIPTORS``;
+        "network": the paper's method.
       network: name or function for :func:`e3jax.networks.build`; "auto": "pwrn-10-2" on a CPU,
         "wrn-10-4" (the paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
@@ -715,6 +715,8 @@ class E3Outlier(BaseEstimator):
     ) -> training.TrainConfig:
         """Shortens a training to end before a deadline, going by the time that scoring takes."""
         untrained = fitting.fit(jax.random.key(0), pictures, self._method, config, until=0)
+        variables = untrained.state.variables  # alone, so that it is the program of later scores
+        untrained = fitting.restored(self._method, config, self.image_size, variables)
         few = np.resize(pictures, (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from e3jax import devices
+from e3jax import devices, scoring
 
 # Of images and operations, by their numbers modulo this: no size of a collection is a shape of a
 # program. Beyond it images share a slot, and the larger the groups, the less their scores mean.
@@ -95,9 +95,9 @@ def trimmed(loss: Loss, share: float) -> Loss:
 
     def of_batch(outputs: tuple, batch: Batch, certainty: jax.Array) -> tuple[jax.Array, Any]:
         log_p = jax.lax.stop_gradient(jax.nn.log_softmax(outputs[0]))
-        p = jnp.exp(log_p)
-        pl = jnp.take_along_axis(p, batch.operation_index[:, None], axis=1)[:, 0]
-        of_views = ((p * log_p).sum(-1), pl, jnp.float32(batch.operation_index))
+        rules = (scoring.negative_entropy, scoring.pseudo_label_probability)
+        of_views = [rule(log_p, batch.operation_index) for rule in rules]
+        of_views.append(jnp.float32(batch.operation_index))
         ne, pl, operation = devices.gather_over_devices(of_views)
         image, operation = batch.all_image_index % _SLOTS, jnp.int32(operation) % _SLOTS
         of_images, of_operations = certainty

@@ -126,6 +126,15 @@ def test_one_program_serves_all_sizes_and_budgets(digits):
     assert traces[0] > 0 and len(set(traces)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
+def test_a_time_budget_is_measured_with_the_program_of_the_scores(digits):
+    how = {"network": Counted, "operations": "PR", "random_state": 0}
+    E3Outlier(**how, steps=15).fit(digits)
+    traces = len(Counted.traced)
+    E3Outlier(**how, time_budget=1).fit(digits)
+    assert len(Counted.traced) == traces
+
+
 def test_an_image_alone_takes_its_own_time(digits):
     fitted = fitting.fit(jax.random.key(0), digits, config=CONFIG, until=0)
     images = np.resize(digits, (64, *digits.shape[1:]))

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "e3jax"
 # A file may import only from rooms above its own; the files of a folder may share code.
 ROOMS = """version files images locks quarantine copies collecting kinds essentials decoding
 reading runtime engines bank datasets contamination operations convolutions networks devices
-sampling losses training scoring descriptors fusion methods metrics priority baselines fitting
+sampling scoring losses training descriptors fusion methods metrics priority baselines fitting
 ranking thresholds estimator sklearn_adapter checkpoint gallery sheet cli __main__""".split()
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))

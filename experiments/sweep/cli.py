@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from e3jax import networks, priority
+from e3jax import devices, networks, priority
 from e3jax.checkpoint import TrainCheckpoint
 from e3jax.contamination import Contaminated
 from e3jax.training import TrainConfig
@@ -143,9 +143,7 @@ class Sweep:
                 self.folder.unlock(run)
                 self.meter.tell(f"{run.title}: finished by another command")
         self.left = len(self.todo)
-        if jax.process_count() > 1:
-            numbers = np.array([taken, self.left])
-            taken, self.left = multihost_utils.broadcast_one_to_all(numbers).tolist()
+        taken, self.left = devices.from_first(np.int32([taken, self.left])).tolist()
         return self.runs[taken] if taken >= 0 else None
 
     def _start(self, bank, run: Run) -> None:
