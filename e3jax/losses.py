@@ -67,16 +67,6 @@ def pretext_accuracy(outputs: tuple, batch: Batch) -> dict[str, jax.Array]:
     return {"pretext_accuracy": jnp.mean(outputs[0].argmax(-1) == batch.operation_index)}
 
 
-def weighted(loss: Loss) -> Loss:
-    """The loss with a weight per image: ``extra`` is float32 [n], of mean 1 for the same scale."""
-
-    def of_batch(outputs: tuple, batch: Batch, weights: jax.Array) -> tuple[jax.Array, Any]:
-        losses, _ = loss(outputs, batch, ())
-        return weights[batch.image_index] * losses, weights
-
-    return of_batch
-
-
 def trimmed(loss: Loss, share: float) -> Loss:
     """The loss of each batch but for the views of the images that were least certain so far.
 

@@ -147,21 +147,6 @@ def test_loss_falls_on_real_digits(digits):
     assert np.mean(log.metrics["pretext_accuracy"][350:]) > 3 / len(OPERATIONS)
 
 
-def test_images_teach_by_their_weights(digits):
-    """The weights are carried in the state; equal ones change nothing but rounding."""
-    trainer, n = make_trainer(losses.weighted(losses.surrogate_supervision), 2), len(digits)
-    weights = np.where(np.arange(n) < n // 2, 0, 2).astype(np.float32)
-    none, log = run(trainer, digits, num_steps=2, extra=np.zeros(n, np.float32))
-    np.testing.assert_array_equal(log.loss, 0)
-    np.testing.assert_array_equal(none.extra, 0)
-    plain, _ = run(make_trainer(steps_per_call=2), digits, num_steps=2)
-    ones, _ = run(trainer, digits, num_steps=2, extra=np.ones(n, np.float32))
-    halves, _ = run(trainer, digits, num_steps=2, extra=weights)
-    head = [s.variables["params"]["head"]["kernel"] for s in (plain, ones, halves)]
-    np.testing.assert_allclose(head[0], head[1], atol=1e-6)
-    assert np.abs(head[0] - head[2]).max() > 1e-5
-
-
 def test_a_loss_may_carry_what_it_likes_from_step_to_step(digits):
     def counting(outputs, batch, seen):
         values, _ = losses.surrogate_supervision(outputs, batch, ())
