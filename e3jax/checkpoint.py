@@ -25,8 +25,8 @@ from e3jax.ranking import Health
 from e3jax.version import VERSION
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 5
-_ARRAYS = ("decision_scores_", "deviations_", "median_entropies_", "view_weights_", "copy_of_")
+_FORMAT = 6
+_ARRAYS = ("decision_scores_", "remoteness_", "median_entropies_", "view_weights_", "copy_of_")
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
 _FITTED = (

@@ -73,8 +73,8 @@ class E3Outlier(BaseEstimator):
 
     Args:
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
-        "auto": as many as are 2.5 deviations above the median (Leys et al. 2013), which are few;
-        or an object with PyThresh's ``eval(scores) -> labels``.
+        "auto": as many as are two deviations above the median by the network and by the
+        descriptors, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": half the network, trained by
         :func:`e3jax.losses.factored_supervision` as :func:`e3jax.losses.trimmed` trims it, half
         how far an image is from the collection by each of ``e3jax.descriptors.DESCRIPTORS``;
@@ -111,8 +111,8 @@ class E3Outlier(BaseEstimator):
         indexed like one.
       median_entropies_: float [k], the collection's median for each operation.
       view_weights_: float [k], see :func:`e3jax.scoring.view_weights`; 1 for the network alone.
-      deviations_: float [n], how far above the median each image of the collection is, in the mean
-        over the evidence, see :func:`e3jax.thresholds.deviations`.
+      remoteness_: float [n], how far above the median each image of the collection is, in what
+        "auto" asks of an outlier, see :func:`e3jax.thresholds.remoteness`.
       threshold_: images with larger scores are outliers.
       paths_: str [n], files of the collection; image numbers for arrays. Those of a bank stay on
         disk and are indexed like an array.
@@ -230,10 +230,8 @@ class E3Outlier(BaseEstimator):
         decoding.trim()  # of many images, temporary arrays are as large as what stays
         evidence, entropies = self.evidence_, self.view_entropies_
         self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
-        deviations = fusion.fuse(lambda name: thresholds.deviations(evidence[name]), evidence)
         self.decision_scores_ = self._fuse(evidence)[everywhere]
-        self.deviations_ = deviations[everywhere]
-        del deviations
+        self.remoteness_ = thresholds.remoteness(evidence)[everywhere]
         if n < len(bank.images):
             self.evidence_ = {
                 k: parts.mapped(f"{k}-all", evidence[k][everywhere]) for k in evidence
@@ -241,7 +239,7 @@ class E3Outlier(BaseEstimator):
             of = entropies.__getitem__ if _is_array(entropies) else entropies.of
             self.view_entropies_ = of(everywhere)
         self.alike_ = self._alike(bank.images, self.copy_of_, self.decision_scores_)
-        for name in ("decision_scores_", "deviations_", "copy_of_", "alike_"):
+        for name in ("decision_scores_", "remoteness_", "copy_of_", "alike_"):
             setattr(self, name, parts.mapped(name, getattr(self, name)))
         self.health_ = self.health_._replace(
             spread=float(self.decision_scores_.std()), unreadable=unreadable
@@ -785,7 +783,7 @@ class E3Outlier(BaseEstimator):
     def _set_threshold(self) -> "E3Outlier":
         once = self._is_first
         self.threshold_ = thresholds.threshold(
-            self.decision_scores_[once], self.contamination, self.deviations_[once]
+            self.decision_scores_[once], self.contamination, self.remoteness_[once]
         )
         return self
 

@@ -1,10 +1,15 @@
 """Thresholds: from which score on an image counts as an outlier."""
 
 import numbers
+from collections.abc import Mapping
 
 import numpy as np
 
-_MAD_FACTOR, _MADS = 1.4826, 2.5
+from e3jax import fusion
+
+_MAD_FACTOR = 1.4826
+# Deviations that make an outlier (Leys et al. 2013): by evidence of one origin; by that of two.
+_ALONE, _EACH = 2.5, 2.0
 
 
 def check_contamination(value) -> None:
@@ -30,21 +35,33 @@ def deviations(evidence: np.ndarray) -> np.ndarray:
     return apart
 
 
-def threshold(scores: np.ndarray, contamination, deviations: np.ndarray) -> float:
+def remoteness(evidence: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How far above the median each image is, float64 [n], in what "auto" asks of an outlier.
+
+    That is 2.5 :func:`deviations` of the network's evidence alone; with descriptors, of which the
+    mean counts, 2 of each, so that both have to find an image unusual.
+    """
+    descriptors = evidence.keys() - {fusion.NETWORK}
+    network = deviations(evidence[fusion.NETWORK])
+    if not descriptors:
+        return network / _ALONE
+    others = fusion.fuse(lambda name: deviations(evidence[name]), descriptors)
+    return np.minimum(network, others) / _EACH
+
+
+def threshold(scores: np.ndarray, contamination, remoteness: np.ndarray) -> float:
     """The score above which images are outliers.
 
     Args:
       scores: float [n], larger = more outlying.
       contamination: the share of outliers, in (0, 0.5], as PyOD; "auto": as many images as are
-        2.5 deviations above the median (Leys et al. 2013), which are few; or an object with
-        PyThresh's ``eval(scores) -> labels``.
-      deviations: float [n], see :func:`deviations`; of scores made of ranks, the mean of those of
-        the evidence.
+        remote, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
+      remoteness: float [n], see :func:`remoteness`; above 1 an image is remote.
     """
     if isinstance(contamination, numbers.Real):
         return float(np.percentile(scores, 100 * (1 - contamination)))
     if contamination == "auto":
-        count = int((deviations > _MADS).sum())
+        count = int((remoteness > 1).sum())
         highest = np.sort(scores)[-1 - min(count, len(scores) - 1)]
     else:
         inliers = ~np.asarray(contamination.eval(scores)).astype(bool)

@@ -174,7 +174,8 @@ def test_thresholds_without_labels():
     """Published: median + 2.5 MAD; or a person's own, as PyThresh does it."""
     detector = E3Outlier()
     scores = np.concatenate([np.random.default_rng(0).normal(1, 0.1, 1000), [2.0, 3.0]])
-    detector.decision_scores_, detector.deviations_ = scores, thresholds.deviations(scores)
+    detector.decision_scores_ = scores
+    detector.remoteness_ = thresholds.remoteness({"network": scores})
     detector.copy_of_ = np.arange(len(scores))
     detector.set_contamination("auto")
     # In normal scores MAD * 1.4826 is a standard deviation, here 0.1 of the logarithm too.
@@ -189,6 +190,21 @@ def test_thresholds_without_labels():
     detector.set_contamination(SimpleNamespace(eval=lambda s: (s > 1.5).astype(int)))
     assert list(np.flatnonzero(detector.labels_)) == [1000, 1001]
     assert detector.threshold_ == pytest.approx((scores[:1000].max() + 2) / 2)
+
+
+def test_the_network_and_the_descriptors_both_have_to_find_an_image_remote():
+    usual = np.exp(np.random.default_rng(0).normal(size=(3, 1000)))
+    kinds = dict(zip(("network", "shape", "layout"), usual, strict=True))
+    kinds["network"][:3] = np.exp([9, 1.5, 2.2])
+    for name in ("shape", "layout"):
+        kinds[name][:3] = np.exp([1.5, 9, 2.2])
+    assert list(thresholds.remoteness(kinds)[:3] > 1) == [False, False, True]
+    assert (thresholds.remoteness(kinds)[3:] > 1).mean() < 0.01
+    assert list(thresholds.remoteness({"network": kinds["network"]})[:3] > 1) == [
+        True,
+        False,
+        False,
+    ]
 
 
 # --- What can be given -------------------------------------------------------------------------
