@@ -65,22 +65,26 @@ def test_operations_that_share_a_factor_do_not_pay_for_it():
     np.testing.assert_allclose(factored, 2 * plain, rtol=1e-6)
 
 
+@jax.jit
 def trimmed_over_two_devices(share, logits, operation, image, certainty):
     """What each view counts, and the certainty afterwards."""
-    mesh = devices.device_mesh(jax.devices()[:2])
 
-    def of_device(logits, operation, mine):
+    def of_device(share, logits, operation, mine, image, certainty):
         batch = Batch(None, mine, operation, image, SET.factors)
         plain, _ = losses.factored_supervision((logits,), batch, ())
         loss = losses.trimmed(losses.factored_supervision, share)
-        found, certainty_after = loss((logits,), batch, jnp.asarray(certainty))
+        found, certainty_after = loss((logits,), batch, certainty)
         return found / plain, certainty_after
 
     split, whole = PartitionSpec(devices.AXIS), PartitionSpec()
     mapped = jax.shard_map(
-        of_device, mesh=mesh, in_specs=split, out_specs=(split, whole), check_vma=False
+        of_device,
+        mesh=devices.device_mesh(jax.devices()[:2]),
+        in_specs=(whole, split, split, split, whole, whole),
+        out_specs=(split, whole),
+        check_vma=False,
     )
-    return mapped(logits, operation, image)
+    return mapped(share, logits, operation, image, image, certainty)
 
 
 def test_views_of_the_least_certain_images_count_nothing():
