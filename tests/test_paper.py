@@ -240,6 +240,23 @@ def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
     ]
 
 
+def test_steps_are_compared_by_the_median_of_their_times():
+    def runs(steps, auroc, inliers, seconds):
+        sizes = {"n_inliers": inliers, "n_outliers": inliers // 9, "steps": steps}
+        for c, score_seconds in enumerate(seconds):
+            times = {"train_seconds": 1, "score_seconds": score_seconds, "pretext_accuracy": 0.5}
+            yield row("e3outlier+", c, auroc=auroc + c / 100, **sizes, **times)
+            yield row("factored", c, auroc=auroc - 0.1, **sizes, **times)
+
+    rows = [*runs(800, 0.8, 1800, (50, 4, 5)), *runs(90, 0.7, 1800, (1, 1, 2))]
+    _, _, *lines = tables.steps_table([*rows, *runs(400, 0.6, 450, (9, 0, 1))]).splitlines()
+    assert lines == [
+        "| 450 + 50 | 400 | 50 | 50.0 / 30.0 | 61.0 / 41.0 | 1.0 |",
+        "| 1800 + 200 | 90 | 50 | 60.0 / 40.0 | 71.0 / 51.0 | 1.0 |",
+        "| 1800 + 200 | 800 | 50 | 70.0 / 50.0 | 81.0 / 61.0 | 3.0 |",
+    ]
+
+
 def test_tables_from_csv_and_from_json_are_the_same(tmp_path):
     random = np.random.default_rng(0)
     rows = [

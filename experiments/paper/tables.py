@@ -252,6 +252,26 @@ def refinements_table(rows: Iterable[dict], refined: Iterable[dict]) -> str:
     return table(["images", "protocol", "score", "runs", "plain", *names], lines)
 
 
+def steps_table(rows: Iterable[dict]) -> str:
+    """AUROC and AUPR-out of e3outlier+ and of its network by images and steps, in percent.
+
+    The time, of training and scoring, is relative to the first line's; it is the median over
+    classes, since the first one's compiles.
+    """
+    runs, lines, first = frame(rows), [], None
+    runs["seconds"] = runs["train_seconds"] + runs["score_seconds"]
+    for (inliers, outliers, steps), group in runs.groupby(["n_inliers", "n_outliers", "steps"]):
+        means = 100 * group.groupby("method")[["auroc", "aupr_out"]].mean()
+        cells = ["{:.1f} / {:.1f}".format(*means.loc[m]) for m in ("factored", "e3outlier+")]
+        seconds = group.loc[group["method"] == "e3outlier+", "seconds"].median()
+        first = first or seconds
+        recognised = f"{100 * group['pretext_accuracy'].mean():.0f}"
+        time = f"{seconds / first:.1f}"
+        lines.append([f"{inliers} + {outliers}", steps, recognised, *cells, time])
+    head = ["images", "steps", "operations recognised, %", "factored", "e3outlier+", "time"]
+    return table(head, lines)
+
+
 def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
     """The mean and its 95 % t interval, of NaNs for a single value."""
     mean, half = values.mean(), values.sem() * scipy.stats.t.ppf(0.975, len(values) - 1)
