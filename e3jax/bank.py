@@ -55,7 +55,7 @@ class Joined:
     ):
         self._load, self._like, self._convert, self._rows = load, like, convert, rows
         self._counts, self._ends = tuple(counts), np.cumsum(counts)
-        n = int(self._ends[-1]) if rows is None else len(rows)
+        n = sum(self._counts) if rows is None else len(rows)
         self.shape, self.dtype, self.ndim = (n, *like.shape[1:]), like.dtype, like.ndim
 
     def __len__(self) -> int:
@@ -387,7 +387,7 @@ def write(
             _write_shard(folder, number, rows, side)
         for _ in results:  # none; else joblib would take the end for a stop
             pass
-        scale = _develop(folder, len(shards), side)
+        scale = _develop(folder, len(shards))
         _finish(folder, settings, len(shards), left_out, scale)
     found = open_bank(folder)
     if len(found.bank.images) < 2:
@@ -407,7 +407,8 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> rea
     folder, number = Path(folder).absolute(), 0
     banks = (reading.in_colours(as_bank(array, least=0).images, 3) for array in arrays)
     images = (_Row(b"", 0, 0, image) for bank in banks for image in bank)
-    first = next(images)
+    if (first := next(images, None)) is None:
+        raise InputError("no arrays of images, expected at least one: there is nothing to write")
     settings = {"bank": _FORMAT, "side": len(first.pixels), "fit": None, "has_paths": False}
     with _begun(folder, settings):
         _forget_from(folder, 0)
@@ -534,7 +535,7 @@ def _write_pixels(folder: Path, shard: int, pixels: np.ndarray, rows: Sequence[_
     files.write_atomically(_path(folder, shard, "arrow"), write)
 
 
-def _develop(folder: Path, shards: int, side: int) -> FileScale:
+def _develop(folder: Path, shards: int) -> FileScale:
     """Gives images of more than 8 bits the scale that all of the collection share."""
     waiting = {}
     for shard in range(shards):

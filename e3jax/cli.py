@@ -57,7 +57,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_score(commands)
     _add_views(commands)
     _add_quarantine(commands)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if getattr(args, "ray_address", None) and args.engine != "ray":
+        parser.error("--ray-address needs --engine ray")
+    return args
 
 
 def _add_rank(commands) -> None:
@@ -156,7 +159,11 @@ def _path(text: str) -> Path:
 
 
 def _contamination(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        message = f"{text!r} is no share of outliers: write 0.1 or auto"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -461,10 +468,7 @@ def _sum_up(console: Console, out: Path, ranked: ranking.Ranking, closed) -> Non
 
 def _say_left_out(console: Console, left_out, scale) -> None:
     unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
-    for path, reason in unreadable[:_SHOWN]:
-        console.print(f"left out: {printable(path)}: {reason}")
-    if len(unreadable) > _SHOWN:
-        console.print(f"... and {len(unreadable) - _SHOWN} more files")
+    _list_files(console, "left out", [f"{path}: {reason}" for path, reason in unreadable])
     for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
         console.print(printable(note))
 
@@ -519,7 +523,7 @@ def _chosen(args: argparse.Namespace) -> list[str]:
             "(nothing was moved)"
         )
     if args.top is not None:
-        return ranked[: args.top]
+        return ranked
     text = args.list.read_text(encoding="utf-8-sig", errors="surrogateescape")
     lines = filter(None, text.split("\n"))
     # The gallery quotes what would not fit on a line.

@@ -28,24 +28,22 @@ def processes(function: Callable[[Any], Any], items: Iterable) -> Iterator:
     return parallel(joblib.delayed(function)(item) for item in items)
 
 
-def on_ray(address: str | None = None, shares: dict[str, float] | None = None) -> Each:
+def on_ray(address: str | None = None) -> Each:
     """An engine whose calls are tasks of a Ray cluster, which does those of lost nodes again.
 
     Code and items travel, so nodes need Python packages alone: no shared file system.
 
     Args:
-      address: of the cluster; default: one on this machine.
-      shares: what a task takes, "CPU", "GPU" or "TPU"; default: one CPU core.
+      address: of the cluster, of which each task takes a CPU core; default: one on this machine.
 
     Raises:
       InputError: Ray is not installed, or there is no such cluster.
     """
-    shares = shares or {"CPU": 1}
     cluster = connect(address)
     import ray
 
-    work = task(_on_worker, shares)
-    ahead = 2 * max(int(min(cluster.get(name, 0) / n for name, n in shares.items())), 1)
+    work = task(_on_worker, {"CPU": 1})
+    ahead = 2 * max(int(cluster.get("CPU", 0)), 1)
 
     def each(function: Callable[[Any], Any], items: Iterable) -> Iterator:
         waiting = collections.deque()

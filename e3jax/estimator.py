@@ -251,7 +251,7 @@ class E3Outlier(BaseEstimator):
     def _what(self, digests: np.ndarray) -> str:
         """Names what is fitted, and how."""
         parameters = self.get_params(deep=False)
-        del parameters["on_progress"]
+        del parameters["on_progress"], parameters["contamination"]  # which sets the threshold alone
         found = hashlib.sha256(digests).hexdigest()
         return f"{VERSION} {jax.__version__} {parameters} {found}"
 
@@ -261,17 +261,20 @@ class E3Outlier(BaseEstimator):
         config = self._config(len(pictures))
 
         def train() -> dict[str, np.ndarray]:
-            length = config
+            steps = config.steps
             if self.time_budget is not None:
-                length = self._shorten(config, pictures, began + self.time_budget)
+                deadline = began + self.time_budget
+                short = parts.keep("length", lambda: self._affordable(config, pictures, deadline))
+                steps = int(short["steps"])
             how = {"on_progress": self.on_progress}
             with contextlib.ExitStack() as stack:
                 if work.checkpoint:
                     state = work.checkpoint(work.folder / "training")
                     how["checkpoint"] = stack.enter_context(contextlib.closing(state))
+                length = config._replace(steps=steps)
                 fitted = fitting.fit(key, pictures, self._method, length, **how)
             variables = files.flat(jax.device_get(fitted.state.variables))
-            return variables | {"steps": np.int64(length.steps)}
+            return variables | {"steps": np.int64(steps)}
 
         self.score_operations_ = self._scored(len(pictures))
         self.network_ = config.network
@@ -351,7 +354,9 @@ class E3Outlier(BaseEstimator):
         """A detector that scores as this one, to be sent to other processes."""
         names = "network_ steps_ variables_ colour_ file_scale_ value_range_ score_operations_"
         names = f"{names} median_entropies_ view_weights_ references_".split()
-        bare = type(self)(**self.get_params(deep=False) | {"on_progress": silent})
+        parameters = self.get_params(deep=False) | {"on_progress": silent}
+        del parameters["contamination"]  # no score depends on it
+        bare = type(self)(**parameters)
         bare.__dict__ |= {name: getattr(self, name) for name in names}
         return bare
 
@@ -687,7 +692,7 @@ class E3Outlier(BaseEstimator):
             warnings.warn(
                 f"float images, here from {lowest:g} to {highest:g}, are taken to range from "
                 f"{found[0]:g} to {found[1]:g}: give value_range to say otherwise",
-                stacklevel=4,
+                stacklevel=5,
             )
         return found
 
@@ -708,14 +713,14 @@ class E3Outlier(BaseEstimator):
             steps = max(least, min(math.ceil(epochs * n * config.k / self.batch_size), most))
         return config._replace(network=network, steps=int(steps))
 
-    def _shorten(
+    def _affordable(
         self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
-    ) -> training.TrainConfig:
-        """Shortens a training to end before a deadline, going by the time that scoring takes."""
+    ) -> dict[str, np.ndarray]:
+        """As many steps as end before a deadline, going by the time that scoring takes."""
         untrained = fitting.fit(jax.random.key(0), pictures, self._method, config, until=0)
         variables = untrained.state.variables  # alone, so that it is the program of later scores
         untrained = fitting.restored(self._method, config, self.image_size, variables)
-        few = np.resize(pictures, (64, *pictures.shape[1:]))
+        few = np.resize(pictures[:64], (64, *pictures.shape[1:]))
         for _ in range(2):  # the first one compiles
             began = time.monotonic()
             fitting.score(untrained, few)
@@ -724,7 +729,7 @@ class E3Outlier(BaseEstimator):
         left = deadline - time.monotonic() - seconds_per_view * views
         steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
         steps = np.int32(min(config.steps, max(steps, _LEAST_STEPS)))
-        return config._replace(steps=int(devices.from_first(steps)))
+        return {"steps": devices.from_first(steps)}
 
     def _score(self, pictures: np.ndarray, stage: str = "scoring") -> scoring.ViewScores:
         channels = 3 if self.colour_ else 1

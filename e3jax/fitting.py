@@ -174,7 +174,7 @@ def fit(
         checkpoint.save(state, {"seconds": np.float32(time.monotonic() - began)})
         last_save = time.monotonic()
 
-    until = num_steps if until is None else until
+    until = num_steps if until is None else min(until, num_steps)
     rounds = [math.ceil(num_steps * (i + 1) / method.rounds) for i in range(method.rounds)]
     ends = _ends(step, until, trainer.steps_per_call, rounds)
     fed = trainer.feed(state, bank, n, np.diff([step, *ends]))

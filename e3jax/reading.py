@@ -1,4 +1,4 @@
-"""Files and folders become an ImageBank and thumbnails, in one pass over the files."""
+"""Files and folders become an ImageBank and thumbnails."""
 
 import collections
 import concurrent.futures
@@ -46,8 +46,7 @@ class Collection(NamedTuple):
 
     bank:       the readable images; their ids are their paths.
     unreadable: the files that could not be read.
-    thumbnails: one WebP file's content per image of the bank; empty unless `read_files` was asked
-                for them.
+    thumbnails: one WebP file's content per image of a bank on disk; else empty.
     scale:      what is black and white in files of more than 8 bits.
     digests:    uint64 [n] of the images, see `e3jax.copies.digests`; None where nobody has them.
     """
@@ -164,7 +163,6 @@ def read_files(
     colour: bool | None = None,
     least: int = 2,
     on_file: Callable[[int], None] = lambda done: None,
-    thumbnails: int = 0,
     scale: FileScale | None = None,
 ) -> Collection:
     """Reads image files into a bank of square images.
@@ -186,8 +184,6 @@ def read_files(
       colour: True for RGB, False for greyscale, None for RGB if any image has colour.
       least: smallest allowed number of readable images; training needs 2.
       on_file: called with the number of files done after each file.
-      thumbnails: longest side in pixels of the thumbnails to make in the same pass; 0 for none.
-        The images in the bank do not depend on it.
       scale: of files of more than 8 bits, e.g. that of an earlier collection; what it does not
         have is found from these files.
 
@@ -198,12 +194,12 @@ def read_files(
     sources = list(sources)
     have_paths = all(map(is_path, sources))
     names = list(map(os.fspath, sources)) if have_paths else range(len(sources))
-    results = read_each(sources, side, fit, on_file, thumbnails)
+    results = read_each(sources, side, fit, on_file)
     unreadable, ids, found = [], [], []
     for name, result in zip(names, results, strict=True):
         if not isinstance(result, Exception):
             ids.append(name)
-            found.append(result)
+            found.append(result[0])
         elif have_paths:
             unreadable.append(Unreadable(name, reason(result)))
         else:
@@ -217,12 +213,11 @@ def read_files(
             f"{len(ids)} of {len(sources)} files are readable images, expected at least {least}: "
             f"an outlier needs other images to differ from, so provide a larger collection{why}"
         )
-    scale = _scale([image for image, *_ in found], scale)
-    images = np.stack([_in_scale(image, scale) for image, *_ in found])
-    small = [_encoded(_in_scale(picture, scale)) for _, *rest in found for picture in rest]
+    scale = _scale(found, scale)
+    images = np.stack([_in_scale(image, scale) for image in found])
     is_grey = colour is False or (colour is None and (images == images[..., :1]).all())
     images = in_colours(images, 1 if is_grey else 3)
-    return Collection(as_bank(images, ids, least), unreadable, small, scale)
+    return Collection(as_bank(images, ids, least), unreadable, scale=scale)
 
 
 def read_each(

@@ -107,15 +107,13 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """The rows of a file, none if it is not there."""
-    if not path.exists():
-        return pd.DataFrame(columns=[*Folder._fields, "source", "warned"])
+    """The rows of a file."""
     return pd.read_csv(path, dtype={"inlier_classes": str})
 
 
-def missing(cases: Sequence[str], rows: pd.DataFrame) -> list[Folder]:
-    """The folders of these cases that have no row."""
-    return store.without_row(plan(cases), rows, Folder._fields)
+def missing(cases: Sequence[str], path: Path) -> list[Folder]:
+    """The folders of these cases that have no row in a file."""
+    return store.without_row(plan(cases), store.rows_of(path), Folder._fields)
 
 
 def as_table(rows: pd.DataFrame) -> str:
@@ -151,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_missing(args: argparse.Namespace) -> None:
-    todo = missing(args.cases, read_rows(args.out))
+    todo = missing(args.cases, args.out)
     command.say(f"Plan: {len(todo)} folders")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     how = {"data_dir": args.data_dir, "announce": command.say}

@@ -3,7 +3,7 @@
 For each class as the inliers, a network is trained by the quick protocol as e3outlier+ trains it.
 Each operation's own scores, the NE of its views alone, then give its AUROC, and without labels its
 pretext accuracy and its agreement with all other operations. The page's second table compares ways
-to fuse the operations' scores. `views` draws all views of one image as a labelled sheet.
+to fuse the operations' scores.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from paper import figures, tables
-from PIL import Image
 from sweep import flags, store
 from sweep.plan import QUICK_IMAGES
 from sweep.provenance import provenance
@@ -33,10 +32,9 @@ from e3jax import (
     scoring,
 )
 from e3jax.methods import FACTORED
-from e3jax.sheet import plot_views
 
 _RATIO = 0.1
-_WHERE = ["dataset", "source", "inlier_class", "seed"]
+_WHERE = ["dataset", "source", "inlier_class", "seed", "max_images", "steps"]
 
 
 def main() -> int:
@@ -45,7 +43,8 @@ def main() -> int:
     measure = add_command("measure", help="train and measure", description=measure_all.__doc__)
     flags.add_data(measure)
     measure.add_argument("--classes", type=int, nargs="+", help="inlier classes (default: all)")
-    measure.add_argument("--steps", type=flags.positive, help="default: the quick protocol's")
+    steps = FACTORED.quick_config().steps
+    measure.add_argument("--steps", type=flags.positive, default=steps, help="of each training")
     measure.add_argument("--max-images", type=int, default=QUICK_IMAGES, help="of each set")
     measure.add_argument("--seed", type=int, default=0, help="draws sets and trainings")
     measure.add_argument("--out", type=Path, default="runs", help="folder of the tables")
@@ -54,12 +53,6 @@ def main() -> int:
     draw.add_argument("tables", type=Path, help="folder of the tables")
     draw.add_argument("--out", type=Path, default="operations.png", help="figure to write")
     draw.set_defaults(do=draw_all)
-    views = add_command("views", help="draw views", description=draw_views.__doc__)
-    views.add_argument("--image", help="a picture file (default: a digit 7 of MNIST)")
-    views.add_argument("--operations", default="RA+IA+PR", help="families, e.g. RA or RA+IA")
-    views.add_argument("--fill", default="grey", choices=operations.FILLS, help="of rotations")
-    views.add_argument("--out", default="views.png", help="PNG or PDF to write")
-    views.set_defaults(do=draw_views)
     args = parser.parse_args()
     return command.run(lambda: args.do(args), "The same command continues.")
 
@@ -73,26 +66,25 @@ def measure_all(args: argparse.Namespace) -> None:
     data = flags.load(args)
     single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
     classes = args.classes or range(len(data.class_names))
-    wheres = [(data.name, data.source, c, args.seed) for c in classes]
+    how = (args.seed, args.max_images, args.steps)
+    wheres = [(data.name, data.source, c, *how) for c in classes]
     todo = store.without_row(wheres, store.rows_of(fused), _WHERE)
     command.say(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
     args.out.mkdir(parents=True, exist_ok=True)
     for where in command.progress(todo, "classes"):
-        columns = dict(zip(_WHERE, where, strict=True)) | {"max_images": args.max_images}
-        of_operations, of_ways = measure(data, columns, args.steps)
+        of_operations, of_ways = measure(data, dict(zip(_WHERE, where, strict=True)))
         store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
         command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
     print(table(pd.read_csv(fused)), table(pd.read_csv(fused), fewer=True), sep="\n")
 
 
-def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[list, list]:
+def measure(data: datasets.Dataset, columns: dict) -> tuple[list, list]:
     """The rows of one class: one for each operation, and one for each way to fuse them."""
     drawn = (columns["inlier_class"], _RATIO, columns["seed"])
     size = columns["max_images"] or None
     found = contamination.contaminate(data.images, data.labels, *drawn, max_images=size)
-    config = FACTORED.quick_config()
-    config = config._replace(steps=steps or config.steps)
+    config = FACTORED.quick_config()._replace(steps=columns["steps"])
     fitted = fitting.fit(jax.random.key(columns["seed"]), found.images, FACTORED, config)
     scores, truth = fitting.score(fitted, found.images), found.is_outlier
     ne, operation_set = scores.rules["ne"], fitting.operation_set(config.operations, fitted.side)
@@ -115,7 +107,7 @@ def measure(data: datasets.Dataset, columns: dict, steps: int | None) -> tuple[l
     fused = {"way": list(ways)}
     for name in ("auroc", "aupr_out"):
         fused[name] = [getattr(metrics, name)(values, truth) for values in ways.values()]
-    tables = (pd.DataFrame(columns | single), pd.DataFrame(columns | fused | provenance()))
+    tables = (pd.DataFrame(columns | found | provenance()) for found in (single, fused))
     return tuple(table.to_dict("records") for table in tables)
 
 
@@ -179,20 +171,6 @@ def draw_all(args: argparse.Namespace) -> None:
     means["auroc"] *= 100
     figures.plot_operations(args.out, means)
     command.say(f"The figure is in {args.out}")
-
-
-def draw_views(args: argparse.Namespace) -> None:
-    """Draws all views of one image, a digit of the embedded MNIST or a file resized to 32 x 32."""
-    runtime.prepare()
-    operation_set = operations.operation_set(args.operations, fill=args.fill)
-    if args.image:
-        with Image.open(args.image) as picture:
-            image = np.asarray(picture.convert("RGB").resize((32, 32)))
-    else:
-        data = datasets.load("mnist", source="embedded")
-        image = data.images[data.labels == 7][0]
-    plot_views(args.out, image, operation_set)
-    command.say(f"{len(operation_set)} views in {args.out}")
 
 
 if __name__ == "__main__":

@@ -209,6 +209,10 @@ def test_what_is_wrong_is_one_sentence(photos, tmp_path):
     Image.new("L", (9, 9)).save(few / "1.png")
     with pytest.raises(InputError, match="1 of 1 files are readable images, expected at least 2"):
         write(tmp_path / "other", few)
+    with pytest.raises(InputError, match="0 of 0 files are readable images"):
+        bank.write(tmp_path / "none", [])
+    with pytest.raises(InputError, match="no arrays of images, expected at least one"):
+        bank.write_arrays(tmp_path / "none", [])
 
 
 @pytest.mark.campaign

@@ -158,6 +158,8 @@ def test_the_version():
         (["rank", "."], "0 of 2 files are readable"),
         (["rank", "single", "--out", "file"], "file is a file, expected a folder for the report"),
         (["rank", "single", "--contamination", "0.9"], "contamination is 0.9"),
+        (["rank", "single", "--contamination", "10%"], "'10%' is no share of outliers: write 0.1"),
+        (["rank", "single", "--ray-address", "x:1"], "--ray-address needs --engine ray"),
         (["rank", "single", "--time-budget", "soon"], "'soon' is no time: write 90s, 5m or 1h"),
         (["rank", "single", "--image-size", "31"], "image_size is 31"),
         (["score", "file", "single"], "file is damaged or no detector of e3jax"),

@@ -218,8 +218,10 @@ def test_kinds_of_arrays_with_the_same_pixels_score_alike(fitted, digits):
 @pytest.mark.parametrize("lowest, highest", [(0, 1), (-1, 1), (0, 255), (-3, 7)])
 def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, highest):
     floats = lowest + (highest - lowest) * (digits / 255)
-    with pytest.warns(UserWarning, match=f"to range from {lowest} to {highest}: give value_range"):
+    sentence = f"to range from {lowest} to {highest}: give value_range"
+    with pytest.warns(UserWarning, match=sentence) as warned:
         detector = E3Outlier(**SMALL).fit(floats)
+    assert warned[0].filename == __file__
     assert detector.value_range_ == (lowest, highest)
     np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
     # New images are taken to have the same range, whatever they have themselves.

@@ -50,7 +50,7 @@ def test_it_continues_from_where_it_stopped(whole, digits):
     part = fit(digits, until=13)
     assert part.steps == 13 and part.num_steps == 24
     scores = fitting.score(part, digits)
-    again = fit(digits, start=part)
+    again = fit(digits, start=part, until=99)
     chex.assert_trees_all_equal(again.state, whole.state)
     assert again.seconds > part.seconds
     # The earlier one is as it was.

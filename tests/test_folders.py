@@ -47,10 +47,9 @@ def test_every_folder_of_the_plan_is_another_one():
 def test_a_folder_that_has_a_row_is_not_measured_again(tmp_path):
     [done, *rest] = folders.plan(["few"])
     path = tmp_path / "rows.csv"
-    assert folders.missing(["few"], folders.read_rows(path)) == [done, *rest]
-    assert folders.as_table(folders.read_rows(path)).count("\n") == 1  # a head alone
+    assert folders.missing(["few"], path) == [done, *rest]
     store.append_rows(path, folders.Folder._fields, [done._asdict()])
-    assert folders.missing(["few"], folders.read_rows(path)) == rest
+    assert folders.missing(["few"], path) == rest
 
 
 def test_what_fails_is_one_sentence(mnist):

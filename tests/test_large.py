@@ -1,5 +1,6 @@
 """Large collections: scored part by part, by anybody, in any order, to the same bits."""
 
+import copy
 import json
 import os
 import subprocess
@@ -144,6 +145,36 @@ def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
     assert not np.array_equal(other.decision_scores_, in_memory.decision_scores_)
 
 
+def test_another_threshold_is_no_other_work(in_memory, on_disk, tmp_path):
+    E3Outlier(**HOW).fit_in(tmp_path / "parts", on_disk)
+    again = E3Outlier(**HOW, contamination=0.3)
+    assert again.fit_in(tmp_path / "parts", on_disk, each=until(0))
+    np.testing.assert_array_equal(again.decision_scores_, in_memory.decision_scores_)
+    assert again.threshold_ < in_memory.threshold_
+
+
+def test_a_stopped_training_keeps_the_length_of_its_time_budget(on_disk, tmp_path, monkeypatch):
+    def all_at_once(self, *_, **__):
+        raise MemoryError
+
+    totals = []
+
+    def on_progress(stage, done, total):
+        if stage == "training":
+            totals.append(total)
+            if len(totals) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(bank.Joined, "__array__", all_at_once)
+    detector = E3Outlier(**HOW | {"steps": 99}, time_budget=0.001, on_progress=on_progress)
+    monkeypatch.setattr(estimator, "_LEAST_STEPS", 7)  # for more there is no time
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit_in(tmp_path / "parts", on_disk)
+    monkeypatch.setattr(estimator, "_LEAST_STEPS", 9)
+    assert detector.fit_in(tmp_path / "parts", on_disk)
+    assert set(totals) == {detector.steps_} == {7}
+
+
 def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
     folder = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
@@ -154,6 +185,8 @@ def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
     found = in_memory.rank_in(folder, on_disk)
     np.testing.assert_array_equal(found.scores, in_memory.decision_scores_)
     assert len(kept) == 2 and [path.stat().st_mtime_ns for path in kept] == times
+    other = copy.copy(in_memory).set_params(contamination=0.3)
+    assert other.rank_in(folder, on_disk, each=until(0))  # nothing is left to score
     # Another detector's parts are not taken for its own.
     other = E3Outlier(**HOW | {"random_state": 1}).fit(on_disk)
     assert not np.array_equal(other.rank_in(folder, on_disk).scores, found.scores)

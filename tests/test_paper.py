@@ -242,9 +242,10 @@ def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
 
 def test_steps_are_compared_by_the_median_of_their_times():
     def runs(steps, auroc, inliers, seconds):
-        sizes = {"n_inliers": inliers, "n_outliers": inliers // 9, "steps": steps}
-        for c, score_seconds in enumerate(seconds):
-            times = {"train_seconds": 1, "score_seconds": score_seconds, "pretext_accuracy": 0.5}
+        sizes = {"n_inliers": inliers, "n_outliers": inliers // 9, "steps": str(steps)}
+        for c, score_seconds in enumerate(map(str, seconds)):
+            times = {"train_seconds": "1", "score_seconds": score_seconds}
+            times["pretext_accuracy"] = "0.5"
             yield row("e3outlier+", c, auroc=auroc + c / 100, **sizes, **times)
             yield row("factored", c, auroc=auroc - 0.1, **sizes, **times)
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from e3jax import decoding, kinds
 from e3jax.decoding import FileScale
 from e3jax.images import InputError
-from e3jax.reading import FITS, NotLookedAt, find_files, read_files, thumbnails
+from e3jax.reading import FITS, NotLookedAt, find_files, read_each, read_files, thumbnails
 
 
 def noise(h=40, w=40, c=3, seed=0):
@@ -541,8 +541,6 @@ def test_a_collection_shares_one_scale_so_that_a_dark_image_stays_dark(good, tmp
     assert [image.max() for image in (bright, half, dark)] == pytest.approx([255, 128, 13], abs=1)
     small = thumbnails(paths, scale=read_files(paths).scale)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(small[2])))[..., 0], dark)
-    both = read_files(paths, thumbnails=96)
-    assert both.thumbnails == small
 
 
 def test_the_scale_is_stated_and_serves_new_files(good, tmp_path):
@@ -686,11 +684,12 @@ def test_one_pass_gives_the_same_images_and_thumbnails(tmp_path, good, side):
     sizes = [(100, 90), (500, 600), (900, 800), (1600, 1700)]
     paths = [save(tmp_path / f"{h}.jpg", noise(h, w)) for h, w in sizes]
     (tmp_path / "text.png").write_text("x")
-    apart = read_files([*good, *paths, tmp_path / "text.png"], side)
-    both = read_files([*good, *paths, tmp_path / "text.png"], side, thumbnails=96)
-    np.testing.assert_array_equal(both.bank.images, apart.bank.images)
-    assert both.thumbnails == thumbnails([*good, *paths]) and not apart.thumbnails
-    assert both.unreadable == apart.unreadable != []
+    sources = [*good, *paths, tmp_path / "text.png"]
+    *apart, _ = read_each(sources, side, "squash")
+    *both, error = read_each(sources, side, "squash", thumbnails=96)
+    np.testing.assert_array_equal([pixels for pixels, _ in both], [pixels for [pixels] in apart])
+    assert [small for _, small in both] == thumbnails([*good, *paths])
+    assert isinstance(error, Exception)
 
 
 # --- What cannot be read -----------------------------------------------------------------------
@@ -867,7 +866,7 @@ def test_damaged_images_are_read_or_named(tmp_path, mnist, format):
         paths.append(tmp_path / f"{i}.{format.lower()}")
         paths[-1].write_bytes(fuzz_images.damaged(content, rng))
     began = time.monotonic()
-    collection = read_files(paths, least=1, thumbnails=96)
+    collection, _ = read_files(paths, least=1), thumbnails(paths)
     assert time.monotonic() - began < 60
     assert len(collection.bank.ids) + len(collection.unreadable) == 300
     assert all(reason and "\n" not in reason for _, reason in collection.unreadable)

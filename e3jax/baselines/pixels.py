@@ -20,7 +20,7 @@ METHODS = {
 }
 
 
-def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarray]:
+def score(key: jax.Array, images: np.ndarray, method: str) -> np.ndarray:
     """Scores images by their own pixels.
 
     Args:
@@ -31,20 +31,20 @@ def score(key: jax.Array, images: np.ndarray, method: str) -> dict[str, np.ndarr
         that hold 70 % of the variance).
 
     Returns:
-      ``{method: float [n]}``, smaller = more outlying.
+      float [n], smaller = more outlying.
 
     Raises:
       ValueError: for an unknown method.
     """
     x = images.reshape(len(images), -1).astype(np.float32) / 255
     if method == "pixel-if":
-        return {method: scoring.isolation_forest(key, x)}
+        return scoring.isolation_forest(key, x)
     if method == "pixel-knn":
         neighbours = min(math.ceil(_NEIGHBOURS * len(x)), len(x) - 1)
         distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(x).kneighbors()
-        return {method: -distances.mean(axis=1)}
+        return -distances.mean(axis=1)
     if method == "pixel-pca":
         pca = PCA(n_components=_VARIANCE, svd_solver="full").fit(x)
         residual = x - pca.inverse_transform(pca.transform(x))
-        return {method: -np.square(residual).sum(axis=1)}
+        return -np.square(residual).sum(axis=1)
     raise ValueError(f"unknown pixel method {method!r}: expected one of {', '.join(METHODS)}")

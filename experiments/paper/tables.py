@@ -259,6 +259,8 @@ def steps_table(rows: Iterable[dict]) -> str:
     classes, since the first one's compiles.
     """
     runs, lines, first = frame(rows), [], None
+    numbers = ["steps", "pretext_accuracy", "train_seconds", "score_seconds"]
+    runs[numbers] = runs[numbers].apply(pd.to_numeric)
     runs["seconds"] = runs["train_seconds"] + runs["score_seconds"]
     for (inliers, outliers, steps), group in runs.groupby(["n_inliers", "n_outliers", "steps"]):
         means = 100 * group.groupby("method")[["auroc", "aupr_out"]].mean()

@@ -175,7 +175,7 @@ def _describe_untrained(name: str, protocol: Protocol, grey: bool) -> dict[str, 
 def score_untrained(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> Outcome:
     began, name = time.monotonic(), run.method
     if name in pixels.METHODS:
-        scores = pixels.score(jax.random.key(run.train_seed), images, name)[name]
+        scores = pixels.score(jax.random.key(run.train_seed), images, name)
     else:
         scores = _fuse(run, images, mesh, UNTRAINED[name]["descriptors"])
     return {name: {"scores": scores, "score_seconds": time.monotonic() - began}}
