@@ -57,6 +57,7 @@ def page(results: Path) -> str:
     summaries = map(pd.read_csv, sorted(results.glob("priority/*-summary.csv"), reverse=True))
     parts |= {
         "full": tables.markdown(store.read_csv(results / "full_classes.csv")),
+        "steps": tables.steps_table(store.read_csv(results / "steps.csv")),
         "refinements": tables.refinements_table(store.read_csv(results / "refinements.csv"), quick),
         "paired": tables.paired_table(quick),
         "benchmark": tables.markdown([*quick, *embedded], summary=True),
