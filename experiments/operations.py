@@ -107,7 +107,7 @@ def measure(data: datasets.Dataset, columns: dict) -> tuple[list, list]:
     fused = {"way": list(ways)}
     for name in ("auroc", "aupr_out"):
         fused[name] = [getattr(metrics, name)(values, truth) for values in ways.values()]
-    tables = (pd.DataFrame(columns | found | provenance()) for found in (single, fused))
+    tables = (pd.DataFrame(columns | single), pd.DataFrame(columns | fused | provenance()))
     return tuple(table.to_dict("records") for table in tables)
 
 

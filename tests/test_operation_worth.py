@@ -12,6 +12,7 @@ from sweep import store
 from tiny import Tiny
 
 WHERE = {"dataset": "mnist", "source": "embedded", "inlier_class": 4, "seed": 0, "max_images": 40}
+WHERE["steps"] = 3
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def measured(mnist):
     small = worth.FACTORED.quick_config()._replace(network=Tiny)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worth, "FACTORED", replace(worth.FACTORED, quick_config=lambda: small))
-        return worth.measure(mnist, WHERE, steps=3)
+        return worth.measure(mnist, WHERE)
 
 
 def test_every_operation_and_every_way_to_fuse_them_has_a_row(measured):
