@@ -402,7 +402,7 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> rea
     """Writes images uint8 [n, h, w, c] that come in arrays of any lengths into a bank.
 
     Raises:
-      InputError: arrays of different sides, or see :func:`write`.
+      InputError: no image, arrays of different sides, or see :func:`write`.
     """
     folder, number = Path(folder).absolute(), 0
     banks = (reading.in_colours(as_bank(array, least=0).images, 3) for array in arrays)
