@@ -48,6 +48,8 @@ def test_a_folder_that_has_a_row_is_not_measured_again(tmp_path):
     [done, *rest] = folders.plan(["few"])
     path = tmp_path / "rows.csv"
     assert folders.missing(["few"], path) == [done, *rest]
+    with pytest.raises(FileNotFoundError):
+        folders.read_rows(path)
     store.append_rows(path, folders.Folder._fields, [done._asdict()])
     assert folders.missing(["few"], path) == rest
 
