@@ -60,6 +60,7 @@ def page(results: Path) -> str:
         "steps": tables.steps_table(store.read_csv(results / "steps.csv")),
         "refinements": tables.refinements_table(store.read_csv(results / "refinements.csv"), quick),
         "paired": tables.paired_table(quick),
+        "ratios": figures.factor_table(runs, "quick", "fig5-ratios"),
         "benchmark": tables.markdown([*quick, *embedded], summary=True),
         "priority": "\n\n".join(map(tables.priority_table, summaries)),
         "recorded": recorded.format(**recording),

@@ -160,7 +160,8 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
 
     Args:
       runs: see :func:`paper.tables.frame`.
-      protocol: the runs shown are its own, except for what the factor varies, and pixel methods'.
+      protocol: the runs shown are its own, except for what the factor varies, and where these have
+        a place those of methods without training.
       name: of FIGURES.
 
     Returns:
@@ -178,7 +179,8 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
     runs["paper"] = [_paper(row, "network" in varies) for row in runs.to_dict("records")]
     untrained, panels = runs[runs["protocol"] == ""], {}
     for key, own in runs[runs["protocol"] != ""].groupby([*_IMAGES, "precision", "device_kind"]):
-        cells = tables.together(own, untrained[(untrained[_IMAGES] == list(key[:3])).all(axis=1)])
+        same_images = (untrained[_IMAGES] == list(key[:3])).all(axis=1)
+        cells = tables.together(own, untrained[same_images & untrained["x"].isin(own["x"])])
         classes = set.intersection(*cells.groupby(["series", "x"])["inlier_class"].agg(set))
         if cells["x"].nunique() < 2 or not classes:
             continue
