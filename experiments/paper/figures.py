@@ -258,8 +258,9 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, (low + high) / 2 - 5), max(high, (low + high) / 2 + 5))
         axes.grid(axis="y", alpha=0.3)
-    handles += axes.plot([], [], "D", fillstyle="none", color="black")
-    labels += ["the paper (all classes)"]
+    if points["paper"].notna().any():
+        handles += axes.plot([], [], "D", fillstyle="none", color="black")
+        labels += ["the paper (all classes)"]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     save_figure(path, figure)
 
