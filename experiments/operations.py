@@ -73,7 +73,8 @@ def measure_all(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for where in command.progress(todo, "classes"):
         of_operations, of_ways = measure(data, dict(zip(_WHERE, where, strict=True)))
-        store.append_rows(single, of_operations[0], of_operations)
+        if store.without_row([where], store.rows_of(single), _WHERE):  # not cut after this one
+            store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
         command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
     print(table(pd.read_csv(fused)), table(pd.read_csv(fused), fewer=True), sep="\n")

