@@ -73,7 +73,7 @@ def measure_all(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for where in command.progress(todo, "classes"):
         of_operations, of_ways = measure(data, dict(zip(_WHERE, where, strict=True)))
-        if store.without_row([where], store.rows_of(single), _WHERE):  # not cut after this one
+        if store.without_row([where], store.rows_of(single), _WHERE):  # else cut after it
             store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
         command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")

@@ -436,10 +436,10 @@ def test_the_papers_protocol_has_its_own_lengths_and_network():
 
 def test_only_figures_with_something_to_compare_are_drawn(tmp_path):
     rows = [row(method) for method in ("e3outlier", "e3outlier-pl", "e3outlier-mp")]
-    rows += [row("pixel-pca"), row(ratio=0.2)]
-    rows.append(row(protocol="paper", network="wrn-10-4"))
+    rows += [row("pixel-pca"), row("pixel-pca", ratio=0.2), row(ratio=0.2)]
+    rows += [row(protocol="paper", network="wrn-10-4", ratio=ratio) for ratio in (0.1, 0.2)]
     drawn = figures.draw(tmp_path / "figures", rows)
-    names = ["fig5-ratios-quick.png", "fig6c-scores-quick.png"]
+    names = ["fig5-ratios-paper.png", "fig5-ratios-quick.png", "fig6c-scores-quick.png"]
     assert [path.name for path in drawn] == names
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
     for path in drawn:

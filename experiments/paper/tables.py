@@ -211,13 +211,10 @@ def paired_table(rows: Iterable[dict]) -> str:
             if ("e3outlier+", "quick") not in found:
                 continue
             own, means = found["e3outlier+", "quick"], found.mean()
+            apart = found.rsub(own, axis=0)
             pixels = max(found.filter(like="pixel"), key=means.get, default=None)
-            cells = [
-                "{:+.1f} ({:+.1f} to {:+.1f})".format(*mean_and_interval((own - found[o]).dropna()))
-                if o in found
-                else ""
-                for o in (("e3outlier", "quick1"), ("hog-knn", ""), pixels)
-            ]
+            others = [("e3outlier", "quick1"), ("hog-knn", ""), pixels]
+            cells = [_interval(apart.get(other), "+.1f") for other in others]
             cells[-1] += f", {pixels[0]}" if pixels else ""
             name = f"{dataset}, ρ = {100 * ratio:g} %"
             lines.append([name, metric.replace("_", "-"), f"{own.mean():.1f}", *cells])
@@ -280,8 +277,8 @@ def steps_table(rows: Iterable[dict]) -> str:
 
 
 def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
-    """The mean and its 95 % t interval, of NaNs for a single value."""
-    mean, half = values.mean(), values.sem() * scipy.stats.t.ppf(0.975, len(values) - 1)
+    """The mean of the values that are there and its 95 % t interval, of NaNs for a single one."""
+    mean, half = values.mean(), values.sem() * scipy.stats.t.ppf(0.975, values.count() - 1)
     return mean, mean - half, mean + half
 
 
@@ -314,8 +311,8 @@ def priority_table(trainings: pd.DataFrame) -> str:
     return table([head, *(f"{stage} third" for stage in STAGES)], lines)
 
 
-def _interval(values: pd.Series | None) -> str:
+def _interval(values: pd.Series | None, form: str = ".3g") -> str:
     if values is None:
         return ""
-    mean, low, high = mean_and_interval(values)
-    return f"{mean:.3g} ({low:.3g} to {high:.3g})" if len(values) > 1 else f"{mean:.3g}"
+    mean, low, high = (f"{value:{form}}" for value in mean_and_interval(values))
+    return f"{mean} ({low} to {high})" if values.count() > 1 else mean
