@@ -103,6 +103,11 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "results" / "README.md"], ids=lambda p: p.stem)
+def test_no_text_touches_a_table_which_would_take_it_for_a_row(page):
+    assert not re.findall(r"^\|.*\n[^|\n].*", page.read_text(), re.MULTILINE)
+
+
 def test_every_page_is_in_the_index():
     index = (DOCS / "README.md").read_text()
     pages = {path.name for path in [*DOCS.glob("*.md"), NOTEBOOK]} - {"README.md"}
