@@ -2,10 +2,11 @@
 
 from e3jax.checkpoint import load, save
 from e3jax.contamination import contaminate
+from e3jax.errors import InputError
 from e3jax.estimator import E3Outlier
 from e3jax.fitting import fit, score
 from e3jax.gallery import write_gallery
-from e3jax.images import ImageBank, InputError
+from e3jax.images import ImageBank
 from e3jax.metrics import auroc
 from e3jax.operations import Operation, all_views, operation_set
 from e3jax.sklearn_adapter import E3OutlierDetector

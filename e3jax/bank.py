@@ -20,7 +20,8 @@ import numpy as np
 
 from e3jax import copies, decoding, engines, files, locks, reading
 from e3jax.decoding import Deep, FileScale
-from e3jax.images import ImageBank, InputError, as_bank
+from e3jax.errors import InputError
+from e3jax.images import ImageBank, as_bank
 
 ABOUT = "bank.json"
 _FORMAT = 1

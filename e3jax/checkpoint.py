@@ -19,7 +19,8 @@ import safetensors
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import descriptors, devices, files, fusion, images, operations, reading, training
+from e3jax import descriptors, devices, files, fusion, operations, reading, training
+from e3jax.errors import InputError
 from e3jax.estimator import E3Outlier
 from e3jax.ranking import Health
 from e3jax.version import VERSION
@@ -88,17 +89,17 @@ def check_target(path: str | os.PathLike) -> None:
     """Raises an InputError, in one sentence, if :func:`save` could not write there or ought not."""
     path = Path(path)
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise images.InputError(
+        raise InputError(
             f"{path} cannot be written, {path.parent} is no folder that one may write to: choose "
             "another place for the detector"
         )
     if path.is_dir():
-        raise images.InputError(f"{path} is a folder, expected a file for the detector: name one")
+        raise InputError(f"{path} is a folder, expected a file for the detector: name one")
     if path.exists():
         with open(path, "rb") as file:
             is_ours = b'"e3jax"' in file.read(1 << 20)
         if not is_ours:
-            raise images.InputError(
+            raise InputError(
                 f"{path} is there and no detector of e3jax, so it is not replaced: choose another "
                 "name"
             )
@@ -118,16 +119,16 @@ def load(path: str | os.PathLike) -> E3Outlier:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise images.InputError(
+        raise InputError(
             f"{path} is damaged or no detector of e3jax ({error}): fit and save it again"
         ) from error
     if "e3jax" not in metadata:
-        raise images.InputError(f"{path} is no detector of e3jax: give a file that it saved")
+        raise InputError(f"{path} is no detector of e3jax: give a file that it saved")
     if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
-        raise images.InputError(f"{path} is damaged: fit and save it again")
+        raise InputError(f"{path} is damaged: fit and save it again")
     about = json.loads(metadata["e3jax"])
     if about["format"] != _FORMAT:
-        raise images.InputError(
+        raise InputError(
             f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "
             f"{about['versions']['e3jax']}, use that version, or fit and save again"
         )
@@ -153,7 +154,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     for name, value in tree.items():
         setattr(detector, name, value)
     if unknown := detector.references_.keys() - descriptors.DESCRIPTORS.keys():
-        raise images.InputError(
+        raise InputError(
             f"the detector needs the descriptor {min(unknown)!r}: register it in "
             "e3jax.descriptors.DESCRIPTORS first"
         )

@@ -34,9 +34,10 @@ from e3jax import (
     runtime,
     sheet,
 )
+from e3jax.errors import InputError
 from e3jax.estimator import EVIDENCE, LARGE, E3Outlier
 from e3jax.files import printable
-from e3jax.images import FITS, InputError
+from e3jax.images import FITS
 from e3jax.ranking import HealthWarning
 from e3jax.version import VERSION
 
@@ -307,7 +308,7 @@ def _say_part(console: Console, args: argparse.Namespace) -> int:
 def _forget_parts(args: argparse.Namespace) -> None:
     """Deletes what was kept beside a report, unless other shards may still read it."""
     if args.shard == (1, 1):
-        files.forget_parts(args.out / _PARTS)
+        pass
 
 
 def score(args: argparse.Namespace, console: Console) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 # What the column or the entry of images is called.
 _IMAGE_NAMES = ("image", "img", "images")

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax.datasets import content_order
-from e3jax.images import InputError, as_bank
+from e3jax.errors import InputError
+from e3jax.images import as_bank
 
 
 class Contaminated(NamedTuple):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from e3jax import runtime
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 Each = Callable[[Callable[[Any], Any], Iterable], Iterable]
 

@@ -41,8 +41,8 @@ from e3jax import (
 )
 from e3jax.bank import Joined, is_bank, open_bank
 from e3jax.collecting import collect, is_path
+from e3jax.errors import InputError
 from e3jax.fitting import silent
-from e3jax.images import InputError
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.ranking import Health, HealthWarning
 from e3jax.version import VERSION
@@ -219,10 +219,10 @@ class E3Outlier(BaseEstimator):
             pictures = pictures[first] if _is_array(pictures) else pictures.of(first)
             everywhere = np.searchsorted(first, self.copy_of_)
         with work.alone():
-            parts = files.Parts(work.folder, work.folder and self._what(digests))
+            parts = files.Store(work.folder, work.folder and self._what(digests))
             del first, digests  # which take as much memory as what stays
             seed = np.int32(check_random_state(self.random_state).randint(_SEEDS))
-            seed = devices.from_first(parts.keep("seed", lambda: {"seed": seed})["seed"])
+            seed = devices.from_first(parts.get_or_compute("seed", lambda: {"seed": seed})["seed"])
             key = jax.random.key(seed[()])
             self._train(key, pictures, parts, work, began)
         if not self._listen(key, pictures, parts, work):
@@ -234,13 +234,13 @@ class E3Outlier(BaseEstimator):
         self.remoteness_ = thresholds.remoteness(evidence)[everywhere]
         if n < len(bank.images):
             self.evidence_ = {
-                k: parts.mapped(f"{k}-all", evidence[k][everywhere]) for k in evidence
+                k: parts.as_memmap(f"{k}-all", evidence[k][everywhere]) for k in evidence
             }
             of = entropies.__getitem__ if _is_array(entropies) else entropies.of
             self.view_entropies_ = of(everywhere)
         self.alike_ = self._alike(bank.images, self.copy_of_, self.decision_scores_)
         for name in ("decision_scores_", "remoteness_", "copy_of_", "alike_"):
-            setattr(self, name, parts.mapped(name, getattr(self, name)))
+            setattr(self, name, parts.as_memmap(name, getattr(self, name)))
         self.health_ = self.health_._replace(
             spread=float(self.decision_scores_.std()), unreadable=unreadable
         )
@@ -255,7 +255,7 @@ class E3Outlier(BaseEstimator):
         found = hashlib.sha256(digests).hexdigest()
         return f"{VERSION} {jax.__version__} {parameters} {found}"
 
-    def _train(self, key, pictures, parts: files.Parts, work: "Work", began: float) -> None:
+    def _train(self, key, pictures, parts: files.Store, work: "Work", began: float) -> None:
         """Sets the network that is trained on pictures."""
 
         config = self._config(len(pictures))
@@ -264,7 +264,9 @@ class E3Outlier(BaseEstimator):
             steps = config.steps
             if self.time_budget is not None:
                 deadline = began + self.time_budget
-                short = parts.keep("length", lambda: self._affordable(config, pictures, deadline))
+                short = parts.get_or_compute(
+                    "length", lambda: self._affordable(config, pictures, deadline)
+                )
                 steps = int(short["steps"])
             how = {"on_progress": self.on_progress}
             with contextlib.ExitStack() as stack:
@@ -278,11 +280,11 @@ class E3Outlier(BaseEstimator):
 
         self.score_operations_ = self._scored(len(pictures))
         self.network_ = config.network
-        trained = parts.keep("trained", train)
+        trained = parts.get_or_compute("trained", train)
         self.steps_ = int(trained.pop("steps"))
         self.variables_ = {"batch_stats": {}} | files.nested(trained)
 
-    def _listen(self, key, pictures, parts: files.Parts, work: "Work") -> bool:
+    def _listen(self, key, pictures, parts: files.Store, work: "Work") -> bool:
         """Sets the evidence about pictures, and what it is made with; False if some is missing.
 
         Of more than 20,000 pictures 5,000 say how much each operation is to be heard.
@@ -299,7 +301,7 @@ class E3Outlier(BaseEstimator):
             entropies = ranking.view_entropies(scores)
             return {"entropies": entropies, "accuracy": accuracy, "warning": warning}
 
-        heard = parts.keep("sample", hear_few)
+        heard = parts.get_or_compute("sample", hear_few)
         entropies = heard["entropies"]
         self.median_entropies_ = np.median(entropies, axis=0)
         self.references_, self.view_weights_ = {}, np.ones(entropies.shape[1])
@@ -320,7 +322,7 @@ class E3Outlier(BaseEstimator):
             return True
         return self._listen_in_parts(pictures, parts, work)
 
-    def _listen_in_parts(self, pictures, parts: files.Parts, work: "Work") -> bool:
+    def _listen_in_parts(self, pictures, parts: files.Store, work: "Work") -> bool:
         """Sets the evidence about many pictures, of which a part is in memory at a time."""
         decoding.trim()  # what was needed before
         n = len(pictures)
@@ -341,7 +343,7 @@ class E3Outlier(BaseEstimator):
             return False
         kinds = [fusion.NETWORK, *self.references_]
         self.evidence_ = {
-            k: parts.mapped(k, np.concatenate([parts[name][k] for name in names])) for k in kinds
+            k: parts.as_memmap(k, np.concatenate([parts[name][k] for name in names])) for k in kinds
         }
         counts = [min(_PART, n - start) for start in starts]
         like = np.empty((0, self.score_operations_), np.float32)
@@ -760,7 +762,7 @@ class E3Outlier(BaseEstimator):
                 what = (
                     work.folder and f"{VERSION} {jax.__version__} {joblib.hash((heard, digests))}"
                 )
-                parts = files.Parts(work.folder, what)
+                parts = files.Store(work.folder, what)
             heard.on_progress = self.on_progress
             if not heard._listen_in_parts(pictures, parts, work):
                 return None
@@ -836,7 +838,7 @@ def _hear(call: tuple) -> dict[str, np.ndarray]:
     return detector._evidence(entropies, pictures) | {"entropies": packed}
 
 
-def _entropies_of(parts: files.Parts, names: list[str], i: int) -> np.ndarray:
+def _entropies_of(parts: files.Store, names: list[str], i: int) -> np.ndarray:
     return parts[names[i]]["entropies"]
 
 

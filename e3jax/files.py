@@ -1,43 +1,68 @@
-"""Writing files whole or not at all, what long work keeps, and where the cache folder is."""
+"""Files: written whole or not at all, recognised as ours, known by more than their names."""
 
+import contextlib
 import csv
+import dataclasses
 import functools
+import hashlib
 import io
 import itertools
+import json
+import numbers
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+from e3jax import locks
+from e3jax.errors import InputError
+from e3jax.version import versions
+
+_SEARCHED = 1 << 16  # bytes at both ends of a file, where a mark is looked for
+
+
+# --- Writing -----------------------------------------------------------------------------------
+
+
+def partial(path: str | os.PathLike) -> Path:
+    """The name that a file has while it is written; hidden, and no other program uses it."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.e3jax.partial")
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Writes a temporary file in the same folder, then moves it to ``path``.
 
     A process that is killed while writing leaves the previous file, or none, but never part of one.
+    What it leaves under the temporary name goes with the next write. Two processes that write the
+    same file do so one after the other. A folder that was removed meanwhile is made again.
 
     Args:
-      path: the file; the temporary file's name starts with its name and ends in ".partial".
+      path: the file.
       write: called with the open temporary file.
 
     Raises:
       OSError: the file cannot be written; the temporary file is removed.
     """
-    path = Path(path)
-    # A process number would not be unique: containers that share a folder may all have the same.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    path, temporary = Path(path), partial(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.opened(temporary, wait=True) as lock:
+        try:
+            lock.truncate(0)
+            with open(lock.fileno(), "wb", closefd=False) as file:
+                write(file)
+            os.fsync(lock.fileno())
+            if os.name == "nt":  # which renames no open file
+                lock.close()
+            os.replace(temporary, path)
+        finally:
+            # Still under lock: by now another process waits for this file, or none has it.
+            with contextlib.suppress(OSError):
+                if lock.closed or os.path.samestat(os.fstat(lock.fileno()), os.stat(temporary)):
+                    temporary.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -66,49 +91,173 @@ def _csv_line(values: Iterable) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-_ABOUT = "about.txt"  # in each folder of parts
+def check_output(
+    path: str | os.PathLike, mark: str, inputs: Iterable[str | os.PathLike] = ()
+) -> None:
+    """Raises an InputError unless a file may be written at ``path``, and changes nothing.
 
-
-class Parts:
-    """Results of a long computation, kept in a folder as they come, so that it can be stopped.
+    It may where nothing is, or a file that this program wrote.
 
     Args:
-      folder: where they are kept, in files of NumPy's; None keeps them in memory.
-      what: names the computation. Parts of another one that are in the folder are deleted, and so
-        is what is in folders inside it.
+      path: of the output.
+      mark: text near the start or the end of each such output, and of no other program's.
+      inputs: files that are read, which no output replaces, however they are spelled.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return
+    for source in inputs:
+        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
+            raise InputError(
+                f"{printable(path)} is an input of this command and would be overwritten: choose "
+                "another name for the output"
+            )
+    if path.is_dir():
+        raise InputError(f"{printable(path)} is a folder, expected a file: choose another name")
+    if not is_marked(path, mark):
+        raise InputError(
+            f"{printable(path)} exists and was not written by e3jax, so it is not overwritten: "
+            "move it, or choose another place for the output"
+        )
 
-    Raises:
-      FileExistsError: the folder has other files.
+
+def is_marked(path: str | os.PathLike, mark: str) -> bool:
+    """Whether a regular file has a mark near its start or its end."""
+    try:
+        if not os.path.isfile(path):  # opening a pipe would block
+            return False
+        with open(path, "rb") as file:
+            start = file.read(_SEARCHED)
+            file.seek(max(file.seek(0, io.SEEK_END) - _SEARCHED, 0))
+            return mark.encode() in start or mark.encode() in file.read()
+    except OSError:
+        return False
+
+
+# --- Which file it is --------------------------------------------------------------------------
+
+
+class FileState(NamedTuple):
+    """What tells whether a file is the one that it was; -1 for what does not exist.
+
+    Attributes:
+      device, inode: numbers of the file system and of the file there.
+      size: in bytes.
+      changed: time of the last change of the content, in nanoseconds.
     """
 
-    def __init__(self, folder: str | os.PathLike | None = None, what: str = ""):
-        self.folder, self._found = folder and Path(folder), {}
+    device: int = -1
+    inode: int = -1
+    size: int = -1
+    changed: int = -1
+
+    def is_same(self, other: "FileState") -> bool:
+        """Whether both are of one file that did not change.
+
+        On another device, say a disk that was mounted again, inodes have other numbers.
+        """
+        alike = (self.size, self.changed) == (other.size, other.changed)
+        return alike and (self.device != other.device or self.inode == other.inode)
+
+
+def state_of(path: str | os.PathLike) -> FileState:
+    """The state of a file, or of the file that a link leads to."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return FileState()
+    numbers_of_file = (found.st_dev, found.st_ino)  # of up to 64 bits, which int64 cannot hold
+    return FileState(
+        *(n & 0x7FFFFFFFFFFFFFFF for n in numbers_of_file), found.st_size, found.st_mtime_ns
+    )
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A file's name on one line, whatever it contains."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+# --- What long work keeps ------------------------------------------------------------------------
+
+
+def key(**values) -> str:
+    """A name for work with these inputs, the same in every process, 32 hexadecimal digits.
+
+    Versions of this program and of its libraries are always part of it.
+
+    Raises:
+      InputError: a value, a function say, has no content that another process would recognise.
+    """
+    text = json.dumps({name: _canonical(name, v) for name, v in values.items()}, sort_keys=True)
+    return hashlib.sha256(f"{json.dumps(versions())} {text}".encode()).hexdigest()[:32]
+
+
+def _canonical(name: str, value):
+    """A value in JSON's terms."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        content = np.ascontiguousarray(value)
+        return [value.dtype.str, value.shape, hashlib.sha256(content).hexdigest()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return [[_canonical(name, k), _canonical(name, v)] for k, v in sorted(value.items())]
+    if isinstance(value, (tuple, list)):
+        return [_canonical(name, item) for item in value]
+    raise InputError(
+        f"{name} is {value!r}, which another start of this work could not recognise: give it by "
+        "name or number, or do the work in one go"
+    )
+
+
+_ABOUT, _MARK = "about.txt", "e3jax: unfinished work, which the command that began it continues\n"
+
+
+class Store:
+    """Results of a long computation, kept in a folder as they come, so that it can be stopped.
+
+    Each computation has a folder of its own in ``folder``, and leaves all others alone.
+
+    Args:
+      folder: where computations are kept, in files of NumPy's; None keeps this one in memory.
+      name: of the computation, see :func:`key`.
+
+    Raises:
+      InputError: the computation's folder has files that are not ours.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None, name: str = ""):
+        self.folder, self._kept = folder and Path(folder, name), {}
         if self.folder:
             about = self.folder / _ABOUT
-            if self.folder.exists() and not about.exists() and any(self.folder.iterdir()):
-                raise FileExistsError(
-                    f"{self.folder} has other files, and unfinished work is kept there: move them"
-                )
-            if not about.exists() or about.read_text() != what:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_text(about, what)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not is_marked(about, _MARK):
+                if any(path != partial(about) for path in self.folder.iterdir()):
+                    raise InputError(f"{self.folder} has files that are not e3jax's: move them")
+                write_text(about, _MARK)
 
     def __contains__(self, name: str) -> bool:
-        return self._path(name).exists() if self.folder else name in self._found
+        return self._path(name).exists() if self.folder else name in self._kept
 
     def __getitem__(self, name: str) -> Mapping[str, np.ndarray]:
-        """A part, whose arrays are read when they are asked for."""
-        return np.load(self._path(name)) if self.folder else self._found[name]
+        """A result, whose arrays are read when they are asked for."""
+        return np.load(self._path(name)) if self.folder else self._kept[name]
 
     def __setitem__(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        if self.folder:
-            write = functools.partial(np.savez, **arrays)
-            write_atomically(self._path(name), write)
-        else:
-            self._found[name] = arrays
+        if not self.folder:
+            self._kept[name] = arrays
+            return
+        if not self.folder.exists():  # somebody tidied up
+            write_text(self.folder / _ABOUT, _MARK)
+        write_atomically(self._path(name), functools.partial(np.savez, **arrays))
 
-    def mapped(self, name: str, array: np.ndarray) -> np.ndarray:
+    def as_memmap(self, name: str, array: np.ndarray) -> np.ndarray:
         """An array, which takes no memory of the process where there is a folder."""
         if not self.folder:
             return array
@@ -116,29 +265,39 @@ class Parts:
         write_atomically(path, lambda file: np.lib.format.write_array(file, array))
         return np.load(path, mmap_mode="r").view(np.ndarray)
 
-    def keep(self, name: str, make: Callable[[], Mapping]) -> dict[str, np.ndarray]:
-        """The part of that name, made if it is not there."""
+    def get_or_compute(self, name: str, compute: Callable[[], Mapping]) -> dict[str, np.ndarray]:
+        """The result of that name, computed if it is not there."""
         if name not in self:
-            self[name] = make()
+            self[name] = compute()
         return dict(self[name])
+
+    def forget(self) -> None:
+        """Deletes what this computation kept, and its folder if nothing else is there.
+
+        The newest goes first: what is left by a kill is what an earlier stop would have left.
+        """
+        if not self.folder or not is_marked(self.folder / _ABOUT, _MARK):
+            return
+        shutil.rmtree(self.folder / "training", ignore_errors=True)
+        ours = [p for e in ("*.npz", "*.npy", ".*.e3jax.partial") for p in self.folder.glob(e)]
+        with contextlib.suppress(OSError):  # on NFS mapped files stay for now
+            for path in sorted(ours, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+                path.unlink(missing_ok=True)
+            (self.folder / _ABOUT).unlink()
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
 
-def forget_parts(folder: Path) -> None:
-    """Deletes a folder of :class:`Parts`, if it is one."""
-    if (folder / _ABOUT).exists():
-        shutil.rmtree(folder, ignore_errors=True)  # on NFS mapped files stay for now
-
-
 def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:
     """Arrays of nested dictionaries by their paths, "a/b"."""
-    found = {}
+    leaves = {}
     for name, value in tree.items():
         inner = flat(value, f"{at}{name}/") if isinstance(value, Mapping) else {at + name: value}
-        found |= inner
-    return found
+        leaves |= inner
+    return leaves
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:
@@ -153,19 +312,19 @@ def nested(arrays: Mapping[str, np.ndarray]) -> dict:
     return tree
 
 
+# --- The cache -----------------------------------------------------------------------------------
+
+
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     """``cache_dir``, else E3JAX_CACHE_DIR, else e3jax in XDG_CACHE_HOME, else ~/.cache/e3jax.
 
-    A user without a home gets a folder for temporary files.
+    Raises:
+      InputError: none of these is given, and the user has no home.
     """
     shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "e3jax")
     try:
         return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or shared).expanduser()
-    except RuntimeError:
-        return Path(tempfile.gettempdir(), f"e3jax-{os.getuid()}")
-
-
-def printable(path: str | os.PathLike) -> str:
-    """A file's name on one line, whatever it contains."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)[1:-1]
+    except RuntimeError as error:
+        raise InputError(
+            "there is no home folder to keep files in: set E3JAX_CACHE_DIR to a folder of your own"
+        ) from error

@@ -8,15 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from e3jax.errors import InputError
+
 # How an image that is not square becomes square, see to_square.
 FITS = ("squash", "crop", "letterbox")
-
-
-class InputError(ValueError):
-    """Bad input, described in one sentence: what was given, what is expected, what to do.
-
-    Scripts print the sentence and exit with code 2.
-    """
 
 
 class ImageBank(NamedTuple):

@@ -3,72 +3,112 @@
 import contextlib
 import errno
 import os
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from e3jax.images import InputError
+from e3jax.errors import InputError
+
+NAME = ".e3jax.lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
+def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Holds the folder's lock, which ends with the process; the folder exists meanwhile.
 
     A second command is refused rather than delayed: copying to another disk may take hours.
 
     Args:
-      folder: is removed afterwards if it is empty.
+      folder: is made where it does not exist, and then removed again if it stays empty.
       what: the kind of command, for the error.
-      wait: for another command to end, instead of the error.
+      shared: with other commands that share it, which only a command that does not is kept from.
+      wait: for another command to end, which is said, instead of the error.
 
     Raises:
-      InputError: another command holds it.
+      InputError: another command holds it; says which.
     """
-    lock, file = folder / ".lock", None
+    lock, file, made, told = folder / NAME, None, False, False
     while file is None:
-        folder.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # a command that ended removed folder or lock
+        made |= not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        # FileNotFoundError: a command that ended removed folder or lock.
+        with contextlib.suppress(FileNotFoundError):
             try:
-                file = _lock(lock, what)
-            except InputError:
+                file = opened(lock, shared=shared)
+            except BlockingIOError:
+                who = f"another {what} command is at work in {folder} ({_holder(lock)})"
                 if not wait:
-                    raise
+                    raise InputError(f"{who}: wait until it ends (nothing was changed)") from None
+                if not told:
+                    print(f"waiting: {who}", file=sys.stderr, flush=True)
+                told = True
                 time.sleep(0.5)
+    with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
+        file.truncate(0)
+        file.write(f"{what}, process {os.getpid()} on {socket.gethostname()}, ".encode())
+        file.write(time.strftime("since %Y-%m-%d %H:%M:%S").encode())
+        file.flush()
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # before others can lock it
-            lock.unlink()
-        file.close()
-        with contextlib.suppress(OSError):  # not empty
-            if os.name == "nt":  # which removes no open file
+        with contextlib.suppress(OSError):  # before others can lock it; Windows removes none open
+            if not shared or _alone(file):
                 lock.unlink()
-            folder.rmdir()
+        with contextlib.suppress(OSError):
+            file.close()
+        if os.name == "nt":
+            with contextlib.suppress(OSError):
+                lock.unlink()
+        if made:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
 
 
-def _lock(path: Path, what: str) -> BinaryIO | None:
-    """The locked file; None if it was removed before it was locked."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "ab"))
-        try:
-            _lock_descriptor(file.fileno())
-        except BlockingIOError:
-            raise InputError(
-                f"another {what} command is at work in {path.parent}: wait until it ends (nothing "
-                "was changed)"
-            ) from None
-        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            stack.pop_all()  # stays open, and locked
-            return file
-    return None
+def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
+    """A file that this process has locked, made where there is none; closing it frees the lock.
 
-
-def _lock_descriptor(descriptor: int) -> None:
-    """Locks an open file without waiting; does nothing where the file system has no locks.
+    Where the file system has no locks it is only opened.
 
     Raises:
-      BlockingIOError: somebody else holds the lock.
+      BlockingIOError: another process holds the lock, and ``wait`` is false.
+      OSError: it cannot be opened.
+    """
+    while True:
+        # Unbuffered: what fails on a full disk fails here, not where it is closed.
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", 0)
+        with contextlib.ExitStack() as stack:
+            stack.callback(file.close)
+            _lock(file.fileno(), shared, wait)
+            # Another process may have removed or renamed it between the two.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    stack.pop_all()
+                    return file
+
+
+def _holder(lock: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return lock.read_text("utf-8") or "it has just begun"
+    return "it has just begun"
+
+
+def _alone(file: BinaryIO) -> bool:
+    """Whether no other process shares the lock any more."""
+    try:
+        _lock(file.fileno(), shared=False, wait=False)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock(descriptor: int, shared: bool, wait: bool) -> None:
+    """Locks an open file; does nothing where the file system has no locks.
+
+    Raises:
+      BlockingIOError: another process holds the lock.
     """
     try:
         import fcntl
@@ -76,13 +116,15 @@ def _lock_descriptor(descriptor: int) -> None:
         import msvcrt
 
         try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            if not shared:  # Windows shares none
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         except OSError as error:
             raise BlockingIOError from error
         return
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         # Not lockf, which would let two threads of a process in.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise BlockingIOError from error

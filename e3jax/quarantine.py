@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from e3jax import files, locks
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 FOLDER, MANIFEST = "quarantine", "manifest.json"
 # Endings of files about a picture: ratings and edits, a cloud's description, Apple's edits.

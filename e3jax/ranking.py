@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import files, operations, reading, scoring
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 SCORES = "scores.csv"
 COLUMNS = ("rank", "path", "score", "outlier", "copy_of")

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import joblib
 
+from e3jax.errors import InputError
 from e3jax.files import cache_folder
-from e3jax.images import InputError
 
 _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
 

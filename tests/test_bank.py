@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from e3jax import bank, copies, reading
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from e3jax.contamination import contaminate, count_outliers
 from e3jax.datasets import content_order
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 # Outliers per ratio for 500 inliers.
 OUTLIERS = {0.05: 26, 0.1: 55, 0.15: 88, 0.2: 125, 0.25: 166, 0.005: 2, 0.5: 500}

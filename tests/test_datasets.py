@@ -24,7 +24,8 @@ from PIL import Image
 from e3jax import datasets
 from e3jax.datasets import cache as caches
 from e3jax.datasets import content_order, download, formats, load, specs, tfds
-from e3jax.images import InputError, pad_to
+from e3jax.errors import InputError
+from e3jax.images import pad_to
 
 SHARED = Path(
     os.environ.get("E3JAX_TEST_DATA_DIR")

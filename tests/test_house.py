@@ -10,7 +10,7 @@ import e3jax
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "e3jax"
 # A file may import only from rooms above its own; the files of a folder may share code.
-ROOMS = """version files images locks quarantine copies collecting kinds essentials decoding
+ROOMS = """version errors locks files images quarantine copies collecting kinds essentials decoding
 reading runtime engines bank datasets contamination operations convolutions networks devices
 sampling scoring losses training descriptors fusion methods metrics priority baselines fitting
 ranking thresholds estimator sklearn_adapter checkpoint gallery sheet cli __main__""".split()

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax.images import FITS, InputError, as_bank, pad_to, resize, to_uint8, to_unit, usual_range
+from e3jax.errors import InputError
+from e3jax.images import FITS, as_bank, pad_to, resize, to_uint8, to_unit, usual_range
 
 
 def zeros(*shape, dtype=np.uint8):

@@ -14,7 +14,7 @@ from PIL import Image
 
 import e3jax
 from e3jax import E3Outlier, bank, cli, estimator, fusion, operations, ranking
-from e3jax.images import InputError
+from e3jax.errors import InputError
 
 HOW = {"random_state": 0, "steps": 4, "network": "tiny-8", "operations": "PR"}
 # Four steps learn little.

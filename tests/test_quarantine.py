@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 
 from e3jax import cli, quarantine, ranking, reading
-from e3jax.images import InputError
+from e3jax.errors import InputError
 from e3jax.ranking import Ranking
 
 NAMES = ("a.png", "b/a.png", "ü\n.png", "d.png", "e.png")

@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from e3jax import decoding, kinds
 from e3jax.decoding import FileScale
-from e3jax.images import InputError
+from e3jax.errors import InputError
 from e3jax.reading import FITS, NotLookedAt, find_files, read_each, read_files, thumbnails
 
 

@@ -15,8 +15,8 @@ from e3jax.datasets.download import downloadable
 from e3jax.datasets.embedded import embedded
 from e3jax.datasets.specs import SIDE, SPECS, Dataset, Unavailable, content_order
 from e3jax.datasets.tfds import prepared
+from e3jax.errors import InputError
 from e3jax.files import cache_folder
-from e3jax.images import InputError
 
 __all__ = ["NAMES", "SIDE", "SOURCES", "Dataset", "content_order", "load"]
 
