@@ -1,36 +1,48 @@
 """e3jax finds the images that do not belong in an unlabelled collection (E3Outlier in JAX)."""
 
-from e3jax.checkpoint import load, save
-from e3jax.contamination import contaminate
-from e3jax.errors import InputError
-from e3jax.estimator import E3Outlier
-from e3jax.fitting import fit, score
-from e3jax.gallery import write_gallery
-from e3jax.images import ImageBank
-from e3jax.metrics import auroc
-from e3jax.operations import Operation, all_views, operation_set
-from e3jax.sklearn_adapter import E3OutlierDetector
-from e3jax.training import TrainConfig, paper_config, quick_config
+import importlib
+import os
+import pkgutil
+
 from e3jax.version import VERSION
 
 __version__ = VERSION
 
-__all__ = [
-    "E3Outlier",
-    "E3OutlierDetector",
-    "ImageBank",
-    "InputError",
-    "Operation",
-    "TrainConfig",
-    "all_views",
-    "auroc",
-    "contaminate",
-    "fit",
-    "load",
-    "operation_set",
-    "paper_config",
-    "quick_config",
-    "save",
-    "score",
-    "write_gallery",
-]
+# Where the names of the package are; imported on the first use, for JAX takes seconds.
+_HOMES = {
+    "E3Outlier": "estimator",
+    "E3OutlierDetector": "sklearn_adapter",
+    "ImageBank": "images",
+    "InputError": "errors",
+    "Operation": "operations",
+    "TrainConfig": "training",
+    "all_views": "operations",
+    "auroc": "metrics",
+    "contaminate": "contamination",
+    "fit": "fitting",
+    "load": "checkpoint",
+    "operation_set": "operations",
+    "paper_config": "training",
+    "quick_config": "training",
+    "save": "checkpoint",
+    "score": "fitting",
+    "write_gallery": "gallery",
+}
+__all__ = sorted(_HOMES)
+_ROOMS = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"e3jax.{_HOMES[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"e3jax.{name}")
+    raise AttributeError(f"module 'e3jax' has no attribute {name!r}")
+
+
+if os.environ.get("EAGER_IMPORT"):  # as other packages have it, for tools that look into modules
+    globals().update({name: __getattr__(name) for name in __all__})
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_ROOMS})

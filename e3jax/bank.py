@@ -1,9 +1,12 @@
 """Banks: collections on disk, whose images are mapped into memory instead of read into it.
 
 A bank is a folder. Its shard 7 consists of ``0000007.npy``, the images uint8 [m, h, w, c], with one
-channel where all of them are grey, and of ``0000007.arrow``, a row per file: path, size, time of
-the last change, why it cannot be read, digest of the pixels, thumbnail. A shard is whole once the
-second file is there. ``bank.json`` says how images were made, and in the end that all are there.
+channel where all of them are grey, and of ``0000007.arrow``, a row per file: path, state, why it
+cannot be read, digest of the pixels, thumbnail. A shard is whole once the second file is there.
+
+``bank.json`` says how images were made, where the bank was then, and in the end that all are there.
+It starts with a mark and a random word for its generation, which is another one before any shard
+changes: whoever maps a shard, and then finds the generation that was opened, has what was opened.
 """
 
 import collections
@@ -12,6 +15,8 @@ import functools
 import itertools
 import json
 import os
+import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +26,19 @@ import numpy as np
 from e3jax import copies, decoding, engines, files, locks, reading
 from e3jax.decoding import Deep, FileScale
 from e3jax.errors import InputError
+from e3jax.files import FileState
 from e3jax.images import ImageBank, as_bank
 
 ABOUT = "bank.json"
-_FORMAT = 1
+_FORMAT = 2
+_MARK = re.compile(rb'\s*\{\s*"e3jax"\s*:\s*"bank"\s*,\s*"generation"\s*:\s*"(\w+)"')
 # Files of a shard, and of a task.
 _SHARD, _TASK = 4096, 256
 _THUMBNAIL = 96
+_ENDINGS = ("arrow", "npy", "npz")
+_PARTIAL = re.compile(rf"\.(bank\.json|\d{{7}}\.({'|'.join(_ENDINGS)}))\.e3jax\.partial")
 _AGAIN = "give the command that made it once more, which continues"
-_DAMAGED = (OSError, ValueError, EOFError)  # what reading half a file, or none, raises
+_DAMAGED = (OSError, ValueError, EOFError, KeyError)  # what reading half a file, or none, raises
 
 
 # --- Reading a bank ----------------------------------------------------------------------------
@@ -113,48 +122,95 @@ def _path(folder: Path, shard: int, ending: str) -> Path:
     return folder / f"{shard:07d}.{ending}"
 
 
-def _pixels(folder: Path, shard: int) -> np.ndarray:
-    path = _path(folder, shard, "npy")
-    return _mapped_pixels(path, os.stat(path).st_mtime_ns)
+def _load_pixels(folder: Path, shard: int) -> np.ndarray:
+    return np.load(_path(folder, shard, "npy"), mmap_mode="r")
 
 
-@functools.lru_cache(128)  # each holds a file open
-def _mapped_pixels(path: Path, changed: int) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
-
-
-def _table(folder: Path, shard: int):
-    path = _path(folder, shard, "arrow")
-    return _mapped_table(path, os.stat(path).st_mtime_ns)
-
-
-@functools.lru_cache(64)
-def _mapped_table(path: Path, changed: int):
+def _load_table(folder: Path, shard: int):
     pa = _arrow()
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+    mapped = pa.memory_map(os.fsencode(_path(folder, shard, "arrow")))
+    return pa.ipc.open_file(mapped).read_all().combine_chunks()
 
 
-# Functions of this module, since a detector that holds them may be pickled.
-def _name(value: bytes) -> str:
-    return os.fsdecode(value)
+class _Shard(NamedTuple):
+    """A shard of a bank as it was opened.
+
+    Attributes:
+      folder, number: where it is.
+      generation: of the bank.
+      count, channels: of its images.
+      renamed: what a file is called now, by its path when it was read.
+    """
+
+    folder: Path
+    number: int
+    generation: str
+    count: int
+    channels: int
+    renamed: Callable[[str], str] = str
 
 
-def _content(value: bytes | None) -> bytes:
-    return value or b""
+def _pixels(shards: Sequence[_Shard], piece: int) -> np.ndarray:
+    return _mapped(_load_pixels, *shards[piece][:3])
 
 
-class _Column:
-    """A column of a shard, indexed by positions."""
+@functools.lru_cache(192)  # each holds a file open
+def _mapped(load: Callable[[Path, int], Any], folder: Path, number: int, generation: str):
+    """What a file of a shard holds, if it is still what was opened."""
+    try:
+        content = load(folder, number)
+    except _DAMAGED:
+        content = None
+    _check_unchanged(folder, generation)
+    if content is None:
+        raise _damaged(folder, number)
+    return content
 
-    def __init__(self, shards: Sequence["_Shard"], name: str, decode: Callable, piece: int):
-        shard = shards[piece]
-        self._column, self._decode = _table(shard.folder, shard.number)[name], decode
+
+def _check_unchanged(folder: Path, generation: str) -> None:
+    if _generation(folder) != generation:
+        raise InputError(
+            f"{folder} was changed, or removed, while it was read: give the command once more"
+        )
+
+
+def _damaged(folder: Path, shard: int) -> InputError:
+    return InputError(f"{folder} is damaged, shard {shard} is missing or not whole: {_AGAIN}")
+
+
+class _Columns:
+    """Columns of a shard, indexed by positions; a module's own class, since detectors are pickled.
+
+    Args:
+      shards, piece: the shard is ``shards[piece]``.
+      names: of the columns.
+      decode: ``(shard, columns) -> array``, of a part of each of them.
+    """
+
+    def __init__(self, shards: Sequence[_Shard], names: tuple, decode: Callable, piece: int):
+        self._shard, self._decode = shards[piece], decode
+        self._table = _mapped(_load_table, *self._shard[:3]).select(names)
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        found = np.empty(len(index), object)
-        for at, value in enumerate(self._column.take(index).to_pylist()):
-            found[at] = self._decode(value)
-        return found
+        return self._decode(self._shard, *self._table.take(index).columns)
+
+
+def _paths(shard: _Shard, column) -> np.ndarray:
+    return _objects([shard.renamed(os.fsdecode(path)) for path in column.to_pylist()])
+
+
+def _contents(shard: _Shard, column) -> np.ndarray:
+    return _objects([content or b"" for content in column.to_pylist()])
+
+
+def _states(shard: _Shard, *columns) -> np.ndarray:
+    return np.stack([column.to_numpy() for column in columns], axis=1)
+
+
+def _objects(values: list) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
 
 
 def _arrow():
@@ -170,15 +226,28 @@ def _arrow():
 
 def is_bank(folder: str | os.PathLike) -> bool:
     """Whether a folder is a bank, finished or not."""
-    return os.path.isfile(os.path.join(folder, ABOUT)) and "bank" in _about(Path(folder))
+    return _generation(Path(folder)) is not None
+
+
+def _generation(folder: Path) -> str | None:
+    """The generation that a bank has at the moment; None of what is not a bank."""
+    try:
+        if not (folder / ABOUT).is_file():  # opening a pipe would block
+            return None
+        with open(folder / ABOUT, "rb") as file:
+            mark = _MARK.match(file.read(256))
+    except (OSError, ValueError):
+        return None
+    return mark and mark[1].decode()
 
 
 def _about(folder: Path) -> dict:
+    """What a bank says about itself; {} of what is not a bank."""
     try:
-        found = json.loads((folder / ABOUT).read_text())
+        content = (folder / ABOUT).read_bytes() if is_bank(folder) else b"{}"
+        return json.loads(content)
     except (OSError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else {}
+        return {}
 
 
 def open_bank(
@@ -189,13 +258,17 @@ def open_bank(
 ) -> reading.Collection:
     """Opens a bank that :func:`write`, :func:`write_arrays` or :func:`join` made.
 
+    A bank that was moved together with its files finds them beside it. Where it does not, a
+    `NotLookedAt` of the collection says so.
+
     Args:
       folder: of the bank.
       side, fit: what the bank must have been made with; default: anything.
       colour: as of :func:`e3jax.reading.read_files`.
 
     Returns:
-      A collection whose ``bank`` has :class:`Joined` images and paths, which stay on disk.
+      A collection whose ``bank`` has :class:`Joined` images and paths, which stay on disk. If the
+      bank is changed later, they raise an InputError.
 
     Raises:
       InputError: it is no bank, unfinished, damaged, or made with another side or fit.
@@ -207,84 +280,114 @@ def join(folder: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> rea
     """Makes a bank of several banks, which stay where they are: nothing is copied.
 
     Args:
-      folder: of the new bank.
+      folder: of the new bank; or of an earlier one of the same banks, or of a part of them.
       folders: of the others, in the order that their images take; of different files.
 
     Raises:
-      InputError: they differ in how their images were made, or a file is in two of them; or see
-        :func:`open_bank` and :func:`write`.
+      InputError: they differ in how their images were made, or a file is in two of them; the new
+        bank would be in one of them, or replace another one; or see :func:`open_bank` and
+        :func:`write`.
     """
-    folder = Path(folder).absolute()
-    members = list(dict.fromkeys(member for each in folders for member in _members(each)))
-    if folder in members:
-        raise InputError(f"{folder} is one of the banks to join: name a new folder")
-    found = _open(members)
-    if found.bank.ids.dtype == object:
-        _check_different(found.bank.ids)
-    settings = {"bank": _FORMAT, "banks": list(map(str, members))}
-    with _begun(folder, settings):
-        files.write_text(folder / ABOUT, json.dumps(settings | {"finished": True}))
-    return found
+    folder = _resolved(folder)
+    each_once = {_place(member[0]): member for each in folders for member in _members(each)}
+    members = list(each_once.values())
+    banks = {*map(_place, map(_resolved, folders)), *each_once}
+    if banks & set(map(_place, (folder, *folder.parents))):
+        raise InputError(f"{folder} is one of the banks to join, or in one: name a new folder")
+    joined = _open(members)
+    if joined.bank.ids.dtype == object:
+        _check_different(joined.bank.ids)
+    settings = {"format": _FORMAT, "banks": [str(member) for member, _ in members]}
+    with _begun(folder, settings) as before:
+        earlier = _members(folder) if "banks" in before else ()
+        others = (member for member, _ in earlier if _place(member) not in banks)
+        _check_same(folder, "banks", filter(is_bank, others))
+        _write_about(folder, settings | {"finished": True})
+    return joined
 
 
 def _check_different(paths: Joined) -> None:
-    """Raises an InputError if a path occurs twice. Of each only a digest of 8 bytes is held."""
-    digests = np.fromiter((hash(path) for path in paths), np.int64, len(paths))
+    """Raises an InputError if a file occurs twice. Of each only a digest of 8 bytes is held."""
+    identity = _identities()
+    digests = np.fromiter((hash(identity(path)) for path in paths), np.int64, len(paths))
     ordered = np.sort(digests)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    times = collections.Counter(paths[np.isin(digests, twice)])
-    if again := [path for path in times if times[path] > 1]:
+    twice = paths[np.isin(digests, ordered[1:][ordered[1:] == ordered[:-1]])]
+    times = collections.Counter(map(identity, twice))
+    if again := [path for path in twice if times[identity(path)] > 1]:
         raise InputError(f"{again[0]} is in two of the banks: join banks of different files")
 
 
-def _members(folder: str | os.PathLike) -> list[Path]:
-    """The banks that a bank was joined of; else the bank itself."""
-    folder = Path(folder).absolute()
-    return [Path(member) for member in _about(folder).get("banks", [folder])]
+def _resolved(folder: str | os.PathLike) -> Path:
+    return Path(os.path.realpath(folder))
 
 
-class _Shard(NamedTuple):
-    """A shard of a bank: its number, and how many images of how many channels it has."""
+def _place(folder: str | os.PathLike) -> tuple:
+    """Which folder it is, however it is spelled."""
+    state = files.state_of(folder)
+    return state[:2] if state != FileState() else (os.path.realpath(folder),)
 
-    folder: Path
-    number: int
-    count: int
-    channels: int
+
+def _identities() -> Callable[[str], tuple]:
+    """A function of paths that tells which file each is, however its folder is spelled."""
+    place = functools.cache(_place)
+
+    def identity(path: str) -> tuple:
+        folder, name = os.path.split(path)
+        return place(folder), name
+
+    return identity
+
+
+def _members(folder: str | os.PathLike) -> list[tuple[Path, dict]]:
+    """The banks that a bank was joined of, else the bank itself, with what they say."""
+    folder = _resolved(folder)
+    about = _about(folder)
+    if "banks" not in about:
+        return [(folder, about)]
+    moved = _Moved(about["place"], str(folder))
+    members = []
+    for member in map(Path, about["banks"]):
+        at = member if is_bank(member) else Path(moved(str(member)))
+        members.append((at, _about(at)))
+    return members
 
 
 def _open(
-    folders: Sequence[Path],
+    members: Sequence[tuple[Path, dict]],
     side: int | None = None,
     fit: str | None = None,
     colour: bool | None = None,
 ) -> reading.Collection:
     """Opens banks as one collection, see :func:`open_bank`."""
-    abouts = [_checked(folder, side, fit) for folder in folders]
+    folders = [folder for folder, _ in members]
+    abouts = [_checked(*member, side, fit) for member in members]
     about = _common(folders, abouts)
-    found = [pair for pairs in map(_shards, folders, abouts) for pair in pairs]
-    digests = np.concatenate([np.empty(0, np.uint64), *(digest for _, digest in found)])
-    shards = [shard for shard, _ in found]
+    opened = [_shards(*member) for member in zip(folders, abouts, strict=True)]
+    shards = [shard for each, _, _ in opened for shard in each]
+    digests = np.concatenate([np.empty(0, np.uint64), *(each for _, each, _ in opened)])
     counts, channels = [s.count for s in shards], max((s.channels for s in shards), default=1)
     channels = channels if colour is None else 3 if colour else 1
     like = np.empty((0, about["side"], about["side"], channels), np.uint8)
     convert = functools.partial(reading.in_colours, channels=channels)
-    images = Joined(functools.partial(_piece, shards), counts, like, convert)
+    images = Joined(functools.partial(_pixels, shards), counts, like, convert)
 
-    def column(name: str, decode: Callable) -> Joined:
-        load = functools.partial(_Column, shards, name, decode)
-        return Joined(load, counts, np.empty(0, object))
+    def columns(decode: Callable, like: np.ndarray, *names: str) -> Joined:
+        return Joined(functools.partial(_Columns, shards, names, decode), counts, like)
 
-    ids = column("path", _name) if about["has_paths"] else np.arange(len(images))
-    unreadable = [reading.Unreadable(*pair) for each in abouts for pair in each["unreadable"]]
-    unreadable += [reading.NotLookedAt(*pair) for each in abouts for pair in each["not_looked_at"]]
-    bank, thumbnails = ImageBank(images, ids), column("thumbnail", _content)
-    return reading.Collection(bank, unreadable, thumbnails, about["scale"], digests)
+    ids, states = np.arange(len(images)), None
+    if about["has_paths"]:
+        ids = columns(_paths, np.empty(0, object), "path")
+        no_states = np.empty((0, len(FileState._fields)), np.int64)
+        states = columns(_states, no_states, *FileState._fields)
+    thumbnails = columns(_contents, np.empty(0, object), "thumbnail")
+    left_out = [entry for _, _, each in opened for entry in each]
+    bank = ImageBank(images, ids)
+    return reading.Collection(bank, left_out, thumbnails, about["scale"], digests, states)
 
 
-def _checked(folder: Path, side: int | None, fit: str | None) -> dict:
+def _checked(folder: Path, about: dict, side: int | None, fit: str | None) -> dict:
     """What a bank says about itself, if it is finished and of this side and fit."""
-    about = _about(folder)
-    if about.get("bank") != _FORMAT or "banks" in about:
+    if about.get("format") != _FORMAT or "banks" in about:
         raise InputError(f"{folder} is no bank of this version: make one with e3jax bank")
     if not about["finished"]:
         raise InputError(f"{folder} is unfinished: {_AGAIN}")
@@ -294,7 +397,11 @@ def _checked(folder: Path, side: int | None, fit: str | None) -> dict:
             raise InputError(
                 f"{folder} was made with {name} {has}, not {wanted}: use that, or make another bank"
             )
-    return about | {"scale": FileScale(*(pair and tuple(pair) for pair in about["scale"]))}
+    return about | {"scale": _scale(about)}
+
+
+def _scale(about: dict) -> FileScale:
+    return FileScale(*(pair and tuple(pair) for pair in about["scale"]))
 
 
 def _common(folders: Sequence[Path], abouts: Sequence[dict]) -> dict:
@@ -312,25 +419,101 @@ def _common(folders: Sequence[Path], abouts: Sequence[dict]) -> dict:
     return first
 
 
-def _shards(folder: Path, about: dict) -> Iterator[tuple[_Shard, np.ndarray]]:
-    """The shards of a bank, each whole, and digests of their images."""
-    for number, (count, channels) in enumerate(
-        zip(about["counts"], about["channels"], strict=True)
-    ):
+def _shards(folder: Path, about: dict) -> tuple[list[_Shard], np.ndarray, list[reading.Unreadable]]:
+    """The shards of a bank, each whole, digests of their images, and what was left out."""
+    shapes = list(zip(about["counts"], about["channels"], strict=True))
+    digests = [np.empty(0, np.uint64)]
+    for number, (count, channels) in enumerate(shapes):
         try:
-            digest = _table(folder, number)["digest"].to_numpy()[:count]
-            whole = _pixels(folder, number).shape == (count, *2 * [about["side"]], channels)
+            digests.append(_load_table(folder, number)["digest"].to_numpy()[:count])
+            shape = _load_pixels(folder, number).shape
         except _DAMAGED:
-            whole = False
-        if not whole:
-            raise InputError(
-                f"{folder} is damaged, shard {number} is missing or not whole: {_AGAIN}"
-            )
-        yield _Shard(folder, number, count, channels), digest
+            shape = None
+        if shape != (count, about["side"], about["side"], channels):
+            _check_unchanged(folder, about["generation"])
+            raise _damaged(folder, number)
+    _check_unchanged(folder, about["generation"])
+    renamed, notes = _renamed(folder, about) if about["has_paths"] else (str, [])
+    shards = [
+        _Shard(folder, n, about["generation"], *shape, renamed) for n, shape in enumerate(shapes)
+    ]
+    left_out = [reading.Unreadable(renamed(path), why) for path, why in about["unreadable"]]
+    left_out += [reading.NotLookedAt(*pair) for pair in about["not_looked_at"]]
+    return shards, np.concatenate(digests), left_out + notes
 
 
-def _piece(shards: Sequence[_Shard], piece: int) -> np.ndarray:
-    return _pixels(shards[piece].folder, shards[piece].number)
+# --- Files that were moved with their bank -------------------------------------------------------
+
+
+class _Moved(NamedTuple):
+    """What a file is called now that was moved together with its bank.
+
+    Attributes:
+      before, now: folder of the bank.
+      stayed: branches, see `_branch`, of files that were not moved.
+    """
+
+    before: str
+    now: str
+    stayed: frozenset[str] = frozenset()
+
+    def __call__(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        relative, branch = _branch(folder, self.before)
+        if self.before == self.now or branch in self.stayed:
+            return path
+        return os.path.join(os.path.normpath(os.path.join(self.now, relative)), name)
+
+
+@functools.lru_cache(4096)
+def _branch(folder: str, bank: str) -> tuple[str, str]:
+    """A folder relative to a bank, "../photos/2024", and where it branches off, "../photos"."""
+    try:
+        relative = os.path.relpath(folder, bank)
+    except ValueError:  # on another drive of Windows, where it stays
+        return folder, folder
+    return relative, re.match(r"(\.\.[/\\])*[^/\\]*", relative)[0]
+
+
+def _renamed(folder: Path, about: dict) -> tuple[Callable[[str], str], list[reading.NotLookedAt]]:
+    """What files of a bank are called now, and a note if any are gone; a few of them decide."""
+    moved = _Moved(about["place"], str(folder))
+    places = collections.defaultdict(set)  # of the files of a branch: True = where they were
+    sample = [
+        (path, _branch(os.path.dirname(path), moved.before)[1], state)
+        for path, state in _sample(folder)
+    ]
+    for path, branch, state in sample:
+        there = [at for at in (path, moved(path)) if os.path.exists(at)]
+        there.sort(key=lambda at: not state.is_same(files.state_of(at)))
+        places[branch] |= {at == path for at in there[:1]}
+    stayed = frozenset(branch for branch, were in places.items() if True in were)
+    notes = [
+        reading.NotLookedAt(
+            str(folder),
+            f"files of {folder} are gone, neither where they were nor beside it as they were, "
+            f"e.g. {path}: put them back before you look at them or move them",
+        )
+        for path, branch, _ in sample
+        if not places[branch]
+    ]
+    was_moved = any(False in were for were in places.values())
+    return (moved._replace(stayed=stayed) if was_moved else str), notes[:1]
+
+
+def _sample(folder: Path) -> Iterator[tuple[str, FileState]]:
+    """A few files of a bank, from all over it, as they were when they were read."""
+    tables = _files_of_shards(folder, "arrow")
+    for i in _evenly(len(tables)):
+        with contextlib.suppress(*_DAMAGED):
+            table = _load_table(folder, int(tables[i].stem))
+            table = table.select(("path", *FileState._fields)).take(_evenly(len(table)))
+            for path, *state in zip(*table.to_pydict().values(), strict=True):
+                yield os.fsdecode(path), FileState(*state)
+
+
+def _evenly(n: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, min(n, 8)).astype(int))
 
 
 # --- Writing a bank ----------------------------------------------------------------------------
@@ -348,7 +531,7 @@ def write(
     """Reads image files into a bank, with thumbnails, see :func:`e3jax.reading.read_files`.
 
     What a call that was stopped had finished stays, and so does what an earlier bank in the folder
-    has of files that did not change since.
+    has of files that did not change since. Files that do not exist any more leave the bank.
 
     Args:
       folder: of the bank.
@@ -359,155 +542,307 @@ def write(
       each: decodes, see :mod:`e3jax.engines`; decoders hold Python, so not in threads.
 
     Raises:
-      InputError: the folder has other files, another command is at work there, or fewer than two
-        files can be read.
+      InputError: the folder has other files, or a finished bank of other files or settings; another
+        command is at work there; or fewer than two files can be read.
       OSError: it cannot be written.
     """
-    folder = Path(folder).absolute()
-    settings = {"bank": _FORMAT, "side": side, "fit": fit, "has_paths": True}
-    with _begun(folder, settings):
-        starts = range(0, len(paths), _SHARD)
-        _forget_from(folder, len(starts))
-        shards = [(i, paths[start : start + _SHARD]) for i, start in enumerate(starts)]
-        kept = [number for number, some in shards if _is_current(folder, number, some)]
-        done = sum(len(shards[number][1]) for number in kept)
-        on_file(done)
-        missing = [shards[i] for i in range(len(shards)) if i not in set(kept)]
-        pieces = (
-            (some[start : start + _TASK], side, fit)
-            for _, some in missing
-            for start in range(0, len(some), _TASK)
-        )
-        results = iter(each(_read, pieces))
-        for number, some in missing:
-            rows = []
-            while len(rows) < len(some):
-                rows += next(results)
-                on_file(done + len(rows))
-            done += len(some)
-            _write_shard(folder, number, rows, side)
-        for _ in results:  # none; else joblib would take the end for a stop
-            pass
-        scale = _develop(folder, len(shards))
-        _finish(folder, settings, len(shards), left_out, scale)
-    found = open_bank(folder)
-    if len(found.bank.images) < 2:
+    folder, here = _resolved(folder), os.getcwd()
+    paths = [os.path.join(here, os.fsdecode(path)) for path in paths]
+    shards = [paths[start : start + _SHARD] for start in range(0, len(paths), _SHARD)]
+    settings = {"format": _FORMAT, "side": side, "fit": fit, "has_paths": True}
+    with _begun(folder, settings) as before:
+        renamed = _renamed(folder, before)[0] if before else str
+        _check_listed(folder, before, paths, renamed)
+        names = _new_names(folder, shards, renamed)
+        as_before = before.get("finished") and all(new == {} for new in names)
+        if as_before and not _beyond(folder, len(shards)):
+            generation, scale = before["generation"], _scale(before)
+            on_file(len(paths))
+        else:
+            # Until all have their new names, those of before follow the bank from where it was.
+            place = {"place": before.get("place", str(folder))}
+            generation = _write_about(folder, settings | place | {"finished": False})
+            _fill(folder, shards, names, settings, on_file, each)
+            scale = _develop(folder, len(shards))
+        _finish(folder, settings, generation, len(shards), left_out, scale)
+    collection = open_bank(folder)
+    if len(collection.bank.images) < 2:
         raise InputError(
-            f"{len(found.bank.images)} of {len(paths)} files are readable images, expected at "
+            f"{len(collection.bank.images)} of {len(paths)} files are readable images, expected at "
             "least 2: an outlier needs other images to differ from"
         )
-    return found
+    return collection
 
 
 def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> reading.Collection:
     """Writes images uint8 [n, h, w, c] that come in arrays of any lengths into a bank.
 
+    After a stop the same call goes on. A finished bank is left as it is, if it has these images.
+
     Raises:
-      InputError: no image, arrays of different sides, or see :func:`write`.
+      InputError: no image, arrays of different sides, a finished bank of others, or see
+        :func:`write`.
     """
-    folder, number = Path(folder).absolute(), 0
-    banks = (reading.in_colours(as_bank(array, least=0).images, 3) for array in arrays)
-    images = (_Row(b"", 0, 0, image) for bank in banks for image in bank)
-    if (first := next(images, None)) is None:
+    folder, blocks = _resolved(folder), _blocks(arrays)
+    if (first := next(blocks, None)) is None:
         raise InputError("no arrays of images, expected at least one: there is nothing to write")
-    settings = {"bank": _FORMAT, "side": len(first.pixels), "fit": None, "has_paths": False}
-    with _begun(folder, settings):
-        _forget_from(folder, 0)
-        images = itertools.chain([first], images)
-        while rows := list(itertools.islice(images, _SHARD)):
-            if len({len(row.pixels) for row in rows} | {settings["side"]}) > 1:
-                raise InputError("images of several sides, expected one: resize them")
-            _write_shard(folder, number, rows, settings["side"])
-            number += 1
-        _finish(folder, settings, number, (), FileScale())
+    settings = {"format": _FORMAT, "side": first.shape[1], "fit": None, "has_paths": False}
+    with _begun(folder, settings) as before:
+        counts, generation = before.get("counts"), before.get("generation")
+        others = InputError(f"{folder} is a finished bank of other arrays: name another folder")
+        if counts is None:
+            generation = _write_about(folder, settings | {"finished": False})
+        for number, pixels in enumerate(itertools.chain([first], blocks)):
+            digests = _digests(folder, number)
+            if np.array_equal(digests, copies.digests(pixels)):
+                continue
+            if counts is not None:
+                if digests is not None or number >= len(counts):
+                    raise others
+                generation = _write_about(folder, settings | {"finished": False})  # a damaged shard
+            rows = [_Row(b"", FileState(), None)] * len(pixels)
+            _write_pixels(folder, number, pixels, _table(rows))
+        if counts is not None and number + 1 < len(counts):
+            raise others
+        _forget(_beyond(folder, number + 1))
+        _finish(folder, settings, generation, number + 1, (), FileScale())
     return open_bank(folder)
+
+
+def _blocks(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images of arrays, uint8 [m, h, w, 3], as many as a shard has.
+
+    Raises:
+      InputError: they are of several sides.
+    """
+    banks = (reading.in_colours(as_bank(array, least=0).images, 3) for array in arrays)
+    images, sides = itertools.chain.from_iterable(banks), set()
+    while block := list(itertools.islice(images, _SHARD)):
+        sides |= {len(image) for image in block}
+        if len(sides) > 1:
+            raise InputError("images of several sides, expected one: resize them")
+        yield np.stack(block)
+
+
+def _digests(folder: Path, shard: int) -> np.ndarray | None:
+    """Digests of a shard's images; None if it is not whole."""
+    try:
+        digests = _load_table(folder, shard)["digest"].to_numpy()
+        return digests if len(digests) == len(_load_pixels(folder, shard)) else None
+    except _DAMAGED:
+        return None
+
+
+# --- Which folders and shards stay as they are ---------------------------------------------------
+
+
+@contextlib.contextmanager
+def _begun(folder: Path, settings: dict) -> Iterator[dict]:
+    """A folder in which a bank may be made, and no other command does so meanwhile.
+
+    Yields:
+      What an earlier bank there says, which is of these settings; {} if there is none.
+
+    Raises:
+      InputError: see `write`.
+    """
+    _check_folder(folder)  # first, as a lock in a folder of pictures is a file there
+    _arrow()
+    with locks.held(folder, "bank"):
+        _check_folder(folder)
+        for path in folder.glob(".*"):
+            if _PARTIAL.fullmatch(path.name):
+                path.unlink()
+        before = _about(folder)
+        if before and _kind(before) != _kind(settings):
+            if before.get("finished"):
+                raise InputError(
+                    f"{folder} is a finished bank {_kind(before)}, not {_kind(settings)}: name "
+                    "another folder"
+                )
+            _forget(_files_of_shards(folder))
+            before = {}
+        yield before
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises an InputError unless a folder is a bank, empty or not there."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the bank: name another one")
+    names = ()
+    with contextlib.suppress(FileNotFoundError):  # or it has just been removed
+        names = os.listdir(folder)
+    others = [name for name in names if not name.endswith((locks.NAME, ".e3jax.partial"))]
+    if others and not is_bank(folder):
+        raise InputError(f"{folder} has other files, expected a new folder for the bank: name one")
+
+
+def _kind(about: dict) -> str:
+    """What makes a bank another one, in words."""
+    if about.get("format") != _FORMAT:
+        return "of another version"
+    if "banks" in about:
+        return "joined of banks"
+    what, fit = "files" if about["has_paths"] else "arrays", about["fit"]
+    return f"of {what} with image size {about['side']}" + (f" and resize {fit}" if fit else "")
+
+
+def _check_listed(folder: Path, before: dict, paths: Iterable[str], renamed: Callable) -> None:
+    """Raises an InputError if a finished bank has an image whose file exists and is not listed."""
+    identity = _identities()
+    listed = set(map(identity, paths))
+    for shard, count in enumerate(before.get("counts", ())):
+        held = ()
+        with contextlib.suppress(*_DAMAGED):
+            held = _load_table(folder, shard)["path"].slice(0, count).to_pylist()
+        held = map(renamed, map(os.fsdecode, held))
+        others = (path for path in held if identity(path) not in listed)
+        _check_same(folder, "files", filter(os.path.exists, others))
+
+
+def _check_same(folder: Path, what: str, others: Iterable[str | os.PathLike]) -> None:
+    """Raises an InputError if there are others that a finished bank has, and that are not given."""
+    if (other := next(iter(others), None)) is not None:
+        raise InputError(
+            f"{folder} is a finished bank of other {what}, e.g. {files.printable(other)}: name "
+            "another folder"
+        )
+
+
+def _new_names(
+    folder: Path, shards: Sequence[Sequence[str]], renamed: Callable[[str], str]
+) -> list[dict[str, str] | None]:
+    """For each shard the files that have other names now, by those; None if it is to be read."""
+    identity, names = _identities(), []
+    for shard, paths in enumerate(shards):
+        try:
+            table, n = _load_table(folder, shard), len(_load_pixels(folder, shard))
+            before = list(map(os.fsdecode, table["path"].to_pylist()))
+            states = zip(*(table[name].to_pylist() for name in FileState._fields), strict=True)
+        except _DAMAGED:
+            names.append(None)
+            continue
+        listed = {identity(path): path for path in paths}
+        now = [listed.get(identity(renamed(path))) for path in before]
+        is_current = (
+            n == table["reason"].null_count
+            and len(now) == len(paths)
+            and set(now) == set(listed.values())
+            and all(
+                FileState(*s).is_same(files.state_of(p)) for s, p in zip(states, now, strict=True)
+            )
+        )
+        changed = {old: new for old, new in zip(before, now, strict=True) if old != new}
+        names.append(changed if is_current else None)
+    return names
+
+
+# --- The files of a bank -------------------------------------------------------------------------
 
 
 class _Row(NamedTuple):
     """A file as it was read: pixels uint8 [h, w, 3], a `Deep`, or the reason why not."""
 
     path: bytes
-    size: int
-    changed: int
+    state: FileState
     pixels: Any
     thumbnail: bytes = b""
 
 
-def _read(task: tuple[Sequence[str | os.PathLike], int, str]) -> list[_Row]:
+def _fill(
+    folder: Path,
+    shards: Sequence[Sequence[str]],
+    names: Sequence[dict[str, str] | None],
+    settings: dict,
+    on_file: Callable[[int], None],
+    each: engines.Each,
+) -> None:
+    """Makes a bank have these shards, of which those with `_new_names` are only renamed."""
+    _forget(_beyond(folder, len(shards)))
+    for shard, new in enumerate(names):
+        if new:
+            table = _load_table(folder, shard)
+            paths = map(os.fsdecode, table["path"].to_pylist())
+            table = _with(table, "path", [os.fsencode(new.get(path, path)) for path in paths])
+            _write_table(folder, shard, table)
+    missing = [shard for shard, new in enumerate(names) if new is None]
+    done = sum(map(len, shards)) - sum(len(shards[shard]) for shard in missing)
+    on_file(done)
+    tasks = (
+        (shards[shard][start : start + _TASK], settings["side"], settings["fit"])
+        for shard in missing
+        for start in range(0, len(shards[shard]), _TASK)
+    )
+    results = iter(each(_read, tasks))
+    for shard in missing:
+        rows = []
+        while len(rows) < len(shards[shard]):
+            rows += next(results)
+            on_file(done + len(rows))
+        done += len(rows)
+        _write_shard(folder, shard, rows, settings["side"])
+    for _ in results:  # none; else joblib would take the end for a stop
+        pass
+
+
+def _read(task: tuple[Sequence[str], int, str]) -> list[_Row]:
     """Reads a few files, in a process of its own or on another machine."""
     (paths, side, fit), rows = task, []
-    states = [_state(path) for path in paths]  # before: what changes meanwhile is read again
+    states = list(map(files.state_of, paths))  # before: what changes meanwhile is read again
     results = reading.read_each(paths, side, fit, thumbnails=_THUMBNAIL, threads=1)
     for path, state, result in zip(paths, states, results, strict=True):
-        about = (os.fsencode(path), *state)
+        file = (os.fsencode(path), state)
         if isinstance(result, Exception):
-            rows.append(_Row(*about, reading.reason(result)))
+            rows.append(_Row(*file, reading.reason(result)))
         else:
             pixels, thumbnail = result
-            rows.append(_Row(*about, pixels, b"" if isinstance(thumbnail, Deep) else thumbnail))
+            rows.append(_Row(*file, pixels, b"" if isinstance(thumbnail, Deep) else thumbnail))
     return rows
 
 
-def _state(path: str | os.PathLike) -> tuple[int, int]:
-    """Size and time of the last change of a file, which tell whether it is another one now."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
-
-
-def _is_current(folder: Path, shard: int, paths: Sequence[str | os.PathLike]) -> bool:
-    """Whether a shard has these files, as they are."""
-    try:
-        table, n = _table(folder, shard), len(_pixels(folder, shard))
-    except _DAMAGED:
-        return False
-    known = zip(*(table[name].to_pylist() for name in ("path", "size", "changed")), strict=True)
-    now = {(os.fsencode(path), *_state(path)) for path in paths}
-    is_whole = n == table["reason"].null_count and table.num_rows == len(paths)
-    return is_whole and set(known) == now
-
-
-@contextlib.contextmanager
-def _begun(folder: Path, settings: dict) -> Iterator[None]:
-    """A folder that becomes a bank with these settings, and that no other command changes."""
-    if folder.is_dir() and not is_bank(folder) and any(folder.iterdir()):
-        raise InputError(f"{folder} has other files, expected a new folder for the bank: name one")
-    _arrow()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locks.held(folder, "bank"):
-        if not settings.items() <= _about(folder).items():
-            _forget_from(folder, 0)
-        files.write_text(folder / ABOUT, json.dumps(settings | {"finished": False}))
-        yield
-
-
-def _forget_from(folder: Path, shard: int) -> None:
-    """Deletes the shards of an earlier bank from a number on, tables first."""
-    for ending in ("arrow", "npy", "npz"):
-        for path in folder.glob(f"{'[0-9]' * 7}.{ending}"):
-            if int(path.stem) >= shard:
-                path.unlink()
-
-
-def _write_shard(folder: Path, shard: int, rows: Iterable[_Row], side: int) -> None:
+def _write_shard(folder: Path, shard: int, rows: Sequence[_Row], side: int) -> None:
     """Writes a shard, images of more than 8 bits black; their values wait in a file beside it."""
-    rows = list(rows)
     good = [row for row in rows if not isinstance(row.pixels, str)]
+    bad = [row for row in rows if isinstance(row.pixels, str)]
     deep = {i: row.pixels for i, row in enumerate(good) if isinstance(row.pixels, Deep)}
     black = np.zeros((side, side, 3), np.uint8)
     pixels = [black if i in deep else row.pixels for i, row in enumerate(good)]
     values = {f"{i}.{name}": value for i, d in deep.items() for name, value in d._asdict().items()}
-    _path(folder, shard, "npz").unlink(missing_ok=True)
+    for ending in ("arrow", "npz"):  # the table first: without it a shard is not whole
+        _path(folder, shard, ending).unlink(missing_ok=True)
     if deep:
         write = functools.partial(np.savez, **values)
         files.write_atomically(_path(folder, shard, "npz"), write)
-    good += [row for row in rows if isinstance(row.pixels, str)]
-    _write_pixels(folder, shard, np.stack(pixels) if pixels else black[None][:0], good)
+    pixels = np.stack(pixels) if pixels else black[None][:0]
+    _write_pixels(folder, shard, pixels, _table(good + bad))
 
 
-def _write_pixels(folder: Path, shard: int, pixels: np.ndarray, rows: Sequence[_Row]) -> None:
+def _table(rows: Sequence[_Row]):
+    """All columns of a shard but the digests."""
+    pa = _arrow()
+    states = np.array([row.state for row in rows], np.int64).reshape(-1, len(FileState._fields))
+    return pa.table(
+        {
+            "path": pa.array([row.path for row in rows], pa.binary()),
+            **dict(zip(FileState._fields, states.T, strict=True)),
+            "reason": pa.array(
+                [row.pixels if isinstance(row.pixels, str) else None for row in rows], pa.string()
+            ),
+            "thumbnail": pa.array([row.thumbnail or None for row in rows], pa.binary()),
+        }
+    )
+
+
+def _with(table, name: str, values: Sequence):
+    """A table whose column has these values, which it may not have had."""
+    pa = _arrow()
+    if name in table.column_names:
+        at = table.column_names.index(name)
+        return table.set_column(at, name, pa.array(values, table.schema.field(name).type))
+    return table.append_column(name, pa.array(values))
+
+
+def _write_pixels(folder: Path, shard: int, pixels: np.ndarray, table) -> None:
     """Writes the two files of a shard, whose readable rows come first."""
     if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
@@ -516,21 +851,14 @@ def _write_pixels(folder: Path, shard: int, pixels: np.ndarray, rows: Sequence[_
     files.write_atomically(
         _path(folder, shard, "npy"), lambda file: np.lib.format.write_array(file, pixels)
     )
-    pa = _arrow()
-    digests = [*copies.digests(pixels)] + [0] * (len(rows) - len(pixels))
-    table = pa.table(
-        {
-            "path": pa.array([row.path for row in rows], pa.binary()),
-            "size": pa.array([row.size for row in rows], pa.int64()),
-            "changed": pa.array([row.changed for row in rows], pa.int64()),
-            "reason": [row.pixels if isinstance(row.pixels, str) else None for row in rows],
-            "digest": pa.array(digests, pa.uint64()),
-            "thumbnail": pa.array([row.thumbnail or None for row in rows], pa.binary()),
-        }
-    )
+    digests = np.zeros(len(table), np.uint64)
+    digests[: len(pixels)] = copies.digests(pixels)
+    _write_table(folder, shard, _with(table, "digest", digests))
 
+
+def _write_table(folder: Path, shard: int, table) -> None:
     def write(file) -> None:
-        with pa.ipc.new_file(file, table.schema) as writer:
+        with _arrow().ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
 
     files.write_atomically(_path(folder, shard, "arrow"), write)
@@ -543,34 +871,58 @@ def _develop(folder: Path, shards: int) -> FileScale:
         path = _path(folder, shard, "npz")
         if path.exists():
             with np.load(path) as arrays:
-                found = {name: arrays[name][()] for name in arrays}
-            names = {name.split(".")[0] for name in found}
-            of = {i: Deep(*(found[f"{i}.{field}"] for field in Deep._fields)) for i in names}
+                values = {name: arrays[name][()] for name in arrays}
+            rows = {name.split(".")[0] for name in values}
+            of = {i: Deep(*(values[f"{i}.{field}"] for field in Deep._fields)) for i in rows}
             waiting[shard] = {int(i): deep for i, deep in of.items()}
-    scale = decoding.common_scale([deep for some in waiting.values() for deep in some.values()])
-    for shard, some in waiting.items():
-        table = _table(folder, shard).to_pylist()
-        rows = [
-            _Row(row["path"], row["size"], row["changed"], row["reason"], row["thumbnail"] or b"")
-            for row in table
-        ]
-        pixels = reading.in_colours(_pixels(folder, shard), 3).copy()
-        for i, deep in some.items():
+    scale = decoding.common_scale([deep for each in waiting.values() for deep in each.values()])
+    for shard, images in waiting.items():
+        before = reading.in_colours(_load_pixels(folder, shard), 3)
+        pixels = before.copy()
+        for i, deep in images.items():
             pixels[i] = deep.to_uint8(scale)
-        _write_pixels(folder, shard, pixels, rows)
+        if not np.array_equal(pixels, before):
+            _write_pixels(folder, shard, pixels, _load_table(folder, shard))
     return scale
 
 
-def _finish(folder: Path, settings: dict, shards: int, left_out, scale: FileScale) -> None:
+def _finish(
+    folder: Path, settings: dict, generation: str, shards: int, left_out, scale: FileScale
+) -> None:
+    """Says of a bank that it is whole, and what is in it."""
     counts, channels, unreadable = [], [], []
     for shard in range(shards):
-        pixels = _pixels(folder, shard)
+        pixels = _load_pixels(folder, shard)
         counts.append(len(pixels))
         channels.append(pixels.shape[-1])
-        bad = _table(folder, shard).slice(len(pixels)).select(["path", "reason"]).to_pylist()
+        bad = _load_table(folder, shard).slice(len(pixels)).select(["path", "reason"]).to_pylist()
         unreadable += [(os.fsdecode(row["path"]), row["reason"]) for row in bad]
     notes = [entry for entry in left_out if isinstance(entry, reading.NotLookedAt)]
     unreadable += [entry for entry in left_out if entry not in notes]
     about = settings | {"finished": True, "counts": counts, "channels": channels}
     about |= {"unreadable": unreadable, "not_looked_at": notes, "scale": scale}
-    files.write_text(folder / ABOUT, json.dumps(about))
+    _write_about(folder, about, generation)
+
+
+def _write_about(folder: Path, about: dict, generation: str = "") -> str:
+    """Writes what a bank says about itself; returns its generation, which is new by default."""
+    start = {"e3jax": "bank", "generation": generation or uuid.uuid4().hex, "place": str(folder)}
+    files.write_text(folder / ABOUT, json.dumps(start | about))
+    return start["generation"]
+
+
+def _files_of_shards(folder: Path, ending: str = "*") -> list[Path]:
+    """Files of shards, tables first; of a folder that is a bank, as others may have such names."""
+    if not is_bank(folder):
+        return []
+    names = (f"{'[0-9]' * 7}.{each}" for each in _ENDINGS if ending in ("*", each))
+    return [path for name in names for path in sorted(folder.glob(name))]
+
+
+def _beyond(folder: Path, shards: int) -> list[Path]:
+    return [path for path in _files_of_shards(folder) if int(path.stem) >= shards]
+
+
+def _forget(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink()

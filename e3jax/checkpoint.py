@@ -26,12 +26,16 @@ from e3jax.ranking import Health
 from e3jax.version import VERSION
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 6
-_ARRAYS = ("decision_scores_", "remoteness_", "median_entropies_", "view_weights_", "copy_of_")
+_FORMAT = 7
+_ARRAYS = (
+    *("decision_scores_", "remoteness_", "median_entropies_", "view_weights_", "copy_of_"),
+    *("frequent_", "frequent_scores_"),
+)
+_MARK = r'"e3jax":"{\"format\":'  # near the start of a file
 # Dictionaries, and what their values are made of.
 _TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
 _FITTED = (
-    *("threshold_", "value_range_", "network_", "steps_", "colour_", "file_scale_"),
+    *("threshold_", "value_range_", "network_", "steps_", "precision_", "colour_", "file_scale_"),
     "score_operations_",
 )
 
@@ -55,8 +59,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
             "network is a function, which cannot be saved: keep variables_ and the program that "
             "has the function"
         )
-    parameters = detector.get_params()
-    del parameters["on_progress"]
+    parameters = dict(detector.parameters_)
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
     if not isinstance(parameters["contamination"], (numbers.Real, str)):
@@ -93,16 +96,7 @@ def check_target(path: str | os.PathLike) -> None:
             f"{path} cannot be written, {path.parent} is no folder that one may write to: choose "
             "another place for the detector"
         )
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, expected a file for the detector: name one")
-    if path.exists():
-        with open(path, "rb") as file:
-            is_ours = b'"e3jax"' in file.read(1 << 20)
-        if not is_ours:
-            raise InputError(
-                f"{path} is there and no detector of e3jax, so it is not replaced: choose another "
-                "name"
-            )
+    files.check_output(path, _MARK)
 
 
 def load(path: str | os.PathLike) -> E3Outlier:
@@ -147,6 +141,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
     detector.file_scale_ = reading.FileScale(*detector.file_scale_)
+    detector.parameters_ = parameters
     detector.paths_ = _paths(arrays)
     tree = {name: {} for name in _TREES} | files.nested(arrays)  # which may be empty
     for name, kind in _TREES.items():

@@ -2,22 +2,24 @@
 
 Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why); 2 bad
 input or arguments, nothing was changed; 3 quarantine moved some files, which are listed, and not
-the others (what it had moved aside, --undo moves back); 130 stopped by Ctrl-C (likewise).
+the others (what it had moved aside, --undo moves back); 4 a fault of e3jax, whose traceback is in a
+file that is named; 130 stopped by Ctrl-C (--undo likewise).
 """
 
 import argparse
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -25,8 +27,9 @@ from e3jax import (
     bank,
     checkpoint,
     engines,
-    files,
+    exits,
     gallery,
+    locks,
     operations,
     quarantine,
     ranking,
@@ -36,12 +39,12 @@ from e3jax import (
 )
 from e3jax.errors import InputError
 from e3jax.estimator import EVIDENCE, LARGE, E3Outlier
-from e3jax.files import printable
+from e3jax.files import FileState, printable
 from e3jax.images import FITS
 from e3jax.ranking import HealthWarning
 from e3jax.version import VERSION
 
-_GALLERY, _PARTS = "gallery.html", "parts"
+_GALLERY, _WORK = "gallery.html", "unfinished"
 _SHOWN = 20
 
 
@@ -73,7 +76,7 @@ def _add_rank(commands) -> None:
     add("--save", type=_path, metavar="MODEL", help="save the trained detector to this file")
     add("--seed", type=int, default=0, help="seed of all randomness")
     add("--time-budget", type=_seconds, metavar="TIME", help="approximate, e.g. 90s, 5m or 1h")
-    add("--steps", type=int, help="length of the training (default: by the number of images)")
+    add("--steps", type=int, help="length of the training (default: by the images' number)")
     add("--evidence", default="all", choices=EVIDENCE, help="network: the paper's method alone")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
@@ -128,7 +131,9 @@ def _add_views(commands) -> None:
     parser = _command(commands, "views", views, "draw all views of an image")
     parser.add_argument("image", type=_path, metavar="IMAGE", help="file")
     parser.add_argument("--operations", default="RA+IA+PR", help="families of operations")
-    parser.add_argument("--out", type=_path, default="views.png", help="PNG or PDF")
+    parser.add_argument(
+        "--out", type=_path, default="views.png", help="file to draw to: .png, .pdf or .svg"
+    )
 
 
 def _add_quarantine(commands) -> None:
@@ -147,16 +152,28 @@ def _command(commands, name: str, do, text: str) -> argparse.ArgumentParser:
         name,
         help=text,
         description=text,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(do=do)
     return parser
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of each option that has one, unless its text does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        says_it = action.default is None or action.default is False or "default" in action.help
+        return action.help if says_it else super()._get_help_string(action)
+
+
 def _path(text: str) -> Path:
     if not text:  # as of a variable of the shell that is not set; Path would take it for "."
         raise argparse.ArgumentTypeError("an empty name: name a file or folder")
-    return Path(text)
+    path = Path(text)
+    # The shell leaves "~" as it is in --out=~/report.
+    with contextlib.suppress(RuntimeError):  # no such home
+        return path if os.path.lexists(path) else path.expanduser()
+    return path
 
 
 def _contamination(text: str) -> float | str:
@@ -198,27 +215,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _logged(console):
             warnings.showwarning = lambda text, *_: console.print(f"warning: {text}")
             return args.do(args, console)
-    except quarantine.PartlyMoved as error:
-        _list_files(console, "moved", error.moved)
-        console.print(f"error: {error}", style="red")
-        return 3
-    except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red")
-        return 2
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        console.print(
-            "error: not enough memory: give fewer images, or a smaller --image-size or --network",
-            style="red",
-        )
-        return 2
     except KeyboardInterrupt:
         console.print("Stopped. What quarantine had moved, quarantine --undo moves back.")
-        return 130
+        return exits.STOPPED
+    except Exception as error:
+        sentence, code = _explained(error)
+        if isinstance(error, quarantine.PartlyMoved):
+            _list_files(console, "moved", error.moved)
+        console.print(f"error: {sentence}", style="red")
+        return code
+
+
+@contextlib.contextmanager
+def _logged(console: Console) -> Iterator[None]:
+    """Shows what the library reports meanwhile."""
+    logger, handler = logging.getLogger("e3jax"), logging.Handler()
+    handler.emit = lambda record: console.print(record.getMessage())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """An error in one sentence, and the exit code."""
+    if isinstance(error, quarantine.PartlyMoved):
+        return str(error), exits.PARTLY
+    if isinstance(error, OSError) or (isinstance(error, ValueError) and _is_of_input(error)):
+        return str(error), exits.BAD_INPUT
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        text = "not enough memory: give fewer images, or a smaller --image-size or --network"
+        return text, exits.BAD_INPUT
+    return exits.crash(error)
+
+
+def _is_of_input(error: ValueError) -> bool:
+    """Whether e3jax raised it, not a library that was called in a way that it does not take."""
+    *_, last = traceback.walk_tb(error.__traceback__)
+    return Path(__file__).parent in Path(last[0].f_code.co_filename).parents
 
 
 # --- rank and score ----------------------------------------------------------------------------
@@ -255,10 +296,9 @@ def rank(args: argparse.Namespace, console: Console) -> int:
     if args.save:
         checkpoint.check_target(args.save)
     found = _find(args)
-    _check_folder(args.out)
     runtime.prepare()
     runtime.devices()
-    with _bars(console) as on_progress:
+    with _report_folder(args, found), _bars(console) as on_progress:
         found = _on_disk(found, args, args.image_size, args.resize, console, on_progress)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
@@ -271,7 +311,7 @@ def rank(args: argparse.Namespace, console: Console) -> int:
         _report(args, ranked, found, on_progress)
         if args.save:
             checkpoint.save(detector, args.save)
-    _forget_parts(args)
+        _forget_work(args, detector, console)
     _sum_up(console, args.out, ranked, found.closed)
     health = detector.health_
     console.print(
@@ -288,7 +328,7 @@ def _fit_in_parts(detector: E3Outlier, found: _Source, args: argparse.Namespace)
     how = _shared(args)
     if importlib.util.find_spec("orbax"):
         how["checkpoint"] = checkpoint.TrainCheckpoint
-    return detector.fit_in(args.out / _PARTS, found.X, **how)
+    return detector.fit_in(args.out / _WORK, found.X, **how)
 
 
 def _shared(args: argparse.Namespace) -> dict[str, Any]:
@@ -305,28 +345,34 @@ def _say_part(console: Console, args: argparse.Namespace) -> int:
     return 0
 
 
-def _forget_parts(args: argparse.Namespace) -> None:
+def _forget_work(args: argparse.Namespace, detector: E3Outlier, console: Console) -> None:
     """Deletes what was kept beside a report, unless other shards may still read it."""
     if args.shard == (1, 1):
-        pass
+        detector.forget_work()
+        if (args.out / _WORK).is_dir():
+            console.print(
+                f"{args.out / _WORK} has work of other options or versions, which was not finished "
+                "and is not needed for this report"
+            )
 
 
 def score(args: argparse.Namespace, console: Console) -> int:
     detector = checkpoint.load(args.model)
     found = _find(args)
-    _check_folder(args.out)
     runtime.prepare()
     runtime.devices()
-    with _bars(console) as on_progress:
+    used = (runtime.describe_devices(), detector.network_, detector.precision_)
+    console.print(f"Device: {', '.join(used)}")
+    with _report_folder(args, found), _bars(console) as on_progress:
         shape = (detector.image_size, detector.resize)
         found = _on_disk(found, args, *shape, console, on_progress)
         detector.on_progress = on_progress
         if not found.is_bank:
             ranked = detector.rank(found.X)
-        elif not (ranked := detector.rank_in(args.out / _PARTS, found.X, **_shared(args))):
+        elif not (ranked := detector.rank_in(args.out / _WORK, found.X, **_shared(args))):
             return _say_part(console, args)
         _report(args, ranked, found, on_progress)
-    _forget_parts(args)
+        _forget_work(args, detector, console)
     _sum_up(console, args.out, ranked, found.closed)
     return _judge(console, detector)
 
@@ -419,6 +465,7 @@ def _bars(console: Console) -> Iterator:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
         def show(what: str, done: int, total: int) -> None:
+            exits.check_interrupts()
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
                 if not console.is_terminal:
@@ -429,13 +476,20 @@ def _bars(console: Console) -> Iterator:
         yield show
 
 
-def _check_folder(folder: Path) -> None:
-    """Makes the folder for the report."""
+@contextlib.contextmanager
+def _report_folder(args: argparse.Namespace, found: _Source) -> Iterator[None]:
+    """The folder for the report, where nothing of the user's is replaced, for this command only."""
+    folder = args.out
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the report: choose another")
+    ranking.check_outputs(folder, found.is_bank or len(found.X) > LARGE)
+    gallery.check_output(folder / _GALLERY)
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder} cannot be written to: choose another folder with --out")
+    # Shards share a folder; all other commands that use it are told to wait.
+    with locks.held(folder, args.command, shared=args.shard != (1, 1)):
+        yield
 
 
 def _report(args, ranked: ranking.Ranking, found: _Source, on_progress) -> None:
@@ -478,6 +532,7 @@ def _say_left_out(console: Console, left_out, scale) -> None:
 
 
 def views(args: argparse.Namespace, console: Console) -> int:
+    sheet.check_output(args.out, [args.image])
     bank = reading.read_files([args.image], least=0).bank
     operation_set = operations.operation_set(args.operations)
     try:
@@ -492,10 +547,15 @@ def views(args: argparse.Namespace, console: Console) -> int:
 
 
 def set_aside(args: argparse.Namespace, console: Console) -> int:
-    if args.undo:
-        console.print(f"{_count(quarantine.undo(args.report))} moved back")
-        return 0
-    moved = quarantine.move_aside(args.report, _chosen(args))
+    try:
+        if args.undo:
+            console.print(f"{_count(quarantine.undo(args.report))} moved back")
+            return 0
+        moved = quarantine.move_aside(args.report, _chosen(args))
+    except (quarantine.NotMoved, quarantine.PartlyMoved) as error:
+        if len(error.left) > 1:  # else the error itself says it
+            _list_files(console, "stays", [f"{path} {why}" for path, why in error.left.items()])
+        raise
     folder = args.report.absolute() / quarantine.FOLDER
     console.print(f"{_count(moved)} moved to {folder}; --undo moves them back")
     _list_files(console, "stays, since other files of its name stay", moved.shared)
@@ -514,28 +574,23 @@ def _list_files(console: Console, what: str, paths: Sequence[str]) -> None:
         console.print(f"... and {len(paths) - _SHOWN} more files")
 
 
-def _chosen(args: argparse.Namespace) -> list[str]:
-    if args.top is not None and args.top < 1:
-        raise InputError(f"--top is {args.top}, expected at least 1")
-    ranked = [row["path"] for row in ranking.read_scores(args.report, args.top)]
-    if not all(ranked) or any(path.isdecimal() for path in ranked):
-        raise InputError(
-            f"{args.report} ranks images of an array by their numbers, not files: rank a folder "
-            "(nothing was moved)"
-        )
+def _chosen(args: argparse.Namespace) -> dict[str, FileState]:
+    """Files to move, and what each was when it was ranked."""
     if args.top is not None:
-        return ranked
+        if args.top < 1:
+            raise InputError(f"--top is {args.top}, expected at least 1")
+        return ranking.first_files(args.report, args.top)
     text = args.list.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    lines = filter(None, text.split("\n"))
-    # The gallery quotes what would not fit on a line.
-    listed = [json.loads(line) if line.startswith('"') else line for line in lines]
-    strange = set(listed) - set(ranked)
-    if strange:
-        raise InputError(
-            f"{args.list} lists {printable(min(strange))}, which is not in {args.report}: give "
-            "a selection from the same report (nothing was moved)"
-        )
-    return list(dict.fromkeys(listed))
+    return ranking.listed_files(args.report, map(_unquoted, filter(None, text.split("\n"))))
+
+
+def _unquoted(line: str) -> str:
+    """A line of a selection; the gallery quotes names that would not fit on one."""
+    try:
+        name = json.loads(line) if line.startswith('"') else line
+        return name if isinstance(name, str) else line
+    except json.JSONDecodeError:
+        return line
 
 
 if __name__ == "__main__":

@@ -8,17 +8,18 @@ import numpy as np
 
 from e3jax.errors import InputError
 
-# What the column or the entry of images is called.
-_IMAGE_NAMES = ("image", "img", "images")
+# What the column or the entry of images is called; and the entries of a file in tables of images.
+_IMAGE_NAMES, _FILE = ("image", "img", "images"), {"bytes", "path"}
 
 
 def collect(X) -> np.ndarray | list:
     """A collection as an array of images, or as a list of sources that are read one by one.
 
     Args:
-      X: an array or tensor of images; an iterable of files (paths, open files, their bytes) or of
-        images (arrays, tensors, Pillow's) of any sizes, also with labels, which are not used, as
-        pairs or dictionaries; or a data set with a column of images.
+      X: an array or tensor of images; an iterable of files (paths, open files, their bytes, or
+        dictionaries of bytes and path, as tables of images have them) or of images (arrays,
+        tensors, Pillow's) of any sizes, also with labels, which are not used, as pairs or
+        dictionaries; or a data set or a table, of pandas or Arrow, with a column of images.
 
     Returns:
       An array; or a list of paths, bytes, Pillow's images and arrays [h, w] or [h, w, c].
@@ -26,13 +27,7 @@ def collect(X) -> np.ndarray | list:
     Raises:
       InputError: it is none of these; names the position of the element.
     """
-    if hasattr(X, "iloc") and getattr(X, "ndim", 1) == 2:
-        raise InputError(
-            "a DataFrame holds no images: give its column of paths, or flattened rows to "
-            "e3jax.E3OutlierDetector"
-        )
-    if columns := getattr(X, "column_names", None):
-        X = X[_image_name(columns, "the data set's columns are")]
+    X = _column(X)
     if isinstance(X, dict) or _is_picture(X):
         raise InputError(f"a {type(X).__name__} is no collection: give a list of images or files")
     if (array := _array(X)) is not None and array.dtype.kind not in "OUS":
@@ -50,6 +45,20 @@ def collect(X) -> np.ndarray | list:
     return items
 
 
+def _column(X):
+    """A table's column of images, else X itself; what is Arrow's becomes a list."""
+    if hasattr(X, "iloc") and X.ndim == 2:
+        if set(_IMAGE_NAMES).isdisjoint(X.columns):
+            raise InputError(
+                f"a DataFrame without a column {' or '.join(_IMAGE_NAMES)} holds no images: give "
+                "its column of paths, or flattened rows to e3jax.E3OutlierDetector"
+            )
+        X = X[_image_name(X.columns, "")]
+    elif columns := getattr(X, "column_names", None):
+        X = X[_image_name(columns, "the data set's columns are")]
+    return X.to_pylist() if hasattr(X, "to_pylist") else X
+
+
 def is_path(source) -> bool:
     """Whether an element is the name of a file."""
     return isinstance(source, (str, os.PathLike))
@@ -57,10 +66,17 @@ def is_path(source) -> bool:
 
 def _source(i: int, item):
     """Element i as `collect` returns it."""
-    if isinstance(item, dict):
-        item = item[_image_name(item, f"element {i} has the keys")]
-    elif isinstance(item, tuple) and len(item) == 2 and np.ndim(_array(item[1])) < 2:
+    item = item.as_py() if hasattr(item, "as_py") else item  # Arrow's
+    if isinstance(item, tuple) and len(item) == 2 and np.ndim(_array(item[1])) < 2:
         item = item[0]
+    if isinstance(item, dict) and not _is_file(item):
+        item = item[_image_name(item, f"element {i} has the keys")]
+    if isinstance(item, dict) and _is_file(item):
+        item = item.get("path") if item.get("bytes") is None else item["bytes"]
+        if item is None:
+            raise InputError(f"element {i} has neither bytes nor a path: leave it out")
+    if isinstance(item, (bytearray, memoryview)):
+        return bytes(item)
     if is_path(item) or isinstance(item, bytes) or _is_picture(item):
         return item
     if hasattr(item, "read"):
@@ -70,12 +86,16 @@ def _source(i: int, item):
         raise InputError(
             f"element {i} is a {type(item).__name__}, expected a file or an image: leave it out"
         )
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
         raise InputError(
-            f"element {i} has shape {array.shape}, expected [h, w] or [h, w, c], c 1 or 3: move "
-            "channels last"
+            f"element {i} has shape {array.shape}, expected [h, w] or [h, w, c] with c from 1 to "
+            "4: move channels last"
         )
     return array
+
+
+def _is_file(item: dict) -> bool:
+    return not _FILE.isdisjoint(item) and set(_IMAGE_NAMES).isdisjoint(item)
 
 
 def _image_name(names: Iterable[str], what: str) -> str:

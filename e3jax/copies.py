@@ -12,6 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 # different digits and garments of the benchmarks differ by more, with few exceptions.
 _LEVELS, _CONTRAST = 4.0, 0.1
 _AXES = 8
+_BLOCK = 1024  # images that are compared at a time
 
 
 def digest(image: np.ndarray) -> int:
@@ -26,21 +27,28 @@ def digests(images: np.ndarray) -> np.ndarray:
     return np.fromiter(map(digest, images), np.uint64, len(images))
 
 
-def exact(images: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
+def exact(images: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
     """For each image its first exact copy, int [n]: a position, its own if it is the first.
 
     Args:
       images: uint8 [n, h, w, c], or what is indexed like such an array.
-      found: uint64 [n], their :func:`digests`, if somebody has them.
+      known: uint64 [n], their :func:`digests`, where they are known.
     """
-    found = digests(images) if found is None else found
-    order, first = np.argsort(found, kind="stable"), np.arange(len(found))
-    ranked = found[order]
-    for i in np.flatnonzero(ranked[1:] == ranked[:-1]):
-        first[order[i + 1]] = first[order[i]]
-    for i in np.flatnonzero(first != np.arange(len(first))):
-        if not np.array_equal(images[i], images[first[i]]):  # one in 2**64
-            first[i] = i
+    known = digests(images) if known is None else known
+    order = np.argsort(known, kind="stable")
+    ranked = known[order]
+    again = 1 + np.flatnonzero(ranked[1:] == ranked[:-1])
+    del ranked  # memory for as many images as a disk holds
+    begins = np.diff(again, prepend=-1) > 1  # the second of its kind, before which the first is
+    first, later = np.arange(len(known)), order[again]
+    first[later] = order[np.maximum.accumulate(np.where(begins, again - 1, 0))]
+    later.sort()
+    for start in range(0, len(later), _BLOCK):  # of a bank one look-up takes as long as many
+        block = later[start : start + _BLOCK]
+        originals, which = np.unique(first[block], return_inverse=True)
+        differs = images[block] != images[originals][which]
+        other = block[differs.reshape(len(block), -1).any(1)]  # one in 2**64
+        first[other] = other
     return first
 
 
@@ -56,10 +64,10 @@ def near(images: np.ndarray) -> np.ndarray:
     sample = pixels[:: max(n // 1000, 1)].astype(np.float32)
     _, _, axes = randomized_svd(sample - sample.mean(0), min(_AXES, *sample.shape), random_state=0)
     contrast, places = np.empty(n), np.empty((n, len(axes)))
-    for start in range(0, n, 1024):
-        part = pixels[start : start + 1024].astype(np.float32)
-        contrast[start : start + 1024] = part.std(1)
-        places[start : start + 1024] = part @ axes.T / math.sqrt(pixels.shape[1])
+    for start in range(0, n, _BLOCK):
+        part = pixels[start : start + _BLOCK].astype(np.float32)
+        contrast[start : start + _BLOCK] = part.std(1)
+        places[start : start + _BLOCK] = part @ axes.T / math.sqrt(pixels.shape[1])
     tolerance = np.minimum(_LEVELS, _CONTRAST * contrast)
     tree, first = KDTree(places), np.arange(n)
     around = tree.query_ball_point(places, tolerance + 1e-3, return_length=True)

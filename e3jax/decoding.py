@@ -7,6 +7,7 @@ once more without it.
 import contextlib
 import ctypes
 import io
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,14 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from e3jax import essentials, kinds
+from e3jax.images import (
+    common_extremes,
+    has_vanished,
+    inner_extremes,
+    opaque,
+    sample_stride,
+    strips,
+)
 
 # --- Values of more than 8 bits ------------------------------------------------------------------
 
@@ -24,41 +33,56 @@ class FileScale(NamedTuple):
 
     integers: of files of integers; None if there is none.
     floats:   of files of floats; None if there is none.
+    clipped:  how many files of integers, and of floats, have values beyond.
+    lacking:  how many files of integers, and of floats, have pixels without data.
     """
 
     integers: tuple[float, float] | None = None
     floats: tuple[float, float] | None = None
+    clipped: tuple[int, int] = (0, 0)
+    lacking: tuple[int, int] = (0, 0)
 
     def filled(self, other: "FileScale") -> "FileScale":
-        """What is not known here is taken from another scale."""
-        return FileScale(*(a if a is not None else b for a, b in zip(self, other, strict=True)))
+        """The scale of both collections; what is not known here is taken from the other."""
+        ranges = (a if a is not None else b for a, b in zip(self[:2], other[:2], strict=True))
+        return FileScale(*ranges, *map(tuple, np.add(self[2:], other[2:]).tolist()))
 
     def conflicts(self, other: "FileScale") -> list[tuple]:
         """The pairs of ranges that are known here and in another scale, and differ."""
-        both = [pair for pair in zip(self, other, strict=True) if None not in pair]
+        both = [pair for pair in zip(self[:2], other[:2], strict=True) if None not in pair]
         return [(ours, theirs) for ours, theirs in both if tuple(ours) != tuple(theirs)]
 
     @property
     def notes(self) -> list[str]:
-        """One sentence for each range that is not the files' own."""
-        what = (("integer", self.integers, (0, 65535)), ("float", self.floats, (0, 1)))
-        return [
-            f"{name} files of more than 8 bits are read from {found[0]:g} (black) to {found[1]:g} "
-            "(white)"
-            for name, found, own in what
-            if found and tuple(found) != own
-        ]
+        """Sentences on ranges that are not the files' own, and on values that are not seen."""
+        usual, notes = (("integer", (0, 65535)), ("float", (0, 1))), []
+        for (name, full), ends, *counts in zip(usual, self[:2], *self[2:], strict=True):
+            clipped, lacking = (f", in {n} file{'s' * (n > 1)}" if n else "" for n in counts)
+            if ends and (tuple(ends) != full or clipped):
+                clipped = clipped and f", and values beyond are clipped{clipped}"
+                notes.append(
+                    f"{name} files of more than 8 bits are read from {ends[0]:g} (black) to "
+                    f"{ends[1]:g} (white){clipped}"
+                )
+            if lacking:
+                notes.append(f"pixels without data of {name} files are black{lacking}")
+        return notes
 
 
 class Deep(NamedTuple):
     """A shrunk image of more than 8 bits, whose black and white are not known yet.
 
-    values: float32 [h, w, c], c 1 or 3, times alpha.
-    alpha:  float32 [h, w, 1], opacity; 0 in borders.
-    inside: float32 [h, w, 1], 1, or 0 in borders.
-    lowest, highest: extreme values of the file.
+    values:    float32 [h, w, c], c 1 or 3, times alpha.
+    alpha:     float32 [h, w, 1], opacity; 0 in borders and where there are no data.
+    inside:    float32 [h, w, 1], 1, or 0 in borders and where there are no data.
+    lowest, highest: extreme values of the file, without isolated ones, see
+      `e3jax.images.value_extremes`; NaN if all of it is transparent.
+    outermost: float64 [2], extreme values, with isolated ones.
+    moments:   float64 [3], sums over pixels and channels of the file of squares of opacities,
+      times 1, values and their squares; 0 if all pixels are opaque.
+    lacks_data: whether there are pixels without data.
     are_floats: else integers.
-    inverted: the smallest value is white.
+    inverted:  the smallest value is white.
     """
 
     values: np.ndarray
@@ -66,47 +90,66 @@ class Deep(NamedTuple):
     inside: np.ndarray
     lowest: float
     highest: float
+    outermost: np.ndarray
+    moments: np.ndarray
+    lacks_data: bool
     are_floats: bool
     inverted: bool
 
     def to_uint8(self, scale: FileScale) -> np.ndarray:
-        """Pixels, uint8 [h, w, 3]; values outside of the scale are clipped."""
+        """Pixels, uint8 [h, w, 3], on a ground as `e3jax.images.opaque` chooses it.
+
+        Values outside of the scale are clipped.
+        """
         black, white = scale.floats if self.are_floats else scale.integers
         if self.inverted:
             black, white = white, black
         shades = (self.values - black * np.float64(self.alpha)) / ((white - black) or 1)
-        pixels = 255 * (shades + self.inside - self.alpha)  # transparent is white
-        return np.broadcast_to(np.uint8(pixels.clip(0, 255).round()), (*pixels.shape[:2], 3))
+        opacity, values, squares = map(float, self.moments)
+        difference = white**2 * opacity - 2 * white * values + squares
+        if not has_vanished(difference, (white - black) ** 2 * opacity):
+            shades = shades + self.inside - self.alpha  # transparent is white
+        pixels = (255 * shades).clip(0, 255).round()
+        return np.broadcast_to(np.uint8(pixels), (*pixels.shape[:2], 3))
+
+    def is_clipped(self, scale: FileScale) -> bool:
+        """Whether the file has values outside of the scale, beyond rounding of floats."""
+        black, white = scale.floats if self.are_floats else scale.integers
+        rounding = 1e-3 * (white - black) if self.are_floats else 0
+        lowest, highest = self.outermost
+        return bool(lowest < black - rounding or white + rounding < highest)
 
 
-def common_scale(images: list[Deep]) -> FileScale:
-    """The scale that images share.
+def common_scale(images: list[Deep], known: FileScale | None = None) -> FileScale:
+    """The scale that images share, if it is not ``known``, and how many are clipped by it.
 
     Integers from 0: the smallest of 8, 10, 12, 14 and 16 bits that holds them all. Floats: 0 to 1
     or 0 to 255, with a tolerance for rounding, if more than a quarter of that is used. Otherwise
     from the smallest to the largest value, which start at 0 for integers that are not negative.
+    Isolated values, and a few files that are unlike the others, do not count.
     """
-    ranges = []
-    for are_floats in (False, True):
-        of_kind = [image for image in images if image.are_floats == are_floats]
-        if not of_kind:
-            ranges.append(None)
-            continue
-        lowest = min(image.lowest for image in of_kind)
-        highest = max(image.highest for image in of_kind)
-        if are_floats:
-            usual = [
-                top
-                for top in (1, 255)
-                if -1e-3 * top <= lowest and top / 4 < highest <= 1.001 * top
-            ]
-        else:
-            usual = [
-                top for top in (255, 1023, 4095, 16383, 65535) if 0 <= lowest <= highest <= top
-            ]
-            lowest = min(lowest, 0)
-        ranges.append((0, usual[0]) if usual else (float(lowest), float(highest)))
-    return FileScale(*ranges)
+    groups = [[image for image in images if image.are_floats == are] for are in (False, True)]
+    shared = FileScale(*(_range(group) if group else None for group in groups))
+    scale = shared if known is None else FileScale(*known[:2]).filled(shared)
+    return scale._replace(
+        clipped=tuple(sum(image.is_clipped(scale) for image in group) for group in groups),
+        lacking=tuple(sum(bool(image.lacks_data) for image in group) for group in groups),
+    )
+
+
+def _range(images: list[Deep]) -> tuple[float, float]:
+    """The range that images, all of integers or all of floats, share."""
+    extremes = np.array([(image.lowest, image.highest) for image in images])
+    extremes = extremes[np.isfinite(extremes).all(axis=1)]
+    lowest, highest = common_extremes(extremes) if len(extremes) else (0.0, 0.0)
+    if images[0].are_floats:
+        tops = [
+            top for top in (1, 255) if -1e-3 * top <= lowest and top / 4 < highest <= 1.001 * top
+        ]
+    else:
+        tops = [top for top in (255, 1023, 4095, 16383, 65535) if 0 <= lowest <= highest <= top]
+        lowest = min(lowest, 0.0)
+    return (0, tops[0]) if tops else (lowest, highest)
 
 
 # --- Memory --------------------------------------------------------------------------------------
@@ -147,7 +190,6 @@ _TRIMMED = 1 << 26  # bytes
 _in_flight = _Budget(1 << 29)
 # Bytes per pixel: two copies of four bytes; decoders that hold copies of their own.
 _COPIES, _HUNGRY = 8, {"WEBP": 24, "AVIF": 24, "HEIF": 24, "JXL": 24, "JPEG2000": 24}
-_STRIP = 1 << 18  # pixels that are converted at a time
 _REREAD = 1 << 28  # bytes of the largest file that is read without its metadata
 
 
@@ -328,25 +370,10 @@ def _turn(picture, exif: bytes | None):
         return None
 
 
-def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover an image from top to bottom."""
-    width, height = size
-    rows = max(_STRIP // width, 1)
-    for top in range(0, height, rows):
-        yield 0, top, width, min(top + rows, height)
-
-
 def _to_rgb(picture):
-    """Converts an image of any mode of 8 bits to RGB; transparent pixels become white."""
-    from PIL import Image
-
+    """Converts an image of any mode of 8 bits to RGB; transparent ones get a ground."""
     if picture.has_transparency_data:
-        opaque = Image.new("RGB", picture.size)
-        for box in _strips(picture.size):
-            strip = picture.crop(box).convert("RGBA")
-            white = Image.new("RGBA", strip.size, "white")
-            opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
-        return opaque
+        return opaque(picture)
     if picture.mode == "LAB":
         from PIL import ImageCms
 
@@ -359,6 +386,8 @@ def _to_rgb(picture):
 
 # Of a box, the values of one channel, float64 [h, w].
 _Channel = Callable[[tuple[int, int, int, int]], np.ndarray]
+_GDAL_NODATA = 42113  # the tag of pixels without data
+_HUGE = 1e37  # what is larger overflows when pixels are averaged in single precision
 # Colours of 16 bits, of which Pillow keeps the high bytes. Not premultiplied ones ("RGBa").
 _COLOURS = re.compile(r"(RGB|RGBA|RGBX|LA|[RGBA]);16[BLN]")
 
@@ -377,44 +406,116 @@ def _deep(file: BinaryIO, picture, shrinks: Sequence[Shrink], exif: bytes | None
     are_floats = picture.mode == "F"
     inverted = picture.format == "TIFF" and picture.tag_v2.get(262) == 0  # WhiteIsZero
     channels, alpha = _channels(file, picture)
+    data = _data(picture, channels)
+    opacity = _product(alpha, data)
     turn = _turn(picture, exif)
-    extremes = []
+    visible = _Visible(picture.size, len(channels))
 
     def shrunk(values: _Channel) -> list[np.ndarray]:
         plane = Image.new("F", picture.size)
-        for box in _strips(picture.size):
+        for box in strips(picture.size):
             plane.paste(Image.fromarray(np.float32(values(box))), box)
         plane = plane if turn is None else plane.transpose(turn)
         return [np.asarray(shrink(plane)) for shrink in shrinks]
 
-    def opaque(channel: _Channel) -> _Channel:
-        def values(box):
-            found = channel(box)
-            extremes.extend((found.min(), found.max()))
-            return found if alpha is None else found * alpha(box)
+    def weighted(channel: _Channel) -> _Channel:
+        return lambda box: visible.add(channel(box), opacity and opacity(box))
 
-        return values
-
-    colours = [shrunk(opaque(channel)) for channel in channels]
-    # Rounding aside, 1 everywhere; what is 0 are borders.
-    full = Image.new("L", picture.size, 255)
-    full = full if turn is None else full.transpose(turn)
-    inside = [np.float32(np.asarray(shrink(full))) / 255 for shrink in shrinks]
-    alphas = inside if alpha is None else shrunk(alpha)
-    if not np.isfinite(extremes).all():
-        raise ValueError("pixels that are not finite")
+    colours = [shrunk(weighted(channel)) for channel in channels]
+    if data is None:
+        # Rounding aside, 1 everywhere; what is 0 are borders.
+        full = Image.new("L", picture.size, 255)
+        full = full if turn is None else full.transpose(turn)
+        inside = [np.float32(np.asarray(shrink(full))) / 255 for shrink in shrinks]
+    else:
+        inside = shrunk(data)
+    alphas = inside if alpha is None else shrunk(opacity)
+    extremes = visible.extremes()
     return [
         Deep(
             values=np.stack([colour[i] for colour in colours], axis=-1),
             alpha=alphas[i][..., None],
             inside=inside[i][..., None],
-            lowest=float(min(extremes)),
-            highest=float(max(extremes)),
+            lowest=extremes[0],
+            highest=extremes[1],
+            outermost=visible.outermost,
+            moments=visible.moments,
+            lacks_data=data is not None,
             are_floats=are_floats,
             inverted=inverted,
         )
         for i in range(len(shrinks))
     ]
+
+
+class _Visible:
+    """What the values of a file's pixels that are not transparent tell, strip by strip."""
+
+    def __init__(self, size: tuple[int, int], channels: int):
+        self._stride, self._sample = sample_stride(size[0] * size[1] * channels), []
+        self.outermost, self.moments = np.array([np.inf, -np.inf]), np.zeros(3)
+
+    def add(self, values: np.ndarray, opacity: np.ndarray | None) -> np.ndarray:
+        """Looks at values of a strip, and returns them times their opacities."""
+        visible = values
+        if opacity is not None:
+            is_visible = opacity > 0
+            values = np.where(is_visible, values, 0)  # what is not finite, times 0, is not 0
+            visible, weights = values[is_visible], np.square(opacity)
+            powers = (weights, weights * values, weights * np.square(values))
+            self.moments += [power.sum() for power in powers]
+            values = values * opacity
+        if visible.size:
+            lowest, highest = self.outermost
+            self.outermost = np.array([min(lowest, visible.min()), max(highest, visible.max())])
+            self._sample.append(visible.ravel()[:: self._stride].copy())  # not all of the strip
+        return values
+
+    def extremes(self) -> tuple[float, float]:
+        """Extreme values without isolated ones; NaN if all pixels are transparent."""
+        if not self._sample:
+            return np.nan, np.nan
+        ends = [] if self._stride == 1 else [self.outermost]
+        [[lowest, highest]] = inner_extremes(np.concatenate([*self._sample, *ends])[None])
+        return float(lowest), float(highest)
+
+
+def _product(*channels: _Channel | None) -> _Channel | None:
+    """The product of channels; None is 1 everywhere."""
+    known = [channel for channel in channels if channel is not None]
+    return (lambda box: math.prod(np.float64(channel(box)) for channel in known)) if known else None
+
+
+def _data(picture, channels: Sequence[_Channel]) -> _Channel | None:
+    """Where an image has data, 1 or 0; None if it has everywhere.
+
+    Without data are pixels whose values are not finite, or huge, as the largest float is that often
+    stands for no data, or what GDAL's tag says.
+
+    Raises:
+      ValueError: it has none.
+    """
+    absent = _absent_value(picture)
+    if picture.mode != "F" and math.isnan(absent):
+        return None
+
+    def data(box) -> np.ndarray:
+        planes = np.stack([channel(box) for channel in channels])
+        return ((np.abs(planes) < _HUGE) & (planes != absent)).any(axis=0)
+
+    shares = [data(box).mean() for box in strips(picture.size)]
+    if not any(shares):
+        raise ValueError("all pixels are not finite or without data")
+    return None if min(shares) == 1 else data
+
+
+def _absent_value(picture) -> float:
+    """The value of pixels without data in a TIFF file, as GDAL writes it; NaN if it says none."""
+    try:
+        value = float(str(picture.tag_v2[_GDAL_NODATA]).strip(" \0"))
+    except (AttributeError, KeyError, ValueError):
+        return math.nan
+    return float(np.float32(value)) if picture.mode == "F" else value
 
 
 def _channels(file: BinaryIO, picture) -> tuple[list[_Channel], _Channel | None]:

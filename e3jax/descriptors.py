@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
-from e3jax import devices
+from e3jax import devices, sampling
 
 # Chosen by results on MNIST alone. A fixed number of neighbours fails in large collections, where
 # outliers of one kind become each other's neighbours.
@@ -187,8 +187,7 @@ def fit(
         known = ", ".join(DESCRIPTORS)
         raise ValueError(f"unknown descriptor {min(unknown)!r}: expected one of {known}")
     if len(images) > _REFERENCES:
-        chosen = jax.random.choice(key, len(images), (_REFERENCES,), replace=False)
-        images = images[np.sort(chosen)]
+        images = images[sampling.choose(key, len(images), _REFERENCES)]
     found = _describe(names, mesh)((), images)
     return {name: _references(found[name], DESCRIPTORS[name].whitened) for name in names}
 

@@ -8,7 +8,7 @@ import collections
 import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from e3jax import runtime
+from e3jax.errors import InputError
 
 # The mesh has this one axis: images of a batch are split over it, everything else is replicated.
 AXIS = "batch"
@@ -36,6 +37,90 @@ PRECISIONS = tuple(_PRECISIONS)
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ < (0, 12) else {}
 # Blocks in flight, so that devices compute while earlier results are fetched.
 _BLOCKS_AHEAD = 2
+_KEYS = "threefry2x32"
+# What programs here are written for, by JAX's context managers. Left out is what they do not depend
+# on: arrays of different rank are never broadcast silently, and every program has its precision.
+_SETTINGS = (
+    (jax.enable_x64, False),
+    (jax.numpy_dtype_promotion, "standard"),
+    (jax.default_prng_impl, _KEYS),
+    (jax.threefry_partitionable, True),
+    (jax.default_device, None),
+    (jax.disable_jit, False),
+    (jax.debug_nans, False),  # the log of a step that was not done is NaN
+    (jax.debug_infs, False),
+    (jax.transfer_guard, "allow"),
+)
+
+
+# --- JAX's settings ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """A context, and a decorator, in which JAX has the settings that e3jax is written for.
+
+    The program that e3jax is part of may have chosen others. They hold outside: in its callbacks,
+    after an error, and in its other threads.
+    """
+    with contextlib.ExitStack() as stack:
+        for setting, value in _SETTINGS:
+            stack.enter_context(setting(value))
+        if _has_mesh():
+            stack.enter_context(jax.set_mesh(None))
+        yield
+
+
+def _has_mesh() -> bool:
+    """Whether :func:`jax.set_mesh` chose a mesh, outside a program that is being traced."""
+    try:
+        return not jax.sharding.get_mesh().empty
+    except ValueError:
+        return False
+
+
+def with_settings(jitted: Callable) -> Callable:
+    """A jitted function that is called, traced and lowered in :func:`settings`."""
+    run = settings()(jitted)
+    run.trace, run.lower = settings()(jitted.trace), settings()(jitted.lower)
+    return run
+
+
+# --- Keys ----------------------------------------------------------------------------------------
+
+
+@settings()
+def key(seed: Any) -> jax.Array:
+    """The key of a seed, an integer: the same in every program that e3jax may be part of."""
+    return jax.random.key(seed, impl=_KEYS)
+
+
+@settings()
+def fold_in(key: jax.Array, use: int) -> jax.Array:
+    """The sub-key for a use."""
+    return jax.random.fold_in(key, use)
+
+
+def as_key(key: jax.Array) -> jax.Array:
+    """A key of any kind and age, on no particular device, as one that programs here take.
+
+    Raises:
+      InputError: it is not a single key.
+    """
+    try:
+        kind = jax.random.key_impl(key)  # of words without a type it is the host program's
+        with settings():
+            is_typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+            words = np.asarray(jax.random.key_data(key) if is_typed else key)
+            single = jax.random.wrap_key_data(words, impl=kind)
+    except TypeError:
+        single = None
+    if single is None or single.shape:
+        raise InputError("the key is not one of JAX's, or several: give jax.random.key(0), say")
+    return single
+
+
+# --- Meshes --------------------------------------------------------------------------------------
 
 
 def device_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -73,6 +158,7 @@ def describe(mesh: Mesh) -> str:
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
+@settings()
 def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """Puts a pytree of arrays on a mesh, by default a copy on every device.
 
@@ -90,6 +176,19 @@ def place(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     return jax.tree.map(put, tree)
 
 
+@settings()
+def copied(tree: Any) -> Any:
+    """Copies of a pytree of arrays, on the same devices."""
+    return jax.tree.map(lambda a: a.copy(), tree)
+
+
+@settings()
+def fetched(tree: Any) -> Any:
+    """A pytree of arrays as NumPy arrays."""
+    return jax.device_get(tree)
+
+
+@settings()
 def from_first(tree: Any) -> Any:
     """Every process's tree of 4-byte numbers, replaced by the first's."""
     if jax.process_count() == 1:
@@ -100,6 +199,7 @@ def from_first(tree: Any) -> Any:
     return jax.tree.map(lambda a, b: b.view(np.asarray(a).dtype), tree, bits)
 
 
+@settings()
 def place_split(mesh: Mesh, rows: np.ndarray) -> jax.Array:
     """Splits rows [n, d] over a mesh, n rounded up to a multiple of its devices by rows of 0."""
     count = -(-len(rows) // mesh.size)
@@ -194,11 +294,11 @@ def on_mesh(
         with products(precision):
             return function(*args)
 
-    return jax.jit(
-        jax.shard_map(program, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False),
-        compiler_options=compiler_options(mesh, level=1),
-        **options,
+    mapped = jax.shard_map(
+        program, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
+    options["compiler_options"] = compiler_options(mesh, level=1)
+    return with_settings(jax.jit(mapped, **options))
 
 
 def run_once(function: Callable, mesh: Mesh) -> Callable:
@@ -206,12 +306,13 @@ def run_once(function: Callable, mesh: Mesh) -> Callable:
 
     Every device of the mesh gets the whole result.
     """
-    return jax.jit(
+    jitted = jax.jit(
         function,
         static_argnums=1,
         out_shardings=NamedSharding(mesh, EVERYWHERE),
         compiler_options=compiler_options(mesh, level=0),
     )
+    return with_settings(jitted)
 
 
 def mean_over_devices(tree: Any) -> Any:
@@ -353,7 +454,7 @@ class BatchMap:
             return a.reshape(devices, rows, *a.shape[1:]).swapaxes(0, 1).reshape(a.shape)
 
         def fetch() -> None:
-            parts.append(jax.tree.map(undealt, jax.device_get(under_way.popleft())))
+            parts.append(jax.tree.map(undealt, fetched(under_way.popleft())))
             on_block(min(len(parts) * devices * rows, n))
 
         for start in range(0, n, devices * rows):

@@ -12,7 +12,7 @@ import zlib
 # The tags of TIFF files that pixels need, and their orientation.
 _TIFF_TAGS = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322}
 _TIFF_TAGS |= {323, 324, 325, 330, 332, 333, 334, 338, 339, 347, 512, 513, 514, 519, 520, 521}
-_TIFF_TAGS |= {529, 530, 531, 532}
+_TIFF_TAGS |= {529, 530, 531, 532, 42113}
 
 
 def of(kind: str, content: bytes) -> tuple[bytes, bytes] | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import hashlib
+import logging
 import math
 import numbers
 import pickle
@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import joblib
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -35,6 +33,8 @@ from e3jax import (
     operations,
     ranking,
     reading,
+    runtime,
+    sampling,
     scoring,
     thresholds,
     training,
@@ -45,8 +45,8 @@ from e3jax.errors import InputError
 from e3jax.fitting import silent
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.ranking import Health, HealthWarning
-from e3jax.version import VERSION
 
+_log = logging.getLogger(__name__)
 # For time budgets: the shortest useful training, the cost of a trained view in scored views, and an
 # allowance for compiling.
 _LEAST_STEPS, _TRAIN_COST, _COMPILE_SECONDS = 100, 3, 10
@@ -57,6 +57,7 @@ _SCORED = 24
 # Limits for collections of any size, set by the time they take; what more steps find is unmeasured.
 _MOST_STEPS_CPU, _MOST_STEPS = 3_000, 100_000
 EVIDENCE = ("all", "network")
+_NOT_SAVED = ("evidence_", "view_entropies_", "alike_", "states_")
 
 
 class E3Outlier(BaseEstimator):
@@ -119,12 +120,19 @@ class E3Outlier(BaseEstimator):
       health_: :class:`Health`; ``fit`` also warns if it is bad.
       value_range_: of float arrays; None otherwise.
       copy_of_: int [n], for each image of the collection its first exact copy, maybe itself. Copies
-        are trained, scored and counted once, so ``contamination`` is a share of different images.
+        are learnt and compared once, and ``contamination`` is a share of different images. But what
+        is frequent is usual: scores of images with many copies are lowered, see
+        :func:`e3jax.thresholds.frequent_is_usual`.
       alike_: int [n], the same to the eye, see :func:`e3jax.copies.near`; not saved. In large
         collections only the 20,000 most outlying images are compared.
+      frequent_, frequent_scores_: digests of the images whose scores were lowered, and these.
+      states_: int64 [n, 4], the :class:`e3jax.files.FileState` of each file; None for arrays.
       file_scale_: what is black and white in files of more than 8 bits, here and in new ones.
       colour_: whether images are RGB, else grey.
-      variables_, network_, steps_: the trained network, its name, and its training steps.
+      variables_, network_, steps_, precision_: the trained network, its name, its training steps
+        and the precision of its products.
+      parameters_: the parameters that ``fit`` used; ``set_params`` changes those of the next fit,
+        and ``value_range`` at once.
 
     >>> detector = E3Outlier(contamination=0.05).fit("photos/")  # doctest: +SKIP
     >>> detector.paths_[detector.labels_ == 1]  # doctest: +SKIP
@@ -195,6 +203,8 @@ class E3Outlier(BaseEstimator):
         self.check_parameters()
         # On another one: whatever stops a fit leaves a fitted detector as it was.
         fitted = type(self)(**self.get_params(deep=False))
+        fitted.parameters_ = fitted.get_params(deep=False)
+        del fitted.parameters_["on_progress"]
         if not fitted._fit(X, began, work):
             return False
         self.__dict__ |= {name: v for name, v in vars(fitted).items() if name.endswith("_")}
@@ -206,9 +216,10 @@ class E3Outlier(BaseEstimator):
         X = X if is_path(X) else collect(X)
         self.value_range_ = self._range(X)
         self.colour_, self.file_scale_ = None, None  # as the collection is
-        bank, unreadable, _, self.file_scale_, digests = self._read(X, self.value_range_, least=2)
+        collection = self._read(X, self.value_range_, least=2)
+        bank, self.file_scale_, self.states_ = collection.bank, collection.scale, collection.states
         self.colour_, self.paths_ = bank.images.shape[-1] == 3, bank.ids
-        digests = copies.digests(bank.images) if digests is None else digests
+        digests = _digests(collection)
         self.copy_of_ = copies.exact(bank.images, digests)
         # Copies are trained, counted and scored once; with one image alone nothing is learnt.
         first = np.flatnonzero(self._is_first)
@@ -219,11 +230,12 @@ class E3Outlier(BaseEstimator):
             pictures = pictures[first] if _is_array(pictures) else pictures.of(first)
             everywhere = np.searchsorted(first, self.copy_of_)
         with work.alone():
-            parts = files.Store(work.folder, work.folder and self._what(digests))
-            del first, digests  # which take as much memory as what stays
+            name = functools.partial(self._name_of_fit, bank.images.shape, digests)
+            parts = self._open(work, name)
+            del first, digests, name  # which take as much memory as what stays
             seed = np.int32(check_random_state(self.random_state).randint(_SEEDS))
             seed = devices.from_first(parts.get_or_compute("seed", lambda: {"seed": seed})["seed"])
-            key = jax.random.key(seed[()])
+            key = devices.key(seed[()])
             self._train(key, pictures, parts, work, began)
         if not self._listen(key, pictures, parts, work):
             return False
@@ -239,50 +251,78 @@ class E3Outlier(BaseEstimator):
             of = entropies.__getitem__ if _is_array(entropies) else entropies.of
             self.view_entropies_ = of(everywhere)
         self.alike_ = self._alike(bank.images, self.copy_of_, self.decision_scores_)
+        self._lower_frequent(bank.images)
         for name in ("decision_scores_", "remoteness_", "copy_of_", "alike_"):
             setattr(self, name, parts.as_memmap(name, getattr(self, name)))
         self.health_ = self.health_._replace(
-            spread=float(self.decision_scores_.std()), unreadable=unreadable
+            spread=float(self.decision_scores_.std()), unreadable=collection.unreadable
         )
         self._set_threshold()
         decoding.trim()
         return True
 
-    def _what(self, digests: np.ndarray) -> str:
-        """Names what is fitted, and how."""
-        parameters = self.get_params(deep=False)
-        del parameters["on_progress"], parameters["contamination"]  # which sets the threshold alone
-        found = hashlib.sha256(digests).hexdigest()
-        return f"{VERSION} {jax.__version__} {parameters} {found}"
+    def _lower_frequent(self, pictures) -> None:
+        """Lowers the scores of images that are frequent, and keeps what new copies of them get."""
+        scores, once = self.decision_scores_, self._is_first
+        self.decision_scores_ = thresholds.frequent_is_usual(scores, self.alike_, once)
+        self.remoteness_ = thresholds.frequent_is_usual(self.remoteness_, self.alike_, once)
+        lowered = np.flatnonzero(once & (self.decision_scores_ < scores))
+        digests = copies.digests(pictures[lowered])
+        order = np.argsort(digests)
+        self.frequent_ = digests[order]
+        self.frequent_scores_ = self.decision_scores_[lowered][order]
+
+    def _name_of_fit(self, shape: tuple[int, ...], digests: np.ndarray) -> str:
+        """What names the work of a fit: all that it follows from."""
+        parameters = dict(self.parameters_)
+        del parameters["contamination"]  # which sets the threshold and nothing else
+        return files.key(work="fit", images=shape, digests=digests, **parameters)
+
+    def _open(self, work: "Work", name: Callable[[], str]) -> files.Store:
+        """Where work of such a name is kept."""
+        store = files.Store(work.folder, work.folder and name())
+        self.stores_ = [*getattr(self, "stores_", ()), store]
+        return store
+
+    def forget_work(self) -> None:
+        """Deletes what ``fit_in`` and ``rank_in`` kept of this detector's finished work."""
+        for store in vars(self).pop("stores_", ()):
+            store.forget()
 
     def _train(self, key, pictures, parts: files.Store, work: "Work", began: float) -> None:
         """Sets the network that is trained on pictures."""
-
-        config = self._config(len(pictures))
+        # Kept, for another machine that goes on would choose others.
+        kept = parts.get_or_compute("config", lambda: self._resolved(pictures, began))
+        network, precision = kept["network"].item(), kept["precision"].item()
+        config = self._config(len(pictures))._replace(
+            network=network, precision=precision, steps=int(kept["steps"])
+        )
 
         def train() -> dict[str, np.ndarray]:
-            steps = config.steps
-            if self.time_budget is not None:
-                deadline = began + self.time_budget
-                short = parts.get_or_compute(
-                    "length", lambda: self._affordable(config, pictures, deadline)
-                )
-                steps = int(short["steps"])
-            how = {"on_progress": self.on_progress}
+            options = {"on_progress": self.on_progress}
             with contextlib.ExitStack() as stack:
                 if work.checkpoint:
-                    state = work.checkpoint(work.folder / "training")
-                    how["checkpoint"] = stack.enter_context(contextlib.closing(state))
-                length = config._replace(steps=steps)
-                fitted = fitting.fit(key, pictures, self._method, length, **how)
-            variables = files.flat(jax.device_get(fitted.state.variables))
-            return variables | {"steps": np.int64(steps)}
+                    state = work.checkpoint(parts.folder / "training")
+                    options["checkpoint"] = stack.enter_context(contextlib.closing(state))
+                fitted = fitting.fit(key, pictures, self._method, config, **options)
+            return files.flat(devices.fetched(fitted.state.variables))
 
+        name = network if isinstance(network, str) else getattr(network, "__name__", network)
+        devices_used = runtime.describe_devices()
+        _log.info(f"Device: {devices_used}, {name}, {config.steps} steps, {precision}")
         self.score_operations_ = self._scored(len(pictures))
-        self.network_ = config.network
+        self.network_, self.steps_, self.precision_ = network, config.steps, precision
         trained = parts.get_or_compute("trained", train)
-        self.steps_ = int(trained.pop("steps"))
         self.variables_ = {"batch_stats": {}} | files.nested(trained)
+
+    def _resolved(self, pictures, began: float) -> dict[str, np.ndarray]:
+        """What of a training depends on this machine: its network, precision and length."""
+        config = self._config(len(pictures))
+        steps = np.int64(config.steps)
+        if self.time_budget is not None:
+            steps = self._affordable(config, pictures, began + self.time_budget)
+        named = {"network": config.network, "precision": config.precision}
+        return {name: np.array(value) for name, value in named.items()} | {"steps": steps}
 
     def _listen(self, key, pictures, parts: files.Store, work: "Work") -> bool:
         """Sets the evidence about pictures, and what it is made with; False if some is missing.
@@ -291,8 +331,7 @@ class E3Outlier(BaseEstimator):
         """
         n, few = len(pictures), pictures
         if n > LARGE:
-            chosen = jax.random.choice(jax.random.fold_in(key, 3), n, (_SAMPLE,), replace=False)
-            few = pictures[np.sort(chosen)]
+            few = pictures[sampling.choose(devices.fold_in(key, 3), n, _SAMPLE)]
 
         def hear_few() -> dict[str, np.ndarray]:
             scores = self._score(few, "scoring" if n <= LARGE else "sampling")
@@ -305,8 +344,8 @@ class E3Outlier(BaseEstimator):
         entropies = heard["entropies"]
         self.median_entropies_ = np.median(entropies, axis=0)
         self.references_, self.view_weights_ = {}, np.ones(entropies.shape[1])
-        if self.evidence == "all":
-            self.references_ = descriptors.fit(jax.random.fold_in(key, 2), pictures)
+        if self._used("evidence") == "all":
+            self.references_ = descriptors.fit(devices.fold_in(key, 2), pictures)
             self.view_weights_ = scoring.view_weights(entropies)
         self.health_ = Health(
             pretext_accuracy=float(heard["accuracy"]),
@@ -328,19 +367,19 @@ class E3Outlier(BaseEstimator):
         n = len(pictures)
         starts = range(0, n, _PART)
         names = [f"evidence{i:07d}" for i in range(len(starts))]
-        missing = [i for i in range(len(names)) if names[i] not in parts]
-        first, step = work.shard
-        mine = [i for i in missing if i % step == first - 1]
-        silently = self._bare()
-        calls = ((silently, pictures[starts[i] : starts[i] + _PART]) for i in mine)
-        done = n - _PART * len(missing)
-        self.on_progress("scoring", max(done, 0), n)
-        for i, found in zip(mine, work.each(_hear, calls), strict=True):
-            parts[names[i]] = found
-            done += _PART
-            self.on_progress("scoring", min(max(done, 0), n), n)
-        if not all(name in parts for name in names):
-            return False
+        silently, (first, step) = self._bare(), work.shard
+        # Once, unless somebody removes the folder meanwhile.
+        while missing := [i for i in range(len(names)) if names[i] not in parts]:
+            mine = [i for i in missing if i % step == first - 1]
+            if not mine:
+                return False
+            calls = ((silently, pictures[starts[i] : starts[i] + _PART]) for i in mine)
+            done = n - _PART * len(missing)
+            self.on_progress("scoring", max(done, 0), n)
+            for i, heard in zip(mine, work.each(_hear, calls), strict=True):
+                parts[names[i]] = heard
+                done += _PART
+                self.on_progress("scoring", min(max(done, 0), n), n)
         kinds = [fusion.NETWORK, *self.references_]
         self.evidence_ = {
             k: parts.as_memmap(k, np.concatenate([parts[name][k] for name in names])) for k in kinds
@@ -354,12 +393,11 @@ class E3Outlier(BaseEstimator):
 
     def _bare(self) -> "E3Outlier":
         """A detector that scores as this one, to be sent to other processes."""
-        names = "network_ steps_ variables_ colour_ file_scale_ value_range_ score_operations_"
-        names = f"{names} median_entropies_ view_weights_ references_".split()
-        parameters = self.get_params(deep=False) | {"on_progress": silent}
-        del parameters["contamination"]  # no score depends on it
-        bare = type(self)(**parameters)
+        names = "parameters_ network_ steps_ precision_ variables_ colour_ file_scale_ value_range_"
+        names += " score_operations_ median_entropies_ view_weights_ references_"
+        bare, names = type(self)(), names.split()
         bare.__dict__ |= {name: getattr(self, name) for name in names}
+        bare.parameters_ = dict(bare.parameters_)
         return bare
 
     def _unpacked(self, entropies: np.ndarray) -> np.ndarray:
@@ -415,6 +453,14 @@ class E3Outlier(BaseEstimator):
             state = state | {"on_progress": silent}
         return state
 
+    def __getattr__(self, name: str):
+        if name in _NOT_SAVED and "decision_scores_" in vars(self):
+            raise AttributeError(
+                f"{name} is about the collection and not saved with a detector: fit again, or rank "
+                "the collection with rank(X)"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def decision_function(self, X) -> np.ndarray:
         """Scores [n] of images, larger = more outlying; those of ``fit`` score as they did there.
 
@@ -422,7 +468,8 @@ class E3Outlier(BaseEstimator):
           InputError: bad images; also if a single file cannot be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
-        return self._fuse(self._heard(self._readable(X))[0])
+        pictures = self._readable(X)
+        return self._scores(self._heard(pictures)[0], copies.digests(pictures))
 
     def view_scores(self, X) -> scoring.ViewScores:
         """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
@@ -437,9 +484,10 @@ class E3Outlier(BaseEstimator):
     @property
     def ranking_(self) -> ranking.Ranking:
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
-        check_is_fitted(self, "view_entropies_")
-        found = (self.alike_, self.view_entropies_, self.decision_scores_, self.evidence_)
-        return self._rank(self.paths_, *found, self.health_.unreadable, self.file_scale_)
+        check_is_fitted(self, "decision_scores_")
+        evidence = (self.alike_, self.view_entropies_, self.decision_scores_, self.evidence_)
+        left_out, scale = self.health_.unreadable, self.file_scale_
+        return self._rank(self.paths_, *evidence, left_out, scale, self.states_)
 
     def rank(self, X) -> ranking.Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -458,13 +506,16 @@ class E3Outlier(BaseEstimator):
         return self._rank_new(X, Work(Path(folder), shard, each))
 
     def _rank_new(self, X, work: "Work") -> ranking.Ranking | None:
-        bank, unreadable, _, scale, digests = self.read(X)
-        if not (heard := self._heard(bank.images, work, digests)):
+        collection = self.read(X)
+        pictures, digests = collection.bank.images, _digests(collection)
+        if not (heard := self._heard(pictures, work, digests)):
             return None
         evidence, entropies = heard
-        scores = self._fuse(evidence)
-        alike = self._alike(bank.images, copies.exact(bank.images, digests), scores)
-        return self._rank(bank.ids, alike, entropies, scores, evidence, unreadable, scale)
+        scores = self._scores(evidence, digests)
+        alike = self._alike(pictures, copies.exact(pictures, digests), scores)
+        left_out, scale, states = collection.unreadable, collection.scale, collection.states
+        paths = collection.bank.ids
+        return self._rank(paths, alike, entropies, scores, evidence, left_out, scale, states)
 
     @property
     def surprises_(self) -> dict[str, np.ndarray]:
@@ -474,7 +525,7 @@ class E3Outlier(BaseEstimator):
         kinds = self.scales_ if self.references_ else ()
         return {name: fusion.Surprises(self.scales_[name], evidence[name]) for name in kinds}
 
-    def _rank(self, paths, alike, entropies, scores, evidence, unreadable, scale):
+    def _rank(self, paths, alike, entropies, scores, evidence, unreadable, scale, states):
         operation_set = self.operation_set()
         return ranking.Ranking(
             paths=paths,
@@ -485,13 +536,14 @@ class E3Outlier(BaseEstimator):
                 self.median_entropies_,
                 self._k,
                 operation_set,
-                self.resize,
+                self._used("resize"),
                 self._surprises(evidence),
             ),
             threshold=self.threshold_,
             unreadable=unreadable,
             health=self.health_,
             file_scale=scale,
+            states=states,
         )
 
     def predict(self, X, return_confidence=False):
@@ -551,6 +603,7 @@ class E3Outlier(BaseEstimator):
         check_is_fitted(self, "decision_scores_")
         thresholds.check_contamination(contamination)
         self.contamination = contamination
+        self.parameters_ = self.parameters_ | {"contamination": contamination}
         return self._set_threshold()
 
     def read(self, X) -> reading.Collection:
@@ -565,14 +618,15 @@ class E3Outlier(BaseEstimator):
         return self._read(X, self._range(X), least=1)
 
     def _read(self, X, value_range, least) -> reading.Collection:
+        side, fit = self._used("image_size"), self._used("resize")
         if isinstance(X, np.ndarray):
             array = images.to_uint8(X, value_range)
-            array = images.resize(array, self.image_size, self.resize)
+            array = images.resize(array, side, fit)
             scale = reading.FileScale(floats=self.value_range_)
             return reading.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
         if is_path(X) and is_bank(X):
-            found = open_bank(X, self.image_size, self.resize, self.colour_)
+            found = open_bank(X, side, fit, self.colour_)
             if len(found.bank.images) < least:
                 raise InputError(f"{X} has fewer than {least} images: give a larger collection")
             known = self.file_scale_ or reading.FileScale()
@@ -589,8 +643,8 @@ class E3Outlier(BaseEstimator):
         total = len(X)
         found = reading.read_files(
             X,
-            self.image_size,
-            self.resize,
+            side,
+            fit,
             self.colour_,
             least,
             lambda done: self.on_progress("reading", done, total),
@@ -609,17 +663,17 @@ class E3Outlier(BaseEstimator):
 
     @property
     def _method(self) -> Method:
-        return FACTORED if self.evidence == "all" else E3OUTLIER
+        return FACTORED if self._used("evidence") == "all" else E3OUTLIER
 
     def operation_set(self) -> operations.OperationSet:
         """The operations, compiled for ``image_size``; after ``fit`` those that scores use."""
-        found = fitting.operation_set(self._operations, self.image_size)
+        found = fitting.operation_set(self._operations, self._used("image_size"))
         return found if self._chosen is None else operations.subset(found, self._chosen)
 
     @property
     def _k(self) -> int:
         """The number of operations that are learnt."""
-        return len(fitting.operation_set(self._operations, self.image_size))
+        return len(fitting.operation_set(self._operations, self._used("image_size")))
 
     @property
     def _chosen(self) -> tuple[int, ...] | None:
@@ -637,7 +691,12 @@ class E3Outlier(BaseEstimator):
     @property
     def _operations(self) -> str | tuple:
         """Hashable: programs are built by them."""
-        return self.operations if isinstance(self.operations, str) else tuple(self.operations)
+        names = self._used("operations")
+        return names if isinstance(names, str) else tuple(names)
+
+    def _used(self, parameter: str):
+        """A parameter as ``fit`` used it, whatever ``set_params`` changed since."""
+        return getattr(self, "parameters_", vars(self))[parameter]
 
     # --- Parameters and images ---------------------------------------------------------------
 
@@ -677,15 +736,17 @@ class E3Outlier(BaseEstimator):
     def _range(self, X) -> tuple[float, float] | None:
         """The range of float arrays: as given, else as in ``fit``, else as they seem to have."""
         found = getattr(self, "value_range_", None)
-        if self.value_range is not None:
-            found = tuple(map(float, self.value_range))
-        arrays = [X] if _is_array(X) else [] if is_path(X) else filter(_is_array, X)
+        if (given := self.value_range) is not None:  # of these arrays, not of the fit
+            found = tuple(map(float, given))
+        arrays = [X] if _is_array(X) else [] if is_path(X) else [x[None] for x in X if _is_array(x)]
         floats = [array for array in arrays if array.dtype.kind == "f" and array.size]
-        extremes = np.array([(array.min(), array.max()) for array in floats])
-        usual = images.usual_range(extremes)
+        if not floats:
+            return found
+        usual = images.usual_range(np.concatenate(list(map(images.value_extremes, floats))))
         if usual is None:
             return found
-        lowest, highest, is_new = float(extremes.min()), float(extremes.max()), found is None
+        lowest, highest = float(min(map(np.min, floats))), float(max(map(np.max, floats)))
+        is_new = found is None
         found = found or usual
         span = found[1] - found[0]
         is_clipped = lowest < found[0] - 0.1 * span or found[1] + 0.1 * span < highest
@@ -717,9 +778,9 @@ class E3Outlier(BaseEstimator):
 
     def _affordable(
         self, config: training.TrainConfig, pictures: np.ndarray, deadline: float
-    ) -> dict[str, np.ndarray]:
+    ) -> np.ndarray:
         """As many steps as end before a deadline, going by the time that scoring takes."""
-        untrained = fitting.fit(jax.random.key(0), pictures, self._method, config, until=0)
+        untrained = fitting.fit(devices.key(0), pictures, self._method, config, until=0)
         variables = untrained.state.variables  # alone, so that it is the program of later scores
         untrained = fitting.restored(self._method, config, self.image_size, variables)
         few = np.resize(pictures[:64], (64, *pictures.shape[1:]))
@@ -730,8 +791,7 @@ class E3Outlier(BaseEstimator):
         views = len(pictures) * self._scored(len(pictures))
         left = deadline - time.monotonic() - seconds_per_view * views
         steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
-        steps = np.int32(min(config.steps, max(steps, _LEAST_STEPS)))
-        return {"steps": devices.from_first(steps)}
+        return devices.from_first(np.int32(min(config.steps, max(steps, _LEAST_STEPS))))
 
     def _score(self, pictures: np.ndarray, stage: str = "scoring") -> scoring.ViewScores:
         channels = 3 if self.colour_ else 1
@@ -741,9 +801,12 @@ class E3Outlier(BaseEstimator):
                 "images of the same kind"
             )
         config = training.quick_config()._replace(
-            network=self.network_, operations=self._operations, steps=self.steps_
+            network=self.network_,
+            operations=self._operations,
+            steps=self.steps_,
+            precision=self.precision_,
         )
-        fitted = fitting.restored(self._method, config, self.image_size, self.variables_)
+        fitted = fitting.restored(self._method, config, self._used("image_size"), self.variables_)
         return fitting.score(
             fitted,
             pictures,
@@ -754,15 +817,14 @@ class E3Outlier(BaseEstimator):
     def _heard(self, pictures, work=None, digests=None) -> tuple[dict, np.ndarray] | None:
         """The evidence about new pictures, and the entropies of their views; None if some is left.
 
-        Those of many pictures are kept in the work's folder, for which they need ``digests``.
+        Those of many pictures are kept in the work's folder.
         """
         if len(pictures) > LARGE:
             heard, work = self._bare(), work or Work()
             with work.alone():
-                what = (
-                    work.folder and f"{VERSION} {jax.__version__} {joblib.hash((heard, digests))}"
-                )
-                parts = files.Store(work.folder, what)
+                model = {k: v for k, v in vars(heard).items() if k.endswith("_")}
+                del model["parameters_"]["contamination"]  # no score depends on it
+                parts = self._open(work, lambda: files.key(work="rank", digests=digests, **model))
             heard.on_progress = self.on_progress
             if not heard._listen_in_parts(pictures, parts, work):
                 return None
@@ -785,12 +847,21 @@ class E3Outlier(BaseEstimator):
         surprises = self._surprises(evidence)
         return fusion.fuse(lambda name: surprises[name][:], surprises)
 
+    def _scores(self, evidence: dict[str, np.ndarray], digests: np.ndarray) -> np.ndarray:
+        """Scores of new images; copies of what was frequent in the collection get its score."""
+        scores = self._fuse(evidence)
+        at = np.searchsorted(self.frequent_, digests)
+        at[at == len(self.frequent_)] = 0
+        same = self.frequent_[at] == digests if len(self.frequent_) else np.zeros(len(at), bool)
+        scores[same] = self.frequent_scores_[at[same]]
+        return scores
+
     # --- Thresholds ----------------------------------------------------------------------------
 
     def _set_threshold(self) -> "E3Outlier":
         once = self._is_first
         self.threshold_ = thresholds.threshold(
-            self.decision_scores_[once], self.contamination, self.remoteness_[once]
+            self.decision_scores_[once], self._used("contamination"), self.remoteness_[once]
         )
         return self
 
@@ -805,7 +876,7 @@ class E3Outlier(BaseEstimator):
     def _confidence(self, scores: np.ndarray) -> np.ndarray:
         n = len(self.decision_scores_)
         below = np.searchsorted(np.sort(self.decision_scores_), scores, side="right")
-        share = self.contamination
+        share = self._used("contamination")
         if not isinstance(share, numbers.Real):
             share = self.labels_.mean()
         posterior = (1 + below) / (2 + n)
@@ -825,9 +896,8 @@ class Work(NamedTuple):
         """Waits until no other process that shares the folder begins or trains."""
         if self.folder is None:
             return contextlib.nullcontext()
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, which one of them may find to be of other work, and delete.
-        return locks.held(Path(f"{self.folder}.lock"), "rank", wait=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return locks.held(self.folder, "rank", wait=True)
 
 
 def _hear(call: tuple) -> dict[str, np.ndarray]:
@@ -836,6 +906,13 @@ def _hear(call: tuple) -> dict[str, np.ndarray]:
     entropies = ranking.view_entropies(detector._score(pictures))
     packed = np.uint8(np.rint(entropies * (255 / math.log(detector._k))))
     return detector._evidence(entropies, pictures) | {"entropies": packed}
+
+
+def _digests(collection: reading.Collection) -> np.ndarray:
+    """uint64 [n] of the collection's images."""
+    if collection.digests is None:
+        return copies.digests(collection.bank.images)
+    return collection.digests
 
 
 def _entropies_of(parts: files.Store, names: list[str], i: int) -> np.ndarray:

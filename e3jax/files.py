@@ -141,7 +141,7 @@ class FileState(NamedTuple):
     """What tells whether a file is the one that it was; -1 for what does not exist.
 
     Attributes:
-      device, inode: numbers of the file system and of the file there.
+      device, inode: numbers of the file system and of the file there, 0 where files have none.
       size: in bytes.
       changed: time of the last change of the content, in nanoseconds.
     """
@@ -164,12 +164,22 @@ def state_of(path: str | os.PathLike) -> FileState:
     """The state of a file, or of the file that a link leads to."""
     try:
         found = os.stat(path)
+        has_inodes = _has_inodes(found.st_dev, path)
     except (OSError, ValueError):
         return FileState()
-    numbers_of_file = (found.st_dev, found.st_ino)  # of up to 64 bits, which int64 cannot hold
-    return FileState(
-        *(n & 0x7FFFFFFFFFFFFFFF for n in numbers_of_file), found.st_size, found.st_mtime_ns
-    )
+    # Both have up to 64 bits, which int64 does not hold.
+    device, inode = (n & 0x7FFFFFFFFFFFFFFF for n in (found.st_dev, found.st_ino))
+    return FileState(device, inode if has_inodes else 0, found.st_size, found.st_mtime_ns)
+
+
+_with_inodes: dict[int, bool] = {}
+
+
+def _has_inodes(device: int, path: str | os.PathLike) -> bool:
+    """Whether files of a file system keep their numbers; those of FAT are made up at each use."""
+    if device not in _with_inodes:
+        _with_inodes[device] = not hasattr(os, "statvfs") or os.statvfs(path).f_files > 0
+    return _with_inodes[device]
 
 
 def printable(path: str | os.PathLike) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from e3jax import devices, operations, scoring, training
+from e3jax.errors import InputError
 from e3jax.methods import E3OUTLIER, Method
 
 # (stage: "reading", "training", "sampling", "scoring", "describing" or "gallery"; done; of how
@@ -21,6 +22,10 @@ OnLog = Callable[[int, training.StepLog], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """Shows no progress."""
+
+
+class TrainingError(InputError):
+    """A training that failed: what happened at which step, and what to change."""
 
 
 class Fitted(NamedTuple):
@@ -50,7 +55,7 @@ class Fitted(NamedTuple):
 @devices.built_once
 def operation_set(names: str | tuple, side: int) -> operations.OperationSet | None:
     """The operations of a config, compiled for images of a side; None for ""."""
-    return operations.operation_set(names, side) if names else None
+    return operations.tables(names, side) if names else None
 
 
 def _trainer(method, config, side, n, mesh, probe=None, probe_every=50) -> training.Trainer:
@@ -120,7 +125,8 @@ def fit(
     """Trains a method on a collection of images.
 
     Args:
-      key: of all randomness: same key, same images, same devices, same numbers.
+      key: of all randomness: same key, same images, same devices, same numbers. GPUs add in another
+        order each time unless ``XLA_FLAGS=--xla_gpu_deterministic_ops=true`` is set.
       images: uint8 [n, h, w, c], h = w, n >= 2; an array, or what is indexed like one, see
         :class:`e3jax.bank.Joined`.
       method: what to train.
@@ -143,6 +149,8 @@ def fit(
 
     Raises:
       ValueError: for an unknown network, operation family, optimizer, schedule or precision.
+      TrainingError: if a step's loss is not finite or exactly 0, or if the network or what the loss
+        carries ends as numbers that are not finite.
     """
     n, side, _, channels = images.shape
     config = config or method.quick_config()
@@ -150,7 +158,7 @@ def fit(
     num_steps, seconds = config.num_steps(n), 0.0
     if start:
         # Training donates its state, and the caller's should stay usable.
-        state, seconds = jax.tree.map(lambda a: a.copy(), start.state), start.seconds
+        state, seconds = devices.copied(start.state), start.seconds
     else:
         state = trainer.init(key, channels, method.extra(images))
         if checkpoint and (restored := checkpoint.restore(state, {"seconds": np.float32(0)})):
@@ -164,13 +172,15 @@ def fit(
         """Waits for the logs of all calls but the last few."""
         while len(waiting) > most_waiting:
             done, steps, log = waiting.pop(0)
+            log = jax.tree.map(lambda a, n=steps: a[:n], devices.fetched(log))
             if on_log:
-                on_log(done, jax.tree.map(lambda a, n=steps: a[:n], jax.device_get(log)))
-            jax.block_until_ready(log.loss)
+                on_log(done, log)
+            _check_losses(log.loss, done - steps, num_steps)
             on_progress("training", done, num_steps)
 
     def save() -> None:
         nonlocal last_save
+        _check_state(state, step)
         checkpoint.save(state, {"seconds": np.float32(time.monotonic() - began)})
         last_save = time.monotonic()
 
@@ -191,9 +201,33 @@ def fit(
             report(most_waiting=0)
             save()
     report(most_waiting=0)
+    _check_state(state, step)
     if checkpoint and time.monotonic() - began >= save_seconds:
         save()
     return Fitted(method, config, side, state, num_steps, time.monotonic() - began)
+
+
+_ADVICE = "lower the learning rate, or take another network or more images"
+
+
+def _check_losses(losses: np.ndarray, before: int, num_steps: int) -> None:
+    """Raises a TrainingError for the first of these steps, ``before`` done earlier, that failed."""
+    for step, loss in enumerate(losses, before + 1):
+        of = f"the loss of step {step} of {num_steps} is"
+        if not np.isfinite(loss):
+            raise TrainingError(f"training diverged: {of} not finite, {_ADVICE}")
+        if loss == 0:
+            advice = "take fewer steps, more images or more operations"
+            raise TrainingError(f"training has nothing left to learn: {of} exactly 0, {advice}")
+
+
+def _check_state(state: training.TrainState, step: int) -> None:
+    """Raises a TrainingError if the network or what the loss carries is not finite."""
+    carried = {"the network's variables": state.variables, "what the loss carries": state.extra}
+    for name, arrays in carried.items():
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(devices.fetched(arrays))):
+            text = f"{name} after step {step} include numbers that are not finite"
+            raise TrainingError(f"training diverged: {text}, {_ADVICE}")
 
 
 def _ends(step: int, until: int, steps_per_call: int, rounds: list[int]) -> list[int]:

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from e3jax import files, fusion, operations, reading
+from e3jax import devices, files, fusion, operations, reading
 from e3jax.fitting import Progress, silent
 from e3jax.ranking import Ranking
 
 # A page of more takes a browser seconds to open.
 _MOST = 20_000
 _PIECE = 3 << 14
+_MARK = '<meta name="generator" content="e3jax">'
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Raises an InputError where :func:`write_gallery` would replace what is not a gallery."""
+    files.check_output(path, _MARK)
 
 
 def write_gallery(
@@ -42,10 +48,12 @@ def write_gallery(
 
     Raises:
       ValueError: not one picture for each score, or scores that are not finite.
+      InputError: ``path`` has another program's file.
       OSError: the file cannot be written.
 
     >>> write_gallery("gallery.html", detector.ranking_)  # doctest: +SKIP
     """
+    check_output(path)
     pictures = ranking.paths if pictures is None else pictures
     if len(ranking.scores) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures, expected {len(ranking.scores)}, one per score")
@@ -103,6 +111,7 @@ def _packed(values: np.ndarray, dtype: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode()
 
 
+@devices.settings()
 def _sources(operation_set: operations.OperationSet) -> np.ndarray:
     """[k, p]: the pixel that each pixel of a view shows, the nearest one where it is rotated.
 

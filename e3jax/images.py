@@ -3,6 +3,7 @@
 Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,9 @@ from e3jax.errors import InputError
 
 # How an image that is not square becomes square, see to_square.
 FITS = ("squash", "crop", "letterbox")
+_SAMPLE = 1 << 16  # values of an image that are sorted
+_STRIP = 1 << 18  # pixels that are converted at a time
+_VANISHED = 0.1  # how far a drawing is from white at most, relative to its opacity
 
 
 class ImageBank(NamedTuple):
@@ -70,23 +74,42 @@ def to_unit(images: jax.Array) -> jax.Array:
 def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Converts an array of images of any common dtype to uint8 [n, h, w, c], c 1 or 3.
 
+    Of 2 or 4 channels the last one is opacity, and images get a ground, see `opaque`. Opacities of
+    floats range from 0 to 1, else as the colours do.
+
     Args:
-      images: [n, h, w] or [n, h, w, c]; integers from 0 to 255, booleans, or floats.
+      images: [n, h, w] or [n, h, w, c], c 1 to 4; integers from 0 to 255, booleans, or floats.
       value_range: the (smallest, largest) value of float images; values outside it are clipped.
 
     Raises:
       InputError: wrong shape or range, or values that are not finite.
     """
     images = _as_array(images)
-    if images.ndim == 3 and images.shape[1] > 4 and images.shape[2] in (1, 3, 4):
+    if images.ndim == 3 and images.shape[1] > 4 and 1 <= images.shape[2] <= 4:
         action = "for a single image, channels last, give image[None]"
         raise _unexpected(images, "shape", "[n, h, w] or [n, h, w, c]", action)
     bank = images[..., None] if images.ndim == 3 else images
-    if bank.ndim != 4 or bank.shape[-1] not in (1, 3) or not bank.size:
+    if bank.ndim != 4 or bank.shape[-1] > 4 or not bank.size:
         action = "stack them along a first axis, and move channels last"
         if images.ndim == 2:
             action += "; e3jax.E3OutlierDetector takes flattened rows"
-        raise _unexpected(images, "shape", "[n, h, w], [n, h, w, 1] or [n, h, w, 3]", action)
+        raise _unexpected(images, "shape", "[n, h, w] or [n, h, w, c] with c from 1 to 4", action)
+    if not _has_alpha(bank):
+        return _to_uint8(bank, value_range)
+    colours, alpha = _to_uint8(bank[..., :-1], value_range), bank[..., -1:]
+    is_unit = alpha.dtype.kind == "f" and -1e-3 <= alpha.min() and alpha.max() <= 1 + 1e-3
+    alpha = _to_uint8(alpha, (0, 1) if is_unit else value_range)
+    pictures = map(to_picture, np.concatenate([colours, alpha], axis=-1))
+    flat = np.stack([np.asarray(opaque(picture)) for picture in pictures])
+    return flat[..., : colours.shape[-1]]
+
+
+def _has_alpha(bank: np.ndarray) -> bool:
+    return bank.ndim == 4 and bank.shape[-1] in (2, 4)
+
+
+def _to_uint8(bank: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Converts [n, h, w, c] channel by channel."""
     kind = bank.dtype.kind
     if kind == "b":
         value_range = (0, 1)
@@ -101,27 +124,102 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
         unit = ((part - lowest) / (highest - lowest or 1) for part in parts)
         return np.concatenate([np.uint8((255 * part.clip(0, 1)).round()) for part in unit])
     if kind not in "iu" or bank.min() < 0 or bank.max() > 255:
-        raise _unexpected(images, "dtype", "integers from 0 to 255 or floats", "rescale them")
+        raise _unexpected(bank, "dtype", "integers from 0 to 255 or floats", "rescale them")
     return bank.astype(np.uint8, copy=False)
 
 
-def usual_range(images) -> tuple[float, float] | None:
+def usual_range(extremes) -> tuple[float, float] | None:
     """Guesses the value range of float images: 0 to 1, -1 to 1, 0 to 255, else their own range.
 
     Values may lie outside a usual range by rounding, a thousandth of it. Those up to 255 must use
-    more than half of it: images from 0 to 16 have their own range.
+    more than half of it: images from 0 to 16 have their own range. A few images that are unlike
+    the others do not count, see `common_extremes`.
 
-    Returns None for images of other dtypes and for values that are not finite.
+    Args:
+      extremes: float [n, 2], see `value_extremes`.
+
+    Returns:
+      None for numbers of other dtypes and for values that are not finite.
     """
-    images = _as_array(images)
-    if images.dtype.kind != "f" or not images.size or not np.isfinite(images).all():
+    extremes = _as_array(extremes)
+    if extremes.dtype.kind != "f" or not extremes.size or not np.isfinite(extremes).all():
         return None
-    lowest, highest = float(images.min()), float(images.max())
+    lowest, highest = common_extremes(extremes.reshape(-1, 2))
     for low, high in ((0.0, 1.0), (-1.0, 1.0), *[(0.0, 255.0)] * (highest > 127.5)):
         rounding = (high - low) / 1000
         if low - rounding <= lowest and highest <= high + rounding:
             return low, high
     return lowest, highest
+
+
+def value_extremes(images: np.ndarray) -> np.ndarray:
+    """The smallest and the largest value of each image, without isolated ones.
+
+    Hot pixels and a few without data, say: at either end up to 1 % of an image's values are left
+    out if the gap between them and the others is wider than the range of all others.
+
+    Args:
+      images: float [n, ...]; of [n, h, w, c] with opacities the colours count.
+
+    Returns:
+      float64 [n, 2]; NaN for images with values that are not finite.
+    """
+    rows = images[..., :-1] if _has_alpha(images) else np.atleast_1d(images)
+    rows = rows.reshape(len(rows), -1)
+    m = max((1 << 22) // rows.shape[1], 1)
+    return np.concatenate([_value_extremes(rows[i : i + m]) for i in range(0, len(rows), m)])
+
+
+def _value_extremes(rows: np.ndarray) -> np.ndarray:
+    outer = np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1).astype(np.float64)
+    stride = sample_stride(rows.shape[1])
+    sample = rows[:, ::stride].astype(np.float64)
+    ends = inner_extremes(sample if stride == 1 else np.hstack([sample, outer]))
+    return np.where(np.isfinite(outer).all(axis=1, keepdims=True), ends, np.nan)
+
+
+def sample_stride(n: int) -> int:
+    """Of n values each how many-th is looked at; odd, so that columns of pixels differ."""
+    return n // _SAMPLE | 1
+
+
+def inner_extremes(values: np.ndarray) -> np.ndarray:
+    """As `value_extremes`, of values float64 [n, m] that include each image's extreme ones."""
+    ordered = np.sort(values, axis=1)
+    return _inner(ordered, ordered, -(-values.shape[1] // 100))
+
+
+def common_extremes(extremes: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest value of images, without a few images unlike the others.
+
+    At either end up to a quarter of the images is left out, if the gap between their values and
+    the others' is wider than the range of all others, whose contrast would be less than half. Of
+    four images or fewer all count; images of a single value are not numbered among them.
+
+    Args:
+      extremes: float64 [n, 2], finite.
+    """
+    lowest, highest = np.sort(np.float64(extremes), axis=0).T
+    n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
+    [[low, high]] = _inner(lowest[None], highest[None], n // 4 if n > 4 else 0)
+    return float(low), float(high)
+
+
+def _inner(lowest: np.ndarray, highest: np.ndarray, count: int) -> np.ndarray:
+    """Extremes [n, 2] of sorted values [n, m]; up to ``count`` at an end are left out by a gap."""
+    count = min(count, (lowest.shape[1] - 1) // 2)
+    low, high = lowest[:, count, None], highest[:, -1 - count, None]
+    above = _inner_end(highest[:, -1 - count :], low)
+    below = -_inner_end(-lowest[:, count::-1], -high)
+    return np.hstack([below, above])
+
+
+def _inner_end(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The last of sorted values [n, m] before a gap wider than all from ``start`` [n, 1] to it."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of values that are not finite
+        is_gap = (np.diff(values) > values[:, :-1] - start) & (values[:, :1] > start)
+    is_last = np.hstack([is_gap, np.ones_like(values[:, :1], bool)])
+    return np.take_along_axis(values, is_last.argmax(axis=1)[:, None], axis=1)
 
 
 def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
@@ -133,10 +231,57 @@ def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
 
 
 def to_picture(image: np.ndarray):
-    """Converts uint8 [h, w, c], c 1 or 3, to a greyscale or RGB image of Pillow's."""
+    """Converts uint8 [h, w, c] to an image of Pillow's: grey or RGB, c 2 or 4 with opacity."""
     from PIL import Image
 
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+
+
+def opaque(picture):
+    """Puts an image of Pillow's that has opacities on a ground, which makes it RGB.
+
+    The ground is white, as pages are, or black if the image vanishes on white: white drawings are
+    usual, too. It does if its pixels differ from white by less than a tenth of their opacity, in
+    the root mean square.
+    """
+    on_white, opacity = _on_ground(picture, "white")
+    counts = np.reshape(on_white.histogram(), (3, 256)).mean(axis=0)
+    difference = counts @ np.arange(255, -1, -1) ** 2
+    if not has_vanished(difference, opacity @ np.arange(256) ** 2):
+        return on_white
+    del on_white  # before there is another one
+    return _on_ground(picture, "black")[0]
+
+
+def has_vanished(difference: float, opacity: float) -> bool:
+    """Whether an image vanishes on white, see `opaque`.
+
+    Args:
+      difference: sum of squares of pixels' differences from white, on white.
+      opacity: sum of squares of pixels' opacities, which these differences cannot exceed.
+    """
+    return bool(difference < _VANISHED**2 * opacity)
+
+
+def _on_ground(picture, colour: str) -> tuple:
+    """An image on a ground, RGB, and how many pixels have each opacity, int64 [256]."""
+    from PIL import Image
+
+    flat, opacity = Image.new("RGB", picture.size), np.zeros(256, np.int64)
+    for box in strips(picture.size):
+        strip = picture.crop(box).convert("RGBA")
+        opacity += strip.getchannel("A").histogram()
+        ground = Image.new("RGBA", strip.size, colour)
+        flat.paste(Image.alpha_composite(ground, strip).convert("RGB"), box)
+    return flat, opacity
+
+
+def strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes that cover an image from top to bottom, so that little is converted at a time."""
+    width, height = size
+    rows = max(_STRIP // width, 1)
+    for top in range(0, height, rows):
+        yield 0, top, width, min(top + rows, height)
 
 
 def to_square(picture, side: int, fit: str):

@@ -2,9 +2,9 @@
 
 import contextlib
 import errno
+import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import BinaryIO
 from e3jax.errors import InputError
 
 NAME = ".e3jax.lock"
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -
     lock, file, made, told = folder / NAME, None, False, False
     while file is None:
         made |= not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         # FileNotFoundError: a command that ended removed folder or lock.
         with contextlib.suppress(FileNotFoundError):
             try:
@@ -43,7 +44,7 @@ def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -
                 if not wait:
                     raise InputError(f"{who}: wait until it ends (nothing was changed)") from None
                 if not told:
-                    print(f"waiting: {who}", file=sys.stderr, flush=True)
+                    _log.warning(f"waiting: {who}")
                 told = True
                 time.sleep(0.5)
     with contextlib.suppress(OSError):  # on a full disk it is a lock all the same

@@ -91,14 +91,29 @@ def trimmed(loss: Loss, share: float) -> Loss:
         ne, pl, operation = devices.gather_over_devices(of_views)
         image, operation = batch.all_image_index % _SLOTS, jnp.int32(operation) % _SLOTS
         of_images, of_operations = certainty
-        apart = ne - ne.mean() - of_operations[operation]
-        of_operations = of_operations.at[operation].add(0.1 * apart)
-        of_images = of_images.at[image].add(0.1 * (apart - of_images[image]))
+        centred = ne - ne.mean()
+        of_images = _moved(of_images, image, centred - of_operations[operation])
+        of_operations = _moved(of_operations, operation, centred)
         least = jnp.quantile(of_images[image], share * pl.mean())
+        # Interpolation between equal values may round above all of them, and no view would count.
+        least = jnp.minimum(least, of_images[image].max())
         counts = of_images[batch.image_index % _SLOTS] >= least
-        return counts * loss(outputs, batch, ())[0], jnp.stack([of_images, of_operations])
+        # Where a certainty is not finite no view counts: then the loss is not finite either.
+        losses = counts * loss(outputs, batch, ())[0] + 0 * least
+        return losses, jnp.stack([of_images, of_operations])
 
     return of_batch
+
+
+def _moved(averages: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
+    """Moving averages [s] after a batch of values [b] for some of the slots.
+
+    Each value moves its slot's average a tenth of the way towards it. A slot that occurs more than
+    ten times takes the mean of its values, for tenths of more than ten would move it past them.
+    """
+    occurrences = jnp.zeros_like(averages).at[slots].add(1)[slots]
+    weights = jnp.minimum(0.1, 1 / occurrences)
+    return averages.at[slots].add(weights * (values - averages[slots]))
 
 
 def no_certainty(images: np.ndarray) -> np.ndarray:

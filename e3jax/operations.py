@@ -192,7 +192,7 @@ def operation_set(
 
     See :func:`tables` for arguments and errors.
     """
-    return jax.tree.map(jnp.asarray, tables(name, side, fill))
+    return jax.device_put(tables(name, side, fill))
 
 
 def tables(
@@ -404,10 +404,10 @@ def apply_operation(operations: OperationSet, image: jax.Array, label: jax.Array
     channels = image.shape[-1]
     pixels = image.reshape(-1, channels)[operations.gather[label]].reshape(image.shape)
     rotation = operations.rotation[label]
-    coefficients = jnp.einsum(
-        "ij,jkc,lk->ilc", operations.prefilter, pixels, operations.prefilter, precision="highest"
-    )
-    source = jnp.where(rotation > 0, coefficients, pixels).astype(image.dtype)
+    prefilter = operations.prefilter.astype(np.promote_types(image.dtype, np.float32))
+    wide = pixels.astype(prefilter.dtype)
+    coefficients = jnp.einsum("ij,jkc,lk->ilc", prefilter, wide, prefilter, precision="highest")
+    source = jnp.where(rotation > 0, coefficients.astype(image.dtype), pixels)
     source = jnp.pad(source, ((_PAD, _PAD), (_PAD, _PAD), (0, 0)), mode="reflect")
     width = side + 2 * _PAD
     source = source.reshape(width * width, channels)
@@ -516,7 +516,8 @@ def _all_views_by_products(operations: OperationSet, images: jax.Array) -> jax.A
     rows = np.array(operations.rotation_rows)
     groups = [np.flatnonzero(rows == row) for row in range(len(operations.tap))]
     parts = [x[:, groups[0]]]
-    for matrix, group in zip(_rotations(operations), groups[1:], strict=True):
+    matrices = _rotations(operations).astype(images.dtype)
+    for matrix, group in zip(matrices, groups[1:], strict=True):
         parts.append(_product("pq,nkqc->nkpc", matrix, x[:, group]))
     in_order = np.argsort(np.concatenate(groups))
     return jnp.concatenate(parts, axis=1)[:, in_order].reshape(n, k, *images.shape[1:])

@@ -27,6 +27,7 @@ from e3jax.images import to_unit
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
 
+@devices.with_settings
 @functools.partial(jax.jit, static_argnames=("apply", "wrt", "per_operation", "block"))
 @devices.in_float32
 def gradient_magnitude(
@@ -103,6 +104,7 @@ class Update(NamedTuple):
     norm: jax.Array
 
 
+@devices.with_settings
 @functools.partial(jax.jit, static_argnames=("apply", "datum", "wrt", "block"))
 @devices.in_float32
 def de_facto_update(

@@ -2,18 +2,20 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import errno
 import io
 import os
 import re
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import decoding, kinds, quarantine
+from e3jax import decoding, files, kinds, quarantine
 from e3jax.collecting import is_path
 from e3jax.decoding import Deep, FileScale
 from e3jax.errors import InputError
@@ -50,6 +52,8 @@ class Collection(NamedTuple):
     thumbnails: one WebP file's content per image of a bank on disk; else empty.
     scale:      what is black and white in files of more than 8 bits.
     digests:    uint64 [n] of the images, see `e3jax.copies.digests`; None where nobody has them.
+    states:     int64 [n, 4], the `e3jax.files.FileState` of each file before it was read; None for
+      what is not a file.
     """
 
     bank: ImageBank
@@ -57,6 +61,7 @@ class Collection(NamedTuple):
     thumbnails: Sequence[bytes] = ()
     scale: FileScale = FileScale()
     digests: np.ndarray | None = None
+    states: np.ndarray | None = None
 
 
 def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
@@ -169,16 +174,18 @@ def read_files(
     """Reads image files into a bank of square images.
 
     Images are rotated as their EXIF data says. CMYK, palette, 16-bit and float images become
-    greyscale or RGB. Transparent pixels become white. The first frame of an animation is used.
+    greyscale or RGB. Transparent pixels become white, or black where a white drawing would not be
+    seen, see :func:`e3jax.images.opaque`. The first frame of an animation is used.
     Files of more than 179 million pixels, Pillow's limit, are not decoded: a few kilobytes can
     expand to gigabytes. Only regular files are opened, and no other program is started.
 
     Files of more than 8 bits often use a part of their range, e.g. 12 of 16 bits. All of them
-    share one scale, so that a dark image stays dark, see :func:`e3jax.decoding.common_scale`.
+    share one scale, so that a dark image stays dark, see :func:`e3jax.decoding.common_scale`. Their
+    pixels without data, NaN or what GDAL's tag says, do not count and become black.
 
     Args:
-      sources: files, by their paths or contents, or images, arrays uint8 [h, w] or [h, w, c] or
-        Pillow's. Images are told by their paths; by their positions if any is no path.
+      sources: files, by their paths or contents, or images, arrays uint8 [h, w] or [h, w, c], c 1
+        to 4, or Pillow's. Images are told by their paths; by their positions if any is no path.
       side: side of the images in the bank in pixels, even.
       fit: how an image becomes square: "squash" scales both sides, "crop" keeps the largest square
         in the middle, "letterbox" adds black borders.
@@ -195,8 +202,13 @@ def read_files(
     sources = list(sources)
     have_paths = all(map(is_path, sources))
     names = list(map(os.fspath, sources)) if have_paths else range(len(sources))
-    results = read_each(sources, side, fit, on_file)
-    unreadable, ids, found = [], [], []
+    states, unreadable, ids, found = {}, [], [], []
+
+    def on_open(source) -> None:
+        if have_paths:
+            states[os.fspath(source)] = files.state_of(source)
+
+    results = read_each(sources, side, fit, on_file, on_open=on_open)
     for name, result in zip(names, results, strict=True):
         if not isinstance(result, Exception):
             ids.append(name)
@@ -214,11 +226,12 @@ def read_files(
             f"{len(ids)} of {len(sources)} files are readable images, expected at least {least}: "
             f"an outlier needs other images to differ from, so provide a larger collection{why}"
         )
-    scale = _scale(found, scale)
+    scale = decoding.common_scale([image for image in found if isinstance(image, Deep)], scale)
     images = np.stack([_in_scale(image, scale) for image in found])
     is_grey = colour is False or (colour is None and (images == images[..., :1]).all())
     images = in_colours(images, 1 if is_grey else 3)
-    return Collection(as_bank(images, ids, least), unreadable, scale=scale)
+    states = np.array([states[path] for path in ids], np.int64) if have_paths else None
+    return Collection(as_bank(images, ids, least), unreadable, scale=scale, states=states)
 
 
 def read_each(
@@ -228,8 +241,11 @@ def read_each(
     on_file: Callable[[int], None] = lambda done: None,
     thumbnails: int = 0,
     threads: int | None = None,
+    on_open: Callable = lambda source: None,
 ) -> list:
     """Reads images one by one, see `read_files`; ``threads`` at a time, by default many.
+
+    ``on_open`` is called with a source just before it is read, in one of the threads.
 
     Returns:
       For each source the exception that its decoder raised, of any type, or a list: pixels uint8
@@ -245,6 +261,7 @@ def read_each(
         wanted.append((thumbnails, lambda picture: _small(picture, thumbnails)))
 
     def read(source) -> list:
+        on_open(source)
         if isinstance(source, np.ndarray):
             source = to_picture(source.reshape(*source.shape[:2], -1))
         found = [_finished(picture) for picture in decoding.decode(source, *wanted)]
@@ -261,12 +278,6 @@ def in_colours(images: np.ndarray, channels: int) -> np.ndarray:
         return np.broadcast_to(images, (*images.shape[:-1], 3))
     luma = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601
     return luma.round().astype(np.uint8)[..., None]
-
-
-def _scale(images: Iterable, known: FileScale | None) -> FileScale:
-    """The scale of the images that are `Deep`; what is ``known`` goes before what they share."""
-    shared = decoding.common_scale([image for image in images if isinstance(image, Deep)])
-    return shared if known is None else known.filled(shared)
 
 
 def _finished(picture):
@@ -304,7 +315,7 @@ def thumbnails(
             return _encoded(_small(to_picture(picture), side))
         [small] = decoding.decode(picture, (side, lambda picture: _small(picture, side)))
         if isinstance(small, Deep):
-            small = small.to_uint8(_scale([small], scale))
+            small = small.to_uint8(decoding.common_scale([small], scale))
         return _encoded(small)
 
     results = _in_threads(make, list(pictures), on_file)
@@ -340,15 +351,15 @@ def _in_threads(
 
     def attempt(item):
         try:
-            return work(item)
+            with _quiet.here():  # damaged metadata and large images cause warnings
+                return work(item)
         except Exception as error:  # decoders raise errors of any type for damaged files
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)  # which holds on to the pixels
 
     kinds.formats()  # imports, which threads should find done
     results = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about damaged metadata and large images
+    with _quiet:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             # Handing items to a single thread would take longer than to decode small ones.
             for result in (map if threads == 1 else pool.map)(attempt, items):
@@ -358,6 +369,53 @@ def _in_threads(
             if isinstance(result, Exception) and not _is_final(result):
                 results[number] = attempt(items[number])
     return results
+
+
+class _Quiet:
+    """While it is entered, ignores the warnings of threads that are in `here`, and of no others.
+
+    Not `warnings.catch_warnings`, which silences the whole program, and of two threads that use it
+    at once the last one would bring the first one's filters back. This adds an entry of its own to
+    the program's filters, whose module is this object, and removes that entry only.
+    """
+
+    def __init__(self):
+        self._lock, self._entered, self._lists = threading.Lock(), 0, []
+        self._entry, self._thread = ("ignore", None, Warning, self, 0), threading.local()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._entered += 1
+            self._lists.append(warnings.filters)
+            with contextlib.suppress(ValueError):
+                warnings.filters.remove(self._entry)
+            warnings.filters.insert(0, self._entry)
+
+    def __exit__(self, *error) -> None:
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                # The program may have replaced its filters by a copy meanwhile.
+                for filters in (*self._lists, warnings.filters):
+                    with contextlib.suppress(ValueError):
+                        filters.remove(self._entry)
+                self._lists.clear()
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Ignores warnings of this thread."""
+        self._thread.is_quiet = True
+        try:
+            yield
+        finally:
+            self._thread.is_quiet = False
+
+    def match(self, module: str) -> bool:
+        """Whether a warning is ignored, as `warnings` asks of an entry's module."""
+        return getattr(self._thread, "is_quiet", False)
+
+
+_quiet = _Quiet()
 
 
 def _is_final(error: Exception) -> bool:

@@ -1,13 +1,23 @@
-"""Batches: which image a training step shows, and which operation it applies.
+"""Samples of a collection, and batches: the images and operations that a training step shows.
 
 Legend: ``n`` images, ``k`` operations, ``b`` views per batch.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from e3jax import devices
 
 # Of the Feistel network, and so the number of words in a shuffle key.
 ROUNDS = 8
+
+
+def choose(key: jax.Array, n: int, count: int) -> np.ndarray:
+    """Draws ``count`` of n images, each at most once: int32 [count], in ascending order."""
+    key = devices.as_key(key)
+    with devices.settings():
+        return np.sort(jax.random.choice(key, n, (count,), replace=False))
 
 
 def draw_batch(

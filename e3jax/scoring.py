@@ -179,7 +179,8 @@ def isolation_forest(key: jax.Array, features: np.ndarray) -> np.ndarray:
 
     if not np.isfinite(features).all():
         return np.full(len(features), np.nan)
-    seed = int(jax.random.bits(key) >> 1)
+    with devices.settings():
+        seed = int(jax.random.bits(devices.as_key(key)) >> 1)
     return IsolationForest(random_state=seed).fit(features).score_samples(features)
 
 

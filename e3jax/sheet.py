@@ -2,17 +2,40 @@
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from e3jax import files, operations
+from e3jax import devices, files, operations
+from e3jax.errors import InputError
 from e3jax.images import to_unit
 
 _COLUMNS = 12
 
 
+class _Kind(NamedTuple):
+    """A kind of figure files.
+
+    Attributes:
+      field: of its metadata, which names the program that drew the figure.
+      mark: what this field becomes in the file.
+    """
+
+    field: str
+    mark: str
+
+
+_KINDS = {
+    "png": _Kind("Software", "tEXtSoftware\0e3jax"),
+    "pdf": _Kind("Creator", "/Creator (e3jax)"),
+    "svg": _Kind("Creator", "<dc:title>e3jax</dc:title>"),
+}
+
+
+@devices.settings()
 def plot_views(
     path: str | os.PathLike, image: np.ndarray, operation_set: operations.OperationSet
 ) -> None:
@@ -24,10 +47,12 @@ def plot_views(
       operation_set: the operations, built for this side.
 
     Raises:
+      InputError: see :func:`check_output`.
       ModuleNotFoundError: if matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
+    check_output(path)
     unit = to_unit(jnp.asarray(image))
     views = np.clip((operations.all_views(operation_set, unit[None])[0] + 1) / 2, 0, 1)
     views = np.broadcast_to(views, (*views.shape[:3], 3))  # grey as RGB
@@ -50,10 +75,38 @@ def plot_views(
     save_figure(path, figure)
 
 
+def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Raises an InputError unless a figure may be written at ``path``, and changes nothing.
+
+    It is PNG, PDF or SVG by its name; a file that is there is replaced if e3jax drew it.
+
+    Args:
+      path: of the figure.
+      inputs: files that are read, which no figure replaces.
+    """
+    kind = _KINDS.get(_suffix(path))
+    if kind is None:
+        raise InputError(
+            f"{files.printable(path)} has no ending of a figure: give it .png, .pdf or .svg"
+        )
+    files.check_output(path, kind.mark, inputs)
+
+
 def save_figure(path: str | os.PathLike, figure) -> None:
-    """Writes a matplotlib figure whole or not at all; the same figure gives the same SVG file."""
+    """Writes a matplotlib figure whole or not at all; the same figure gives the same SVG file.
+
+    Raises:
+      InputError: see :func:`check_output`.
+    """
     import matplotlib
 
-    options = {"format": Path(path).suffix[1:], "dpi": 110, "bbox_inches": "tight"}
+    check_output(path)
+    suffix = _suffix(path)
+    options = {"format": suffix, "dpi": 110, "bbox_inches": "tight"}
+    options["metadata"] = {_KINDS[suffix].field: "e3jax"}
     with matplotlib.rc_context({"svg.hashsalt": "e3jax"}):
         files.write_atomically(path, lambda file: figure.savefig(file, **options))
+
+
+def _suffix(path: str | os.PathLike) -> str:
+    return Path(path).suffix[1:].lower()

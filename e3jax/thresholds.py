@@ -71,3 +71,28 @@ def threshold(scores: np.ndarray, contamination, remoteness: np.ndarray) -> floa
         return float(highest)
     # In the middle, so that rounding, on other devices say, moves no image across.
     return float((scores[~outliers].max() + scores[outliers].min()) / 2)
+
+
+def frequent_is_usual(values: np.ndarray, copy_of: np.ndarray, once: np.ndarray) -> np.ndarray:
+    """Scores in which no image is more outlying than its share of the collection allows.
+
+    Of an image that makes up a share s of all others, copies counted, at most the quantile 1 - s of
+    the different images' scores is left. So a blank page that is half of a folder scores as the
+    median picture does, and no picture that is more frequent than outliers are is one of them.
+
+    Args:
+      values: float [n], larger = more outlying.
+      copy_of: int [n], the first image that each is a copy of, maybe itself.
+      once: bool [n], the different images.
+
+    Returns:
+      float [n]; without copies the values themselves.
+    """
+    count = np.bincount(copy_of, minlength=len(values))[copy_of]
+    copied = np.flatnonzero(count > 1)
+    share = (count[copied] - 1) / max(len(values) - 1, 1)
+    lowered = np.array(values)
+    if len(copied):
+        limits = np.quantile(values[once], 1 - share)
+        lowered[copied] = np.minimum(values[copied], limits)
+    return lowered

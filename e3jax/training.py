@@ -338,7 +338,7 @@ def make_trainer(
 
     def step(state: TrainState, drawn: _Fed, num_steps, tables, probe_data):
         batch, params = batch_of(drawn, tables, state.extra), state.variables["params"]
-        dropout = jax.random.fold_in(jax.random.key(state.shuffle_key[0]), state.step)
+        dropout = jax.random.fold_in(devices.key(state.shuffle_key[0]), state.step)
         dropout = jax.random.fold_in(dropout, jax.lax.axis_index(devices.AXIS))
 
         def mean_loss(params):
@@ -388,11 +388,12 @@ def make_trainer(
     place_number = functools.lru_cache(64)(lambda number: devices.place(mesh, np.int32(number)))
 
     def init_with(key: jax.Array, channels: int, extra: Any = ()) -> TrainState:
-        return init(key, channels)._replace(extra=devices.place(mesh, extra))
+        state = init(devices.as_key(key), channels)
+        return state._replace(extra=devices.place(mesh, extra))
 
     def feed(state: TrainState, bank: Any, n: int, counts: Iterable[int]) -> Iterator[_Fed]:
         # Copies, for the state's own are donated.
-        key, position = (a.copy() for a in (state.shuffle_key, state.epoch_position))
+        key, position = devices.copied((state.shuffle_key, state.epoch_position))
         if isinstance(bank, jax.Array):
             return from_devices(key, position, bank, n, counts)
         return _ahead(from_host(key, position, bank, n, counts))
@@ -405,8 +406,8 @@ def make_trainer(
 
     def from_host(key, position, bank, n, counts):
         for count in counts:
-            drawn = jax.device_get(draw_pairs(key, position, place_number(n)))
-            image, operation, positions = drawn
+            drawn = draw_pairs(key, position, place_number(n))
+            image, operation, positions = devices.fetched(drawn)
             images = bank[image.ravel()].reshape(*image.shape, -1)
             fed = _Fed(images, image, operation, image, positions)
             yield _Fed(*map(functools.partial(devices.place, mesh), fed, split))
@@ -418,7 +419,7 @@ def make_trainer(
 
     def programs(n: int, channels: int, extra: Any = (), probe_data: Any = ()):
         shapes = functools.partial(devices.shapes, mesh)
-        key = jax.eval_shape(lambda: jax.random.key(0))
+        key = jax.eval_shape(lambda: devices.key(0))
         state = shapes(init.trace(key, channels).out_info._replace(extra=extra))
         bank = jax.ShapeDtypeStruct((-(-n // mesh.size) * mesh.size, side**2 * channels), np.uint8)
         number = np.int32(n)

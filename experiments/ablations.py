@@ -5,6 +5,7 @@ kept in the same way: what it has done in --results-dir is not done again, and t
 continues after Ctrl-C or a crash.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +23,8 @@ def main() -> int:
     text = "ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d"
     parser.add_argument("--factors", nargs="+", default=FACTORS, choices=FACTORS, help=text)
     args = flags.parse(parser)
-    return cli.run(args, lambda base: variants(base, args.factors), figures.draw)
+    plan = functools.partial(variants, factors=args.factors)
+    return cli.run(args, plan, figures.draw, figures.factor_files)
 
 
 def variants(base: Protocol, factors: Sequence[str]) -> list[Variant]:

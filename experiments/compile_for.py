@@ -30,7 +30,7 @@ from sweep import flags, store
 from sweep.provenance import provenance, versions
 from sweep.store import append_rows
 
-from e3jax import baselines, devices, fitting, networks, priority, training
+from e3jax import baselines, devices, files, fitting, networks, priority, training
 from e3jax.methods import E3OUTLIER, FACTORED
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
@@ -40,6 +40,7 @@ _PARTS = ("init", "draw", "train", "score")  # of a method
 _TRAININGS = ("train", "watched", "e3outlier+")
 PROGRAMS = ("init", "draw", *_TRAININGS, "score", "magnitude", "update", *_METHODS)
 _SIDE = 32
+_HLO_MARK = "// Compiled by e3jax"  # first line of a file
 # A program for a target, and what its shapes follow from.
 Case = collections.namedtuple(
     "Case", "target devices program network precision channels images batch_size"
@@ -117,6 +118,11 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     return devices.Program(measure, (apply, *devices.shapes(mesh, arrays)))
 
 
+def hlo_file(folder: str | Path, case: Case) -> Path:
+    """Where a case's optimised program is kept."""
+    return Path(folder, f"{'-'.join(map(str, case))}.txt")
+
+
 def optimization() -> str:
     """The compiler's level of optimisation that was asked for; "" for its own."""
     level = jax.config.jax_optimization_level
@@ -140,8 +146,7 @@ class Compiler:
             line = str(error).partition("\n")[0][:300]
             return case._asdict() | {"compiles": f"no: {type(error).__name__}: {line}"}
         if hlo:
-            Path(hlo).mkdir(parents=True, exist_ok=True)
-            Path(hlo, f"{'-'.join(map(str, case))}.txt").write_text(text)
+            files.write_text(hlo_file(hlo, case), f"{_HLO_MARK}\n{text}")
         peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
         peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
         row = {"compiles": "yes", "compile_seconds": round(seconds, 1), "peak_bytes": peak}
@@ -211,7 +216,10 @@ def main() -> int:
 
 def compile_all(args: argparse.Namespace) -> bool:
     """Adds the rows that are missing; returns whether something did not compile."""
+    store.check_csv(args.out, COLUMNS["compiled"])
     cases, failed = left_to_do(plan(args), args.out), 0
+    for case in cases if args.hlo else ():
+        files.check_output(hlo_file(args.hlo, case), _HLO_MARK)
     long = "most of 5 to 120 seconds on two cores, a training in float32 for a TPU up to 30 minutes"
     command.say(f"Plan: {len(cases)} cases, {long}")
     for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):

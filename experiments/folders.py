@@ -21,7 +21,7 @@ from typing import NamedTuple
 import command
 import numpy as np
 import pandas as pd
-from paper.tables import table
+from paper.tables import table, versions_note
 from PIL import Image
 from sweep import flags, store
 from sweep.provenance import provenance
@@ -33,6 +33,7 @@ LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first.
 SIZES = ((1, 450, 50), (2, 450, 50), (3, 450, 50), (1, 495, 5), (1, 350, 150), (1, 45, 5))
 LARGE = (1, 4500, 500)
+_COLUMNS = ("case", "dataset", "source", "inlier_classes")  # that rows begin with
 
 
 class Folder(NamedTuple):
@@ -112,12 +113,14 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def missing(cases: Sequence[str], path: Path) -> list[Folder]:
-    """The folders of these cases that have no row in a file."""
-    return store.without_row(plan(cases), store.rows_of(path), Folder._fields)
+    """The folders of these cases that have no row of these versions in a file."""
+    rows = store.of_these_versions(store.rows_of(path))
+    return store.without_row(plan(cases), rows, Folder._fields)
 
 
 def as_table(rows: pd.DataFrame) -> str:
-    """Means over seeds."""
+    """Means over seeds, of a folder's last row."""
+    rows = store.latest(rows, Folder._fields)
     told_by, lines = "case,dataset,source,inlier_classes,n_inliers,n_outliers".split(","), []
     for (case, dataset, source, classes, inliers, n), group in rows.groupby(told_by, sort=False):
         warned = f", {warned} ⚠" if (warned := group["warned"].sum()) else ""
@@ -127,7 +130,8 @@ def as_table(rows: pd.DataFrame) -> str:
         found.append(f"{100 * group['flagged'].mean():.1f}")
         lines.append([case, images, classes, f"{inliers} + {n}", f"{len(group)}{warned}", *found])
     head = ["case", "images", "inliers' classes", "inliers + outliers", "folders", "AUROC, %"]
-    return table([*head, "outliers among the first n", "among the first 2 n", "flagged, %"], lines)
+    head += ["outliers among the first n", "among the first 2 n", "flagged, %"]
+    return table(head, lines) + versions_note(rows)
 
 
 def main() -> int:
@@ -149,6 +153,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_missing(args: argparse.Namespace) -> None:
+    store.check_csv(args.out, _COLUMNS)
     todo = missing(args.cases, args.out)
     command.say(f"Plan: {len(todo)} folders")
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -30,11 +30,13 @@ from e3jax import (
     operations,
     runtime,
     scoring,
+    sheet,
 )
 from e3jax.methods import FACTORED
 
 _RATIO = 0.1
 _WHERE = ["dataset", "source", "inlier_class", "seed", "max_images", "steps"]
+_OPERATION, _WAY = [*_WHERE, "operation"], [*_WHERE, "way"]  # what a row is told by
 
 
 def main() -> int:
@@ -62,18 +64,21 @@ def main() -> int:
 
 def measure_all(args: argparse.Namespace) -> None:
     """Adds rows to operations.csv and operations_fused.csv; classes that have rows are left out."""
+    single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
+    store.check_csv(single, _OPERATION)
+    store.check_csv(fused, _WAY)
     runtime.prepare()
     data = flags.load(args)
-    single, fused = args.out / "operations.csv", args.out / "operations_fused.csv"
     classes = args.classes or range(len(data.class_names))
     how = (args.seed, args.max_images, args.steps)
     wheres = [(data.name, data.source, c, *how) for c in classes]
-    todo = store.without_row(wheres, store.rows_of(fused), _WHERE)
+    todo = store.without_row(wheres, store.of_these_versions(store.rows_of(fused)), _WHERE)
     command.say(f"Plan: {len(todo)} trainings, {len(wheres) - len(todo)} finished before")
     args.out.mkdir(parents=True, exist_ok=True)
     for where in command.progress(todo, "classes"):
         of_operations, of_ways = measure(data, dict(zip(_WHERE, where, strict=True)))
-        if store.without_row([where], store.rows_of(single), _WHERE):  # else cut after it
+        made = (*where, of_ways[0]["versions"])
+        if store.without_row([made], store.rows_of(single), [*_WHERE, "versions"]):  # else cut
             store.append_rows(single, of_operations[0], of_operations)
         store.append_rows(fused, of_ways[0], of_ways)  # last: it says that the class is done
         command.say(f"class {where[2]}: AUROC {of_ways[0]['auroc']:.1%}")
@@ -108,8 +113,10 @@ def measure(data: datasets.Dataset, columns: dict) -> tuple[list, list]:
     fused = {"way": list(ways)}
     for name in ("auroc", "aupr_out"):
         fused[name] = [getattr(metrics, name)(values, truth) for values in ways.values()]
-    tables = (pd.DataFrame(columns | single), pd.DataFrame(columns | fused | provenance()))
-    return tuple(table.to_dict("records") for table in tables)
+    return tuple(
+        pd.DataFrame(columns | of_rows | provenance()).to_dict("records")
+        for of_rows in (single, fused)
+    )
 
 
 def fewer_operations(images: np.ndarray, ne: np.ndarray) -> dict[str, np.ndarray]:
@@ -140,16 +147,19 @@ def table(fused: pd.DataFrame, fewer: bool = False) -> str:
 
     With ``fewer``, of the scores by a part of the operations instead.
     """
+    fused = store.latest(fused, _WAY)
     fused = fused[fused["way"].str.endswith(" operations") == fewer]
     means = 100 * fused.groupby(["way", "dataset"], sort=False)[["auroc", "aupr_out"]].mean()
     texts = means["auroc"].map("{:.1f} / ".format) + means["aupr_out"].map("{:.1f}".format)
     found = texts.unstack(sort=False)
     head = "scores by" if fewer else "scores of operations fused by"
-    return tables.table([head, *found], found.reset_index().to_numpy())
+    text = tables.table([head, *found], found.reset_index().to_numpy())
+    return text + tables.versions_note(fused)
 
 
 def prediction_table(single: pd.DataFrame) -> str:
     """How well what is known without labels predicts each operation's AUROC, class by class."""
+    single = store.latest(single, _OPERATION)
     lines, estimates = [], ["agreement", "accuracy"]
     for name, rows in single.groupby("dataset", sort=False):
         of_classes = rows.groupby(["inlier_class", "seed"])[["auroc", *estimates]].corr("spearman")
@@ -161,12 +171,14 @@ def prediction_table(single: pd.DataFrame) -> str:
         lines.append([name, *(f"{auroc:.1f}" for auroc in of_family), *texts])
     families = [f"{name}, AUROC of one" for name in dict.fromkeys(single["family"])]
     head = ["images", *families, "agreement", "pretext accuracy", "agreement, means over classes"]
-    return tables.table(head, lines)
+    return tables.table(head, lines) + tables.versions_note(single)
 
 
 def draw_all(args: argparse.Namespace) -> None:
     """Draws each operation's AUROC against its agreement with the others, means over classes."""
-    single = pd.read_csv(args.tables / "operations.csv")
+    source = args.tables / "operations.csv"
+    sheet.check_output(args.out, [source])
+    single = store.latest(pd.read_csv(source), _OPERATION)
     keys = ["dataset", "family", "operation"]
     means = single.groupby(keys, sort=False)[["agreement", "auroc"]].mean().reset_index()
     means["auroc"] *= 100

@@ -22,11 +22,15 @@ from paper import figures, tables
 from sweep import curves, flags, methods, plan, progress, store
 from sweep.provenance import provenance
 
-from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, training
+from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, sheet, training
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
 _NAMES = ["_".join(name) for name in itertools.product(curves.QUANTITIES, curves.GROUPS)]
 _CASE = "dataset,source,network,operations,inlier_class,ratio,protocol,seed".split(",")
+_SCORES = ("seed", "is_outlier", "pl")
+_RUN_MARK = '{"points": {"step": '  # how a training's file begins
+_OVERHEAD = """network batch_size every probe_views probe_images rounds time_ratio quartile_1
+quartile_3 device versions commit""".split()
 
 
 class Study:
@@ -61,6 +65,7 @@ class Study:
         what = f"{args.probe_views} views, updates on all views of {args.probe_images} images"
         command.say(f"Recording: every {args.every} steps; gradient magnitudes on {what}")
         command.say(f"Device: {self.device}")
+        self.check_outputs()
         if args.overhead:
             return self.measure_overhead()
         todo = [run for run in self.runs if not self.path(run).exists()]
@@ -69,12 +74,27 @@ class Study:
         with progress.Meter(steps * len(todo), len(todo)) as meter:
             for run in todo:
                 self.train(run, progress.Bar(meter, run.title, steps))
-        rows = []
-        for inlier_class in args.inlier_class:
-            rows += self.draw([run for run in self.runs if run.inlier_class == inlier_class])
+        rows = [row for runs in self.pages() for row in self.draw(runs)]
         store.write_csv(self.folder / f"{self.case(self.runs)}-summary.csv", rows, rows[0])
         print(tables.priority_table(pd.DataFrame(rows)))
         command.say(f"Pages, points and scores are in {self.folder}/")
+
+    def pages(self) -> list[list[plan.Run]]:
+        """The trainings by inlier class, each of which has a page."""
+        return [[run for run in self.runs if run.inlier_class == c] for c in self.args.inlier_class]
+
+    def check_outputs(self) -> None:
+        """Raises an InputError if the command would replace a file that it did not write."""
+        if self.args.overhead:
+            return store.check_csv(self.folder / "recording.csv", _OVERHEAD)
+        for run in self.runs:
+            files.check_output(self.path(run), _RUN_MARK)
+        store.check_csv(self.folder / f"{self.case(self.runs)}-summary.csv", _CASE)
+        for case in map(self.case, self.pages()):
+            store.check_csv(self.folder / f"{case}.csv", _CASE)
+            store.check_csv(self.folder / f"{case}-scores.csv", _SCORES)
+            for suffix in ("png", "pdf"):
+                sheet.check_output(self.folder / f"{case}.{suffix}")
 
     def path(self, run: plan.Run) -> Path:
         return self.folder / "runs" / f"{run.name}.json"
@@ -120,7 +140,7 @@ class Study:
             rows.append(of_run | summary(points[-1], scores[-1]) | made)
         case, points, scores = self.folder / self.case(runs), pd.concat(points), pd.concat(scores)
         store.write_csv(f"{case}.csv", points.to_dict("records"), points)
-        store.write_csv(f"{case}-scores.csv", scores.to_dict("records"), scores)
+        store.write_csv(f"{case}-scores.csv", scores.to_dict("records"), _SCORES)
         title = f"{run.dataset}, class {run.inlier_class} as inliers, ρ = {100 * run.ratio:g} %"
         title += f", {run.network}, {len(runs)} seed{'s' * (len(runs) > 1)}"
         for suffix in ("png", "pdf"):
@@ -150,7 +170,7 @@ class Study:
         row |= {"rounds": _ROUNDS, "time_ratio": middle}
         row |= {"quartile_1": low, "quartile_3": high, "device": self.device} | provenance()
         self.folder.mkdir(parents=True, exist_ok=True)
-        store.append_rows(self.folder / "recording.csv", row, [row])
+        store.append_rows(self.folder / "recording.csv", _OVERHEAD, [row])
         print(f"recording makes training take {middle:.3f} times as long ({low:.3f} to {high:.3f})")
 
 

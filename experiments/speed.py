@@ -18,7 +18,7 @@ import pandas as pd
 from speed import measurements
 from speed.worker import COLUMNS
 from sweep import flags
-from sweep.store import append_rows
+from sweep.store import append_rows, check_csv
 
 _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
 
@@ -66,6 +66,7 @@ def main() -> int:
     path = Path(args.out or Path(args.results_dir, f"{name}.csv"))
 
     def work() -> None:
+        check_csv(path, COLUMNS[name])
         with tempfile.TemporaryDirectory() as folder:
             for rows in measure(args, folder):
                 append_rows(path, COLUMNS[name], rows)

@@ -14,6 +14,10 @@ from sweep import store
 from e3jax import files
 
 ROOT = Path(__file__).parents[1]
+# The tables that the page is made of, besides those of inlier priority.
+_READ = """quick quick_embedded ablations full_classes steps refinements operations_fused folders
+memory theory""".split()
+_MARK = "<!-- Written by experiments/tables.py of e3jax, which writes it anew. -->"
 
 
 def main() -> int:
@@ -31,6 +35,7 @@ def main() -> int:
 
 def work(args: argparse.Namespace) -> None:
     if args.write:
+        files.check_output(args.write, _MARK)
         return files.write_text(args.write, page(ROOT / "results"))
     rows = []
     for path in args.files:
@@ -54,15 +59,18 @@ def page(results: Path) -> str:
     recording = pd.read_csv(results / "priority" / "recording.csv").iloc[-1]
     recorded = "every {every} steps {probe_views} views and {probe_images} images"
     fused = pd.read_csv(results / "operations_fused.csv")
-    summaries = map(pd.read_csv, sorted(results.glob("priority/*-summary.csv"), reverse=True))
+    refinements = store.read_csv(results / "refinements.csv")
+    summaries = sorted(results.glob("priority/*-summary.csv"), reverse=True)
+    read = [results / f"{name}.csv" for name in _READ] + summaries
     parts |= {
         "full": tables.markdown(store.read_csv(results / "full_classes.csv")),
         "steps": tables.steps_table(store.read_csv(results / "steps.csv")),
-        "refinements": tables.refinements_table(store.read_csv(results / "refinements.csv"), quick),
+        "refinements": tables.refinements_table(refinements, quick),
+        "refined": tables.refinement_intervals(refinements, quick),
         "paired": tables.paired_table(quick),
         "ratios": figures.factor_table(runs, "quick", "fig5-ratios"),
         "benchmark": tables.markdown([*quick, *embedded], summary=True),
-        "priority": "\n\n".join(map(tables.priority_table, summaries)),
+        "priority": "\n\n".join(tables.priority_table(pd.read_csv(path)) for path in summaries),
         "recorded": recorded.format(**recording),
         "overhead": f"{100 * (recording['time_ratio'] - 1):.0f} %",
         "theory": theory_table(pd.read_csv(results / "theory.csv")),
@@ -72,8 +80,10 @@ def page(results: Path) -> str:
         "folders": folders.as_table(folders.read_rows(results / "folders.csv")),
         "memory": f"{memory.iloc[-1]:.2f} GB",
         "memory_growth": f"{memory.iloc[-1] - memory.iloc[0]:.2f} GB",
+        "versions": tables.versions_sentence(map(store.rows_of, read)),
     }
-    return Path(tables.__file__).with_name("results.md").read_text().format(**parts)
+    text = Path(tables.__file__).with_name("results.md").read_text("utf-8").format(**parts)
+    return f"{_MARK}\n\n{text}"
 
 
 def theory_table(rows: pd.DataFrame) -> str:
@@ -85,7 +95,8 @@ def theory_table(rows: pd.DataFrame) -> str:
         numbers = (f"{ratio.mean():.2f}", f"{ratio.min():.2f} to {ratio.max():.2f}", f"{off:.1%}")
         lines.append([case, varied.replace("_", " "), len(group), *numbers])
     head = ["images", "varied", "sets and operations", "measured / eq. 3, mean", "range"]
-    return tables.table([*head, "kernel's prediction off by at most"], lines)
+    head.append("kernel's prediction off by at most")
+    return tables.table(head, lines) + tables.versions_note(rows)
 
 
 if __name__ == "__main__":

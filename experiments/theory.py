@@ -39,7 +39,7 @@ from sweep.provenance import provenance
 
 from e3jax import contamination, datasets, operations, priority, runtime
 from e3jax.images import to_unit
-from e3jax.sheet import save_figure
+from e3jax.sheet import check_output, save_figure
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
 OPERATIONS = ["identity", "shift(0,-8)", "turn90", "rotate30", "patches3210"]
@@ -48,6 +48,7 @@ _FEW = (1, 2, 5, 10)  # outliers
 _BLOCK = 2500  # views at a time
 _RESAMPLES = 2000
 _MEASURED, _KERNEL = "measured_over_predicted", "kernel_prediction_over_predicted"
+_COLUMNS = ("case", "source", "varied", "inlier_class")  # that rows begin with
 _TICKS = (0.5, 0.6, 0.8, 1, 1.25, 1.6, 2)
 
 
@@ -288,19 +289,23 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Measures every case, then writes the rows and the figure."""
+    folder, operation_set = Path(args.results_dir), operations.operation_set()
+    table, drawn = folder / "theory.csv", [folder / f"theory.{kind}" for kind in ("png", "pdf")]
+    store.check_csv(table, _COLUMNS)
+    for figure in drawn:
+        check_output(figure)
     runtime.prepare()
     names = ", ".join([*args.datasets, "synthetic images"])
     command.say(f"Eq. 3 on {names}, {args.initialisations} initialisations per set")
-    folder, operation_set = Path(args.results_dir), operations.operation_set()
     folder.mkdir(parents=True, exist_ok=True)
     cases = [*real_cases(args, command.say), *synthetic_cases(args)]
     command.say(f"Plan: {len(cases)} sets")
     each = command.progress(cases, "sets")
     rows = pd.concat([measure(case, operation_set, args.initialisations) for case in each])
     rows = rows.assign(device=jax.devices()[0].device_kind, **provenance())
-    store.write_csv(folder / "theory.csv", rows.to_dict("records"), rows)
-    for kind in ("png", "pdf"):
-        save_figure(folder / f"theory.{kind}", draw(rows))
+    store.write_csv(table, rows.to_dict("records"), rows)
+    for figure in drawn:
+        save_figure(figure, draw(rows))
     command.say(f"{len(rows)} rows and the figure are in {folder}/")
 
 

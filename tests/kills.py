@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 
-from e3jax import cli, files, quarantine
+from e3jax import cli, files, locks, quarantine
 
-WATCHED = {quarantine.__file__, files.__file__}
+WATCHED = {quarantine.__file__, files.__file__, locks.__file__}
 
 
 def signal_at(line: int, number: int) -> None:

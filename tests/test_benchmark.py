@@ -55,8 +55,9 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_
         assert (row["n_inliers"], row["n_outliers"]) == (36, 4)
         assert "jax=" in row["versions"] and "scikit-learn=" in row["versions"] and row["commit"]
         trained = row["method"] in of_training
-        assert (row["network"], row["steps"]) == (("tiny-1", "2") if trained else ("", ""))
-        assert row["precision"] == "float32" and (row["pretext_accuracy"] != "") == trained
+        assert (row["network"], row["steps"]) == (("tiny-1", 2) if trained else ("", None))
+        assert row["precision"] == "float32" and (row["train_seconds"] is not None) == trained
+        assert isinstance(row["pretext_accuracy"], float) == trained and row["score_seconds"] > 0
     for path in (tmp_path / "runs").glob("*.json"):
         saved = np.load(path.with_suffix(".npz"))
         for row in json.loads(path.read_text())["rows"]:
@@ -65,7 +66,8 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_
         assert path.with_suffix(".png").stat().st_size > 5000
     [overview] = tmp_path.glob("mnist-ratio0.1-paper*.png")
     assert overview.stat().st_size > 5000
-    assert out.strip() == (tmp_path / "results.md").read_text().strip()
+    mark, page = (tmp_path / "results.md").read_text().split("\n", 1)
+    assert out.strip() == page.strip() and "e3jax" in mark
     for part in (
         "Data: mnist from embedded",
         "Protocol: paper-2steps (tiny-1, 23 operations, sgd, 2 steps of 128 views, float32)",

@@ -168,7 +168,7 @@ def test_what_cannot_be_saved_or_found_says_so(fitted, tmp_path):
     for path, sentence in (
         (tmp_path / "no" / "model", "no is no folder that one may write to"),
         (tmp_path, "is a folder, expected a file"),
-        (tmp_path / "photo.png", "no detector of e3jax, so it is not replaced"),
+        (tmp_path / "photo.png", "exists and was not written by e3jax"),
     ):
         with pytest.raises(InputError, match=sentence):
             save(fitted, path)

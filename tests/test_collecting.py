@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -45,6 +46,18 @@ def contents(photos):
     return [path.read_bytes() for path in sorted(photos.iterdir())]
 
 
+def rows(photos, keeps=lambda i: True):
+    """The column of images of a table: contents, or paths where they are not kept."""
+    return [
+        {"bytes": path.read_bytes() if keeps(i) else None, "path": str(path)}
+        for i, path in enumerate(sorted(photos.iterdir()))
+    ]
+
+
+def table(column):
+    return pa.table({"label": [0] * 20, "image": column})
+
+
 def pictures(few):
     return [Image.fromarray(image) for image in few[..., 0]]
 
@@ -64,6 +77,26 @@ FORMS = {
     "pairs with labels": lambda few, photos: [(p, i % 10) for i, p in enumerate(pictures(few))],
     "dictionaries": lambda few, photos: [{"image": p, "label": 0} for p in pictures(few)],
     "a data set with a column": lambda few, photos: Columns(image=pictures(few), label=[0] * 20),
+    "dictionaries of bytes and path": lambda few, photos: rows(photos),
+    "rows of a table": lambda few, photos: table(rows(photos)).to_pylist(),
+    "pairs of dictionaries and labels": lambda few, photos: [(row, 3) for row in rows(photos)],
+    "a table of Arrow's": lambda few, photos: table(rows(photos, lambda i: i % 2)),
+    "a batch of Arrow's": lambda few, photos: table(rows(photos)).to_batches()[0],
+    "a column of Arrow's": lambda few, photos: table(rows(photos))["image"],
+    "scalars of Arrow's": lambda few, photos: list(pa.array(rows(photos))),
+    "contents of Arrow's": lambda few, photos: pa.chunked_array([contents(photos)]),
+    "paths of Arrow's": lambda few, photos: table(sorted(map(str, photos.iterdir()))),
+    "pandas' frame": lambda few, photos: pd.DataFrame({"image": rows(photos), "label": 0}),
+    "pandas' frame of Arrow's": lambda few, photos: table(rows(photos)).to_pandas(
+        types_mapper=pd.ArrowDtype
+    ),
+    "pandas' column": lambda few, photos: pd.Series(rows(photos, lambda i: i > 9)),
+    "pandas' column of contents": lambda few, photos: pd.Series(contents(photos)),
+    "buffers": lambda few, photos: list(map(memoryview, contents(photos))),
+    "arrays with opacities": lambda few, photos: np.concatenate([few, few * 0 + 255], axis=-1),
+    "arrays of floats with opacities": lambda few, photos: [
+        np.concatenate([image / 255, np.ones_like(image)], axis=-1) for image in few
+    ],
     "arrays": lambda few, photos: list(few),
     "nested lists": lambda few, photos: few[..., 0].tolist(),
     "a tensor": lambda few, photos: torch.from_numpy(few),
@@ -94,10 +127,27 @@ def test_arrays_and_pictures_of_several_sizes_are_fitted_together(few):
     assert again[1] == pytest.approx(detector.decision_scores_[1], rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::e3jax.ranking.HealthWarning")
+@pytest.mark.parametrize("gather", [np.stack, list])
+def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, gather):
+    floats = list(few / 255)
+    floats[0][3, 4] = 1e4
+    with pytest.warns(UserWarning, match="here from 0 to 10000, are taken to range from 0 to 1"):
+        detector = E3Outlier(**SMALL).fit(gather(floats))
+        seen = detector.read(gather(floats)).bank.images
+        expected = detector.read(few).bank.images
+    assert detector.value_range_ == (0, 1)
+    np.testing.assert_array_equal(seen[1:], expected[1:])
+
+
 @pytest.mark.parametrize(
     "collection, sentence",
     [
         (pd.DataFrame({"a": [1, 2]}), "give its column of paths, or .* e3jax.E3OutlierDetector"),
+        (pa.table({"a": [1, 2]}), "columns are a, expected one of"),
+        ([{"bytes": None, "path": None}], "element 0 has neither bytes nor a path: leave it out"),
+        (pd.DataFrame({"image": [b"x", None]}), "element 1 is a NoneType, expected a file"),
+        ([np.zeros((8, 8, 5))], r"element 0 has shape \(8, 8, 5\), .* c from 1 to 4"),
         (np.zeros((5, 64), np.uint8), "e3jax.E3OutlierDetector takes flattened rows"),
         (Image.new("L", (8, 8)), "a Image is no collection: give a list"),
         (7, "shape"),
@@ -125,4 +175,6 @@ def test_what_is_no_collection_is_told_with_the_elements_position(collection, se
 def test_what_is_collected_keeps_its_order_and_its_pixels(few):
     found = collect([image / 255 for image in few])
     np.testing.assert_array_equal(found, few / 255)
+    images = [{"image": Image.new("L", (8, 8)), "path": "x"}]
+    assert collect(images) == [images[0]["image"]]
     assert collect(p for p in "cab") == ["c", "a", "b"] and collect({"b", "a"}) == ["a", "b"]

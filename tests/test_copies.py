@@ -17,6 +17,32 @@ def test_exact_copies_are_told_by_the_first_of_them():
     np.testing.assert_array_equal(copies.exact(images), [0, 1, 2, 3, 4, 1])
 
 
+class Counted:
+    """Images as a bank has them, where each look-up takes long."""
+
+    def __init__(self, images):
+        self.images, self.count = images, 0
+
+    def __getitem__(self, index):
+        self.count += 1
+        return self.images[index]
+
+
+def test_a_million_copies_are_few_look_ups():
+    images = Counted(np.repeat(RANDOM.integers(0, 256, (3, 2, 2, 1), np.uint8), 2000, axis=0))
+    known = copies.digests(images.images)
+    assert copies.exact(images, known).tolist() == np.repeat([0, 2000, 4000], 2000).tolist()
+    assert images.count < 20
+
+
+def test_images_of_one_digest_that_differ_are_no_copies():
+    images = RANDOM.integers(0, 256, (5, 2, 2, 1), np.uint8)
+    images[[2, 4]] = images[[0, 1]]
+    same = np.zeros(5, np.uint64)
+    np.testing.assert_array_equal(copies.exact(images, same), [0, 1, 0, 3, 4])
+    assert copies.exact(images[:0]).shape == (0,)
+
+
 def seen(image, side=128, **how):
     """A large picture of the image, saved as a file and read again."""
     picture = Image.fromarray(image.squeeze()).resize((128, 128)).resize((side, side))

@@ -173,6 +173,7 @@ def test_moving_the_threshold_trains_nothing(fitted, digits):
 def test_thresholds_without_labels():
     """Published: median + 2.5 MAD; or a person's own, as PyThresh does it."""
     detector = E3Outlier()
+    detector.parameters_ = detector.get_params()
     scores = np.concatenate([np.random.default_rng(0).normal(1, 0.1, 1000), [2.0, 3.0]])
     detector.decision_scores_ = scores
     detector.remoteness_ = thresholds.remoteness({"network": scores})
@@ -242,18 +243,96 @@ def test_folders_and_lists_of_files_score_as_arrays_do(fitted, digits, folder):
         detector.decision_function(folder)
 
 
-def test_copies_are_learnt_scored_and_counted_once(fitted, digits):
+def test_copies_are_learnt_compared_and_counted_once(fitted, digits):
     outlier = int(fitted.decision_scores_.argmax())
-    again = np.concatenate([digits, digits[[outlier] * 30], digits[3:5]])
+    again = np.concatenate([digits, digits[[outlier] * 3], digits[3:5]])
     detector = E3Outlier(**SMALL).fit(again)
-    np.testing.assert_array_equal(detector.decision_scores_[:60], fitted.decision_scores_)
-    np.testing.assert_array_equal(detector.copy_of_, [*range(60), *[outlier] * 30, 3, 4])
-    assert detector.threshold_ == fitted.threshold_
-    assert detector.labels_.sum() == fitted.labels_.sum() + 30 + fitted.labels_[3:5].sum()
+    others = np.arange(60) != outlier
+    scores = detector.decision_scores_[:60]
+    np.testing.assert_array_equal(scores[others], fitted.decision_scores_[others])
+    np.testing.assert_array_equal(detector.copy_of_, [*range(60), *[outlier] * 3, 3, 4])
+    assert detector.labels_.sum() == fitted.labels_.sum() + 3 + fitted.labels_[3:5].sum()
     assert detector.set_contamination(0.5).labels_[:60].sum() == 30
     found = detector.ranking_
     np.testing.assert_array_equal(found.copy_of, detector.copy_of_)
-    assert len(found.evidence.entropies) == 92
+    assert len(found.evidence.entropies) == 65
+
+
+@pytest.mark.parametrize("evidence", ["all", "network"])
+@pytest.mark.parametrize(("more", "share"), [(0, 0), (4, 4 / 63), (60, 0.5), (1140, 0.95)])
+def test_the_most_outlying_image_is_less_so_the_more_copies_it_has(digits, more, share, evidence):
+    alone = E3Outlier(**SMALL, evidence=evidence).fit(digits)
+    outlier = int(alone.decision_scores_.argmax())
+    detector = clone(alone).fit(np.concatenate([digits, digits[[outlier] * more]]))
+    scores, others = detector.decision_scores_, np.arange(60) != outlier
+    np.testing.assert_array_equal(scores[:60][others], alone.decision_scores_[others])
+    assert len(set(scores[60:]) | {scores[outlier]}) == 1
+    assert scores[outlier] == pytest.approx(np.quantile(alone.decision_scores_, 1 - share), rel=0.2)
+    # More frequent than outliers are, it is none; and copies that come later are told from others.
+    assert detector.labels_[outlier] == (share < 0.1)
+    assert detector.labels_[others.nonzero()].sum() == 6 - (share < 0.1)
+    np.testing.assert_array_equal(detector.decision_function(digits), scores[:60])
+
+
+def test_a_majority_of_copies_is_no_outlier_of_auto(fitted, digits):
+    outlier = int(fitted.remoteness_.argmax())
+    detector = E3Outlier(**SMALL, contamination="auto")
+    detector.fit(np.concatenate([digits, digits[[outlier] * 60]]))
+    assert not detector.labels_[outlier] and not detector.labels_[60:].any()
+
+
+def two_grounds(share):
+    """Two kinds of plain pictures, one of this share, and no two of a kind the same."""
+    images = np.random.default_rng(0).integers(0, 9, (40, 8, 8), np.uint8)
+    images[: round(40 * share)] += 200
+    return images
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((30, 8, 8), np.uint8),
+        np.stack([np.full((8, 8), i, np.uint8) for i in (0, 255)]),
+        np.stack([np.full((8, 8), 50 * i, np.uint8) for i in range(5)]),
+        np.linspace(0, 255, 30 * 64).reshape(30, 8, 8).astype(np.uint8),
+        np.repeat(np.arange(5, dtype=np.uint8)[:, None, None] * 50, 8, 1).repeat(8, 2)[
+            [0] * 36 + [1, 2, 3, 4]
+        ],
+        two_grounds(0.95),
+    ],
+    ids=["black", "two", "five", "gradients", "copies", "two grounds"],
+)
+def test_degenerate_collections_flag_no_majority(images):
+    detector = E3Outlier(**SMALL).fit(images)
+    assert np.isfinite(detector.decision_scores_).all()
+    assert detector.labels_.sum() <= max(0.2 * len(images), 1)
+    for image in np.unique(images, axis=0):
+        same = (images == image).all((1, 2))
+        assert same.mean() <= 0.5 or not detector.labels_[same].any()
+
+
+def test_what_fit_used_counts_whatever_is_set_later(fitted, digits):
+    changed = clone(fitted).fit(digits)
+    changed.set_params(
+        image_size=64, operations="RA", resize="crop", evidence="network", value_range=(0, 9),
+        contamination=0.4, network="wrn-10-1", score_operations=2, steps=9,
+    )  # fmt: skip
+    np.testing.assert_array_equal(changed.decision_function(digits), fitted.decision_scores_)
+    np.testing.assert_array_equal(
+        changed.predict_confidence(digits[:9]), fitted.predict_confidence(digits[:9])
+    )
+    assert changed.ranking_.threshold == fitted.threshold_
+    again = changed.set_params(**SMALL, evidence="all", resize="squash", value_range=None)
+    again.set_params(contamination=0.1, score_operations="auto")
+    np.testing.assert_array_equal(again.fit(digits).decision_scores_, fitted.decision_scores_)
+
+
+def test_work_that_cannot_be_recognised_again_is_not_kept(digits, tmp_path):
+    for changed in ({"network": Tiny}, {"random_state": np.random.RandomState(0)}):
+        detector = E3Outlier(**SMALL | {"network": "tiny-8"} | changed)
+        with pytest.raises(InputError, match=f"{next(iter(changed))} is .* could not recognise"):
+            detector.fit_in(tmp_path / "work", digits)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_fit_that_is_stopped_leaves_the_detector_as_it_was(fitted, digits):
@@ -348,7 +427,7 @@ def test_new_files_of_more_than_8_bits_are_read_at_the_scale_of_fit(digits, tmp_
         Image.fromarray(np.uint16(image) * 16).save(tmp_path / f"{i}.png")
     (tmp_path / "a.heic").touch()
     detector = E3Outlier(**SMALL | {"network": "tiny-8"}).fit(tmp_path)
-    assert detector.file_scale_ == ((0, 4095), None)
+    assert detector.file_scale_[:2] == ((0, 4095), None)
     assert detector.ranking_.file_scale == detector.file_scale_
     save(detector, tmp_path / "model")
     dark = tmp_path / "new" / "dark.png"

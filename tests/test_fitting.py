@@ -1,13 +1,18 @@
 """Whole runs through fit and score: resumed, watched, stopped, on any number of devices."""
 
+import dataclasses
+
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import Tiny, TinyAutoencoder, TinyMixture
 
-from e3jax import baselines, checkpoint, devices, fitting, methods, scoring, training
+from e3jax import E3Outlier, baselines, checkpoint, devices, fitting, methods, training
 from e3jax.baselines import rdae
+from e3jax.operations import Operation
+from e3jax.ranking import HealthWarning
 
 CONFIG = training.quick_config()._replace(network=Tiny, operations="PR", batch_size=16, steps=24)
 KEY = jax.random.key(0)
@@ -134,10 +139,98 @@ def test_what_rdae_sees_are_the_images_without_their_outliers():
     np.testing.assert_array_equal(rdae.without_outliers(x[:, 0], index, sparse), views[:, 0])
 
 
-def test_unsound_runs_are_told(digits):
-    method = baselines.METHODS["cae"]
-    config = small("cae", steps=3, learning_rate=1e30)
-    found = fitting.score(fit(digits, method, config), digits)
-    scores = {name: rule(KEY, found) for name, rule in method.scores.items()}
-    assert "not finite" in scoring.check_scores(scores["cae"])
-    assert np.isnan(scores["cae-if"]).all()
+@pytest.mark.parametrize("name", ["e3outlier", "factored", *baselines.METHODS])
+def test_a_training_that_diverges_fails_in_one_sentence(name, digits):
+    ours = {method.name: method for method in (methods.E3OUTLIER, methods.FACTORED)}
+    method, changes = (ours | baselines.METHODS)[name], {"learning_rate": 1e30}
+    config = CONFIG._replace(**changes) if name in ours else small(name, **changes)
+    with pytest.raises(fitting.TrainingError, match="^training diverged: .* not finite, lower the"):
+        fit(digits, method, config)
+
+
+def counting(loss_of_step):
+    """E3Outlier with another loss, a function of the step 0, 1, ... and the usual losses."""
+
+    def loss(outputs, batch, step):
+        usual, _ = methods.E3OUTLIER.loss(outputs, batch, ())
+        return loss_of_step(step, usual), step + 1
+
+    return dataclasses.replace(methods.E3OUTLIER, loss=loss, extra=lambda images: np.int32(0))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (0, "nothing left to learn: the loss of step 14 of 24 is exactly 0, take fewer steps"),
+        (np.nan, "diverged: the loss of step 14 of 24 is not finite, lower the learning rate"),
+        (-np.inf, "diverged: the loss of step 14 of 24 is not finite, lower the learning rate"),
+    ],
+)
+def test_the_first_step_that_fails_is_named(value, sentence, digits, tmp_path):
+    """What watches sees it, and nothing is saved that it is part of."""
+    method, seen, done = counting(lambda step, usual: jnp.where(step < 13, usual, value)), [], []
+    saved = checkpoint.TrainCheckpoint(tmp_path)
+    watched = {"on_log": lambda *args: seen.append(args), "on_progress": lambda *a: done.append(a)}
+    with pytest.raises(fitting.TrainingError, match=sentence):
+        fit(digits, method, checkpoint=saved, save_seconds=0, **watched)
+    saved.close()
+    assert [step for step, _ in seen] == [10, 20] and done == [("training", 10, 24)]
+    np.testing.assert_equal(seen[-1][1].loss[3:], 7 * [np.float32(value)])
+    saved = checkpoint.TrainCheckpoint(tmp_path)
+    assert fit(digits, method, checkpoint=saved, until=13).steps == 13, "it was restored from later"
+    saved.close()
+
+
+def test_losses_below_zero_and_views_without_one_are_sound(digits):
+    trained = fit(digits, counting(lambda step, usual: jnp.where(usual > 3, usual, 0) - 10))
+    assert trained.steps == 24
+
+
+def test_what_the_last_step_breaks_fails_too(digits):
+    """No loss shows it: there is no step after it."""
+    with pytest.raises(fitting.TrainingError, match="variables after step 1 include.* not finite"):
+        fit(digits, baselines.METHODS["cae"], small("cae", steps=1, learning_rate=np.inf))
+    method = counting(lambda step, usual: usual)
+    method = dataclasses.replace(method, extra=lambda images: np.array([0, np.inf], np.float32))
+    with pytest.raises(fitting.TrainingError, match="what the loss carries after step 3 include"):
+        fit(digits, method, until=3)
+
+
+class Overflowing(Tiny):
+    """Its logits are beyond what float32 holds."""
+
+    def __call__(self, x, train):
+        logits, representation = super().__call__(x, train)
+        return 1e38 * logits, representation
+
+
+@pytest.mark.parametrize("evidence", ["all", "network"])
+def test_a_detector_whose_training_fails_stays_as_it_was(evidence, digits):
+    settings = {"evidence": evidence, "operations": "PR", "batch_size": 16, "random_state": 0}
+    detector = E3Outlier(**settings, network=Tiny, steps=3)
+    with pytest.warns(HealthWarning):
+        before = detector.fit(digits).decision_scores_.copy()
+    detector.set_params(network=Overflowing)
+    with pytest.raises(fitting.TrainingError, match="training diverged: the loss of step"):
+        detector.fit(digits)
+    np.testing.assert_array_equal(detector.decision_scores_, before)
+    np.testing.assert_array_equal(detector.decision_function(digits), before)
+
+
+@pytest.mark.parametrize(
+    ("operations", "batch_size", "steps"),
+    [
+        (tuple(Operation(quarter_turns=turns) for turns in range(4)), 128, 150),
+        pytest.param("PR", 1024, 150, marks=pytest.mark.campaign),
+        pytest.param("RA+IA+PR", 4096, 150, marks=pytest.mark.campaign),
+    ],
+)
+def test_each_operation_may_occur_any_number_of_times_in_a_batch(
+    operations, batch_size, steps, digits
+):
+    """Certainties beyond what entropies can be say that their moving averages are none."""
+    config = CONFIG._replace(operations=operations, batch_size=batch_size, steps=433)
+    trained = fit(digits, methods.FACTORED, config, until=steps)
+    certainty = np.abs(trained.state.extra)
+    assert config.batch(len(digits)) > 30 * config.k and certainty.max() > 0.01
+    assert certainty[1].max() <= np.log(config.k) and certainty[0].max() <= 2 * np.log(config.k)

@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from sweep import store
+from sweep.provenance import versions
 
 FOLDER = folders.Folder("few", "mnist", "4+0", 20, 4, 1)
 FAST = ("--operations", "PR", "--steps", "1", "--image-size", "8")
@@ -52,6 +53,21 @@ def test_a_folder_that_has_a_row_is_not_measured_again(tmp_path):
         folders.read_rows(path)
     store.append_rows(path, folders.Folder._fields, [done._asdict()])
     assert folders.missing(["few"], path) == rest
+
+
+def test_what_other_versions_measured_is_measured_again_and_counts_no_more(tmp_path):
+    first, second, *_ = folders.plan(["few"])
+    path, made = tmp_path / "rows.csv", {"source": "s", "warned": 0, "flagged": 0.1}
+    made |= {"precision": 0.5, "found_in_twice": 1.0}
+    rows = [first._asdict() | made | {"auroc": 0.5, "versions": "jax=0.1 numpy=2"}]
+    rows += [second._asdict() | made | {"auroc": 0.5, "versions": ""}]  # older than the column
+    store.append_rows(path, rows[0], rows)
+    assert folders.missing(["few"], path)[:2] == [first, folders.plan(["few"])[2]]
+    now = first._asdict() | made | {"auroc": 0.9, "versions": versions()}
+    store.append_rows(path, rows[0], [now])
+    assert first not in folders.missing(["few"], path)
+    text = folders.as_table(folders.read_rows(path))
+    assert "| 2 | 70.0 |" in text and "different versions" not in text
 
 
 def test_what_fails_is_one_sentence(mnist):

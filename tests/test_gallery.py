@@ -1,7 +1,6 @@
 """The gallery as a person uses it, in a browser, with mouse and with keyboard."""
 
 import contextlib
-import csv
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from playwright.sync_api import sync_playwright
 
 from e3jax import cli, gallery, operations, reading
 from e3jax.images import to_unit
-from e3jax.ranking import Evidence, Health, Ranking
+from e3jax.ranking import Evidence, Health, Ranking, write_tables
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -225,14 +224,8 @@ def test_a_selection_is_saved_and_moved_by_quarantine(collection, open_page, tmp
     assert len(text.splitlines()) == 3
     listing, report = tmp_path / "selection.txt", tmp_path / "report"
     listing.write_text(text.replace(str(folder), str(tmp_path)), encoding="utf-8")
-    report.mkdir()
-    with open(report / "scores.csv", "w", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows(
-            [
-                ["rank", "path", "score"],
-                *([0, path.replace(str(folder), str(tmp_path)), 0] for path in collection[1]),
-            ]
-        )
+    paths = np.array([path.replace(str(folder), str(tmp_path)) for path in collection[1]])
+    write_tables(report, ranking_of(paths, entropies_of(N)))
     assert cli.main(["quarantine", str(report), "--list", str(listing)]) == 0
     assert not any((tmp_path / name).exists() for name in wanted)
     assert len(list((tmp_path / "photos").rglob("*.png"))) == N - 3

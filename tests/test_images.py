@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from e3jax.errors import InputError
-from e3jax.images import FITS, as_bank, pad_to, resize, to_uint8, to_unit, usual_range
+from e3jax.images import (
+    FITS,
+    as_bank,
+    pad_to,
+    resize,
+    to_uint8,
+    to_unit,
+    usual_range,
+    value_extremes,
+)
 
 
 def zeros(*shape, dtype=np.uint8):
@@ -109,13 +118,16 @@ def test_arrays_of_every_dtype_become_uint8(values, value_range, expected):
 @pytest.mark.parametrize(
     ("images", "sentence"),
     [
-        (zeros(2, 4, 4, 2), r"shape \(2, 4, 4, 2\), expected \[n, h, w\], .* 3\]: stack"),
+        (zeros(2, 4, 4, 5), r"shape \(2, 4, 4, 5\), expected \[n, h, w\] or .* 1 to 4: stack"),
         (zeros(32, 32, 3), r"shape \(32, 32, 3\), .*: for a single image, .* give image\[None\]"),
         (zeros(32, 32, 1), r"for a single image"),
+        (zeros(32, 32, 4), r"for a single image"),
         (zeros(9, 3, 8, 8), "move channels last"),
         (zeros(9, 3072), "e3jax.E3OutlierDetector takes flattened rows"),
         (np.full((2, 4, 4), 0.5), "unknown range: give value_range"),
         (np.full((2, 4, 4), np.nan), "not finite"),
+        (np.full((2, 4, 4, 4), np.nan), "not finite"),
+        (np.full((2, 4, 4, 4), 256), "dtype int64, expected integers from 0 to 255"),
         (np.full((2, 4, 4), 256), "dtype int64, expected integers from 0 to 255"),
         (np.full((2, 4, 4), -1), "expected integers from 0 to 255"),
     ],
@@ -123,6 +135,32 @@ def test_arrays_of_every_dtype_become_uint8(values, value_range, expected):
 def test_what_cannot_become_uint8_is_one_sentence(images, sentence):
     with pytest.raises(InputError, match=sentence):
         to_uint8(images)
+
+
+@pytest.mark.parametrize(
+    ("convert", "value_range"),
+    [
+        (np.uint8, None),
+        (np.int64, None),
+        (lambda x: x / 255, (0, 1)),
+        (np.float16, (0, 255)),
+        (lambda x: np.float32(x) / 127.5 - 1, (-1, 1)),
+        (lambda x: np.concatenate([x[..., :-1] * 9.0 - 99, x[..., -1:] / 255], -1), (-99, 2196)),
+    ],
+)
+@pytest.mark.parametrize("colour", [(60,), (200, 60, 0)])
+def test_opacities_of_every_dtype_put_arrays_on_a_ground(colour, convert, value_range):
+    picture = zeros(6, 6, len(colour) + 1)
+    picture[:3], picture[3, 3, -1] = (*colour, 255), 51
+    [got] = to_uint8(convert(picture)[None], value_range)
+    assert got.dtype == np.uint8 and got.shape == (6, 6, len(colour))
+    assert (got[:3] == colour).all() and (got[4:] == 255).all() and (got[3, 3] == 204).all()
+
+
+def test_booleans_of_opacity_hide_or_show():
+    bank = zeros(1, 3, 3, 4, dtype=bool)
+    bank[0, 0], bank[0, 1, :, 3] = True, True
+    assert to_uint8(bank)[0, :, 0].tolist() == [[255] * 3, [0] * 3, [255] * 3]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +180,50 @@ def test_what_cannot_become_uint8_is_one_sentence(images, sentence):
 )
 def test_the_usual_range_of_floats(values, expected):
     assert usual_range(values) == expected
+
+
+@pytest.mark.parametrize("scale, shift", [(1, 0), (2, -1), (255, 0), (9, 5)])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda images: images[3, 4, 5:7].fill(-9999),
+        lambda images: images[:, 4, 5].fill(1e6),
+        lambda images: images[2:5, :9].fill(1e38),
+        lambda images: np.multiply(images[1], 1000, out=images[1]),
+    ],
+)
+def test_a_few_values_far_from_all_others_set_no_range(scale, shift, spoil):
+    images = np.random.default_rng(0).random((12, 16, 16, 3), np.float32) * scale + shift
+    images[-1, 0, 0], images[-1, -1, -1] = shift, scale + shift
+    expected = usual_range(value_extremes(images))
+    assert expected == (images.min(), images.max())
+    spoil(images)
+    assert usual_range(value_extremes(images)) == expected
+
+
+def test_the_extremes_of_images_are_their_own_unless_a_gap_shows_isolated_ones():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(5, 300, 300))
+    outer = np.stack([images.min(axis=(1, 2)), images.max(axis=(1, 2))], axis=1)
+    np.testing.assert_array_equal(value_extremes(images), outer)
+    images[1:, 7, :9] = 1e3
+    np.testing.assert_array_equal(value_extremes(images)[:, 0], outer[:, 0])
+    assert (value_extremes(images)[1:, 1] <= outer[1:, 1]).all()
+    images[2, :9], images[3, 0, 0] = 1e3, np.nan  # 3 % are a part of the image
+    low, high = value_extremes(images)[2:4].T
+    assert high[0] == 1e3 and np.isnan([low[1], high[1]]).all()
+    assert value_extremes(np.zeros((2, 1, 1))).tolist() == [[0, 0], [0, 0]]
+    with_alpha = np.stack([images[:2] / 100, np.full((2, 300, 300), 50.0)], axis=-1)
+    assert value_extremes(with_alpha).max() < 11
+
+
+@pytest.mark.parametrize("n, is_counted", [(2, True), (4, True), (5, False), (12, False)])
+def test_up_to_a_quarter_of_five_images_or_more_set_no_range(n, is_counted):
+    extremes = np.array([[2.0, 5.0]] * n)
+    extremes[: max(n // 4, 1)] = 7, 90
+    assert usual_range(extremes) == ((2, 90) if is_counted else (2, 5))
+    blank = np.zeros((n, 2)) + 2
+    assert usual_range(np.concatenate([blank, [[2.0, 90.0]]])) == (2, 90)
 
 
 @pytest.mark.parametrize("c", [1, 3])

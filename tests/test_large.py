@@ -179,7 +179,7 @@ def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
     folder = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
         in_memory.rank_in(folder, on_disk, each=until(2))
-    kept = sorted(folder.glob("*.npz"))
+    kept = sorted(folder.glob("*/*.npz"))
     times = [path.stat().st_mtime_ns for path in kept]
     assert in_memory.rank_in(folder, on_disk, shard=(1, 2)) is None  # one of two parts
     found = in_memory.rank_in(folder, on_disk)
@@ -280,7 +280,7 @@ def test_a_large_folder_becomes_a_bank_on_the_way(run, photos, tmp_path):
     run("score", tmp_path / "model", tmp_path / "bank", "--out", tmp_path / "new")
     scored = rows(tmp_path / "new")
     assert [row["score"] for row in scored] == [row["score"] for row in found]
-    assert "parts" not in os.listdir(tmp_path / "new")
+    assert "unfinished" not in os.listdir(tmp_path / "new")
     shards = [
         run("score", tmp_path / "model", tmp_path / "bank", "--shard", shard, "--out", tmp_path)
         for shard in ("2/2", "1/2")
@@ -302,7 +302,7 @@ def test_a_part_alone_says_that_others_are_missing(run, photos, tmp_path):
     run("bank", photos, "--out", tmp_path / "bank")
     code, said = run("rank", tmp_path / "bank", "--shard", "1/2", "--out", tmp_path / "report")
     assert code == 0 and "Part 1 of 2 is done; whichever --shard ends last writes" in said
-    assert os.listdir(tmp_path / "report") == ["parts"]
+    assert os.listdir(tmp_path / "report") == ["unfinished"]
     code, said = run("rank", tmp_path / "bank", photos, "--out", tmp_path / "report")
     assert code == 2 and "a bank is taken alone" in said
     code, said = run("bank", tmp_path / "bank", "--out", tmp_path / "other")

@@ -130,3 +130,40 @@ def test_images_beyond_the_slots_share_them():
     np.testing.assert_array_equal(few, many)
     np.testing.assert_array_equal(after, after_many)
     assert few.sum() == 3
+
+
+@pytest.mark.parametrize("m", [1, 10, 30, 300])
+def test_certainties_are_moving_averages_however_often_a_batch_has_an_image_or_operation(m):
+    b, after = 4 * m, losses.no_certainty(None)
+    operation, image = np.arange(b) % 4, np.arange(b) // m
+    averages, weight = np.zeros((2, 4)), min(0.1, 1 / m)
+    for key in jax.random.split(jax.random.key(m), 20):
+        logits = 3 * jax.random.normal(key, (b, K))
+        _, after = trimmed_over_two_devices(0.1, logits, operation, image, after)
+        log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+        centred = (np.exp(log_p) * log_p).sum(1)
+        centred -= centred.mean()
+        apart = centred - averages[1, operation]
+        for slot, (before, values) in enumerate(zip(averages[0], apart.reshape(4, m), strict=True)):
+            averages[0, slot] += weight * np.sum(values - before)
+        for slot, before in enumerate(averages[1].copy()):
+            averages[1, slot] += weight * np.sum(centred[operation == slot] - before)
+        np.testing.assert_allclose(after[:, :4], averages, rtol=0, atol=1e-5)
+        assert np.abs(averages).max() <= 2 * np.abs(centred).max()
+    # Of the same batch again and again they become the means.
+    for _ in range(100):
+        _, after = trimmed_over_two_devices(0.1, logits, operation, image, after)
+    means = np.array([centred[operation == slot].mean() for slot in range(4)])
+    np.testing.assert_allclose(after[1, :4], means, rtol=0, atol=1e-4)
+    apart = centred - means[operation]
+    np.testing.assert_allclose(after[0, :4], apart.reshape(4, m).mean(1), rtol=0, atol=1e-3)
+
+
+def test_views_of_one_image_all_count_however_certain_it_is():
+    """Any quantile of equal values is that value, also after rounding."""
+    logits = jax.random.normal(jax.random.key(2), (10, K))
+    image, operation = jnp.zeros(10, int), jnp.arange(10)
+    for certainty in np.random.default_rng(0).normal(size=100):
+        start = losses.no_certainty(None) + np.float32(certainty)
+        counts, _ = trimmed_over_two_devices(0.5, logits, operation, image, start)
+        assert counts.tolist() == [1] * 10

@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import tables as command
 from commands import here
 from conftest import ROOT
@@ -227,6 +228,132 @@ def test_the_plus_method_is_compared_with_the_first_edition_hog_and_the_best_of_
     assert auroc == "| mnist, ρ = 10 % | auroc | 90.0 |  | +10.0 (+10.0 to +10.0) |  |"
 
 
+def of_classes(seeds, method="e3outlier+", **changed):
+    """Runs of ten classes, whose AUROC depends on the class and the method, in each seed alike."""
+    extra = {"e3outlier+": lambda c: c % 4 / 20, "e3outlier+default": lambda c: c % 4 / 15}
+    more = extra.get(method, lambda c: 0)
+    return [row(method, c, s, 0.6 + c / 50 + more(c), **changed) for c in range(10) for s in seeds]
+
+
+def summary_of(seeds):
+    """A summary of inlier priority with a training per class and seed."""
+    trainings = pd.DataFrame({"inlier_class": np.repeat(range(10), len(seeds)), "source": "a test"})
+    trainings["seed"] = np.tile(seeds, 10)
+    for i, name in enumerate(("magnitude_ratio", "magnitude_ratio_control", "loss_inliers")):
+        trainings[f"{name}_first"] = np.sin(trainings["inlier_class"] + i)
+    trainings["loss_outliers_first"], trainings["pl_auroc"] = 0.5, trainings["inlier_class"] / 10
+    return trainings
+
+
+INTERVALS = {
+    "paired": lambda seeds: tables.paired_table(
+        of_classes(seeds) + of_classes(seeds, "hog-knn", protocol="")
+    ),
+    "under a table": lambda seeds: tables.markdown(
+        of_classes(seeds) + of_classes(seeds, "cae"), summary=True
+    ).rpartition("\n\n")[2],
+    "refinements": lambda seeds: tables.refinement_intervals(
+        of_classes(seeds) + of_classes(seeds, "e3outlier+default"), []
+    ),
+    "priority": lambda seeds: tables.priority_table(summary_of(seeds)).partition("\n")[2],
+}
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_seeds_that_say_the_same_make_no_interval_narrower(name):
+    """The unit is the class: three equal seeds of ten classes are ten values, as one seed is."""
+    one, three = INTERVALS[name]([0]), INTERVALS[name]([0, 1, 2])
+    assert one == three and " to " in str(one)
+
+
+def test_the_interval_is_over_the_means_of_classes():
+    """Class means 1, 2 and 6, of unequal numbers of seeds: mean 3, standard error 1.528."""
+    index = pd.MultiIndex.from_tuples(
+        [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)], names=["inlier_class", "seed"]
+    )
+    values = pd.Series([0.0, 2, 2, np.nan, 6], index)
+    half = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(tables.mean_and_interval(values), [3, 3 - half, 3 + half], rtol=1e-6)
+    assert tables.interval(values, "+.1f") == "+3.0 (-3.6 to +9.6)"
+    assert tables.interval(values[:2], "+.1f") == "+1.0", "seeds of one class have none"
+    assert tables.interval(None) == ""
+
+
+def test_the_intervals_of_the_results_are_over_ten_classes():
+    """Class by class by another way: a table of class means, and SciPy's own interval."""
+    rows = pd.read_csv(ROOT / "results" / "quick.csv").query("ratio == 0.1")
+    rows = rows[rows["protocol"].fillna("").isin(["", "quick"])]
+    text = tables.paired_table(store.read_csv(ROOT / "results" / "quick.csv"))
+    for dataset in ("mnist", "fashion_mnist", "cifar10"):
+        of_set = rows[rows["dataset"] == dataset]
+        means = 100 * of_set.groupby(["inlier_class", "method"])["auroc"].mean().unstack()
+        difference = means["e3outlier+"] - means["hog-knn"]
+        found = scipy.stats.ttest_1samp(difference, 0).confidence_interval()
+        cell = f"{difference.mean():+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+        [line] = [line for line in text.splitlines() if f"| {dataset}, ρ = 10 % | auroc" in line]
+        assert line.split(" | ")[4] == cell
+    assert "+1.1 (-0.6 to +2.7)" in text and "+11.6 (+5.3 to +17.8)" in text
+
+
+# --- Versions ----------------------------------------------------------------------------------
+
+OLD, NEW = "python=3.11.7 jax=0.10.2 numpy=2.4.6", "python=3.12.1 jax=0.11.0 numpy=2.4.6"
+NOTE = "⚠ Rows of different versions are averaged: "
+
+
+def test_a_table_says_that_its_rows_are_of_different_versions():
+    rows = [row(inlier_class=c, versions=OLD) for c in (0, 1)] + [row(seed=1, versions=NEW)]
+    _, text = read(rows)
+    said = "jax 0.10.2 (2 of 3 rows) and 0.11.0 (1 of 3 rows)."
+    assert text.count(NOTE) == 1 and said in text and "numpy" not in text
+    assert "python 3.11.7 (2 of 3 rows) and 3.12.1 (1 of 3 rows), jax" in text
+    [title] = figures.factor_panels(
+        tables.frame([*rows, *(r | {"ratio": 0.2} for r in rows)]), "quick", "fig5-ratios"
+    )
+    assert title.endswith("; rows of different versions")
+
+
+def test_rows_that_name_fewer_libraries_are_not_of_other_versions():
+    rows = [row(versions=OLD), row(seed=1, versions=f"{OLD} scipy=1.17.1"), row(seed=2)]
+    rows.append(row(seed=3, versions=OLD.replace("3.11.7", "3.12.1")))  # Python computes nothing
+    assert NOTE not in read(rows)[1]
+    frames = [pd.DataFrame(rows[:1]), pd.DataFrame(rows[1:3])]
+    said = "python 3.11.7 (2 of 3 rows), jax 0.10.2 (2 of 3 rows), numpy 2.4.6 (2 of 3 rows), "
+    assert tables.versions_sentence(frames) == said + "scipy 1.17.1 (1 of 3 rows)"
+
+
+MIXED = {
+    "paired": lambda rows: tables.paired_table(rows),
+    "refinements": lambda rows: tables.refinements_table(rows, []),
+    "steps": lambda rows: tables.steps_table(rows),
+    "priority": lambda rows: tables.priority_table(
+        summary_of([0, 1]).assign(versions=[OLD, NEW] * 10)
+    ),
+    "folders": lambda rows: command.folders.as_table(
+        command.folders.read_rows(ROOT / "results" / "folders.csv")
+        .iloc[:2]
+        .assign(versions=[OLD, NEW])
+    ),
+    "ways to fuse": lambda rows: command.operations.table(
+        pd.read_csv(ROOT / "results" / "operations_fused.csv").iloc[:2].assign(versions=[OLD, NEW])
+    ),
+    "theory": lambda rows: command.theory_table(
+        pd.read_csv(ROOT / "results" / "theory.csv").iloc[:2].assign(versions=[OLD, NEW])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_no_other_table_is_silent_about_versions_either(name):
+    times = {"train_seconds": 1.0, "score_seconds": 1.0, "steps": 9, "pretext_accuracy": 0.5}
+    rows = [
+        row(method, versions=versions, seed=seed, **times)
+        for method in ("e3outlier+", "factored")
+        for seed, versions in enumerate((OLD, NEW))
+    ]
+    assert NOTE + "python 3.11.7" in MIXED[name](rows)
+
+
 def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
     values = {"e3outlier+": 0.9, "factored": 0.8, "e3outlier+trimmed": 0.92}
     values["factored-trimmed"] = 0.75
@@ -245,10 +372,10 @@ def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
 
 def test_steps_are_compared_by_the_median_of_their_times():
     def runs(steps, auroc, inliers, seconds):
-        sizes = {"n_inliers": inliers, "n_outliers": inliers // 9, "steps": str(steps)}
-        for c, score_seconds in enumerate(map(str, seconds)):
-            times = {"train_seconds": "1", "score_seconds": score_seconds}
-            times["pretext_accuracy"] = "0.5"
+        sizes = {"n_inliers": inliers, "n_outliers": inliers // 9, "steps": steps}
+        for c, score_seconds in enumerate(seconds):
+            times = {"train_seconds": 1.0, "score_seconds": score_seconds}
+            times["pretext_accuracy"] = 0.5
             yield row("e3outlier+", c, auroc=auroc + c / 100, **sizes, **times)
             yield row("factored", c, auroc=auroc - 0.1, **sizes, **times)
 
@@ -461,7 +588,7 @@ def test_means_over_trainings_and_differences_of_pairs():
     columns = "magnitude_ratio_first magnitude_ratio_control_first loss_inliers_second".split()
     columns += ["loss_outliers_second", "pl_auroc"]
     rows = pd.DataFrame([[5, 4, 1, 2, 0.8], [7, 4, 1, 2, 0.8]], columns=columns, dtype=float)
-    rows["source"] = "a test"
+    rows["source"], rows["inlier_class"], rows["seed"] = "a test", [3, 4], 0
     lines = [line.strip("| ").split(" | ") for line in tables.priority_table(rows).splitlines()]
     found = {name: [cell.strip() for cell in cells] for name, *cells in lines}
     # Of 5 and 7: standard error 1, t of one degree 12.71.
@@ -470,6 +597,9 @@ def test_means_over_trainings_and_differences_of_pairs():
     assert found["loss inliers - loss outliers"][1] == "-1 (-1 to -1)"
     assert found["PL AUROC after training"][-1] == "0.8 (0.8 to 0.8)"
     assert "| magnitude ratio | 5 |" in tables.priority_table(rows[:1])
+    # Two seeds of one class say nothing of other classes.
+    of_seeds = tables.priority_table(rows.assign(inlier_class=4, seed=[0, 1]))
+    assert "2 training(s) of 1 class(es)" in of_seeds and "| magnitude ratio | 6 |" in of_seeds
 
 
 def test_the_page_of_inlier_priority_can_be_opened(tmp_path):

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 import zlib
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from e3jax import decoding, kinds
+from e3jax import decoding, files, kinds
 from e3jax.decoding import FileScale
 from e3jax.errors import InputError
 from e3jax.reading import FITS, NotLookedAt, find_files, read_each, read_files, thumbnails
@@ -605,10 +606,12 @@ def test_transparent_pixels_of_16_bits_are_white(good, tmp_path, channels):
     array = np.zeros((32, 32, channels), np.uint16)
     array[..., 0] = 4095
     array[:16, ..., -1] = 65535
+    array[:4] = 65535 if channels == 4 else (2048, 65535)
     (tmp_path / "x.png").write_bytes(png16(array))
-    seen = read_files([tmp_path / "x.png"], least=1, colour=True).bank.images[0]
-    above = (255,) * 3 if channels == 2 else (255, 0, 0)
-    assert (seen[:15] == above).all() and (seen[17:] == 255).all()
+    scale = FileScale((0, 4095))
+    seen = read_files([tmp_path / "x.png"], least=1, colour=True, scale=scale).bank.images[0]
+    middle = (255,) * 3 if channels == 2 else (255, 0, 0)
+    assert (seen[5:15] == middle).all() and (seen[17:] == 255).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -618,7 +621,7 @@ def test_a_transparent_colour_of_16_bits_is_white(good, tmp_path, channels):
     hidden = png_chunk(b"tRNS", struct.pack(">H", 7) * channels)
     (tmp_path / "x.png").write_bytes(png16(array, hidden))
     seen = read_files([tmp_path / "x.png"], least=1).bank.images[0]
-    assert (seen[17:] == 255).all()
+    assert (seen[:15] == 255).all() and (seen[17:] == 0).all()  # white alone is seen on black
     array[:16] = 2048
     (tmp_path / "x.png").write_bytes(png16(array, hidden))
     seen = read_files([tmp_path / "x.png"], least=1).bank.images[0]
@@ -630,6 +633,77 @@ def test_lab_images_are_read(good, tmp_path):
     image = ImageCms.profileToProfile(flat("RGB", (200, 60, 30)), srgb, lab, outputMode="LAB")
     seen = read_one(good, save(tmp_path / "x.tif", image))
     assert np.abs(seen - np.float64([200, 60, 30])).max() <= 4
+
+
+# --- States ----------------------------------------------------------------------------------
+
+
+def test_the_state_of_each_readable_file_is_that_before_it_was_read(good, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("x")
+    before = [files.state_of(path) for path in good]
+
+    def change(done):
+        for path in good[: 2 * (done == 3)]:
+            path.write_bytes(b"another one")
+
+    seen = read_files([good[0], text, str(good[1])], on_file=change)
+    assert seen.states.dtype == np.int64 and seen.states.tolist() == list(map(list, before))
+    assert all(
+        files.FileState(*state).is_same(b) for state, b in zip(seen.states, before, strict=True)
+    )
+    assert not any(files.state_of(path).is_same(b) for path, b in zip(good, before, strict=True))
+    assert read_files([noise(), noise(seed=1)]).states is None
+
+
+# --- Warnings --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(good, monkeypatch):
+    """Files of which Pillow warns, since they have more pixels than it thinks right."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(good[0]).close()
+    return good
+
+
+def test_decoders_warnings_are_not_shown_and_the_programs_are(large):
+    def on_file(done):
+        warnings.warn("of the program", stacklevel=1)
+
+    for threads in (1, None):
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            before = list(warnings.filters)
+            read_each(large, 32, "squash", on_file, threads=threads)
+            assert warnings.filters == before
+        assert [str(warning.message) for warning in shown] == ["of the program"] * 2
+
+
+def test_threads_that_read_at_once_leave_the_programs_filters_as_they_are(large):
+    """Also where the program replaces them meanwhile, and its own warnings are shown."""
+    before = list(warnings.filters)
+
+    def read(seconds):
+        read_files(large, on_file=lambda done: time.sleep(seconds))
+
+    threads = [threading.Thread(target=read, args=(seconds,)) for seconds in (0.1, 0.2, 0.02)]
+    for thread in threads[:2]:
+        thread.start()
+        time.sleep(0.05)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        threads[2].start()
+        warnings.warn("of the program", stacklevel=1)
+        with pytest.warns(Image.DecompressionBombWarning):
+            Image.open(large[0]).close()
+        for thread in threads:
+            thread.join()
+        within = list(warnings.filters)
+    assert warnings.filters == before
+    assert within[0][0] == "always" and within[1:] == before
+    assert "of the program" in [str(warning.message) for warning in shown]
 
 
 # --- Sizes -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from e3jax import Operation, operation_set, sheet
+from e3jax.errors import InputError
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -24,14 +25,37 @@ def test_the_sheet_of_views_is_drawn_for_grey_and_colour(tmp_path, channels):
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "figure.png"
-    path.write_bytes(b"old")
-    figure = Figure()
+    path, figure = tmp_path / "figure.png", Figure()
+    sheet.save_figure(path, figure)
+    before = path.read_bytes()
     figure.suptitle("mathematics that does not parse: $\\frac$")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="frac"):
         sheet.save_figure(path, figure)
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["views.jpg", "views", "views.png.txt", ".png"])
+def test_a_figure_has_one_of_three_endings(tmp_path, name):
+    with pytest.raises(InputError, match=r"has no ending of a figure: give it .png, .pdf or .svg"):
+        sheet.save_figure(tmp_path / name, Figure())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_is_not_drawn_over_another_file(tmp_path):
+    """Neither the default name's, nor one that is linked to."""
+    image, few = (
+        np.zeros((8, 8, 1), np.uint8),
+        operation_set([Operation(), Operation(flip=True)], 8),
+    )
+    theirs, link = tmp_path / "photo.png", tmp_path / "views.png"
+    Image.fromarray(image[..., 0]).save(theirs)
+    link.symlink_to(theirs)
+    before = theirs.read_bytes()
+    for path in (theirs, link):
+        with pytest.raises(InputError, match="was not written by e3jax"):
+            sheet.plot_views(path, image, few)
+    assert theirs.read_bytes() == before and link.is_symlink()
 
 
 def test_the_same_figure_is_the_same_svg_and_no_setting_changes(tmp_path):

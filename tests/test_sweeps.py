@@ -1,6 +1,7 @@
 """Plans, stores and engines: whatever happens to a sweep, no run is lost, doubled or changed."""
 
 import collections
+import functools
 import json
 import os
 import secrets
@@ -14,13 +15,17 @@ import benchmark
 import numpy as np
 import pytest
 import stub_sweep
+import tiny
 from commands import end, here, kill, rows, start, untimed, wait_until
 from conftest import ROOT
 from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
+from sweep.provenance import versions
 
-from e3jax import bank, training
+import e3jax
+from e3jax import bank, files, training
 from e3jax.contamination import Contaminated
+from e3jax.errors import InputError
 
 MNIST = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
 PIXELS = (*MNIST, "--max-images", 40, "--methods", "pixel-pca", "pixel-knn", "--classes", 1, 4)
@@ -98,11 +103,12 @@ def a_run(**changed) -> Run:
     return Run(**what | entry.describe(QUICK, grey=True) | changed)
 
 
-def test_names_of_finished_runs_are_a_promise():
+def test_names_of_finished_runs_are_a_promise(monkeypatch):
     """Whoever changes what is in a key makes everybody's sweeps start over."""
+    monkeypatch.setattr(plan, "libraries", lambda: {"jax": "0.10.2"})
     config = dict.fromkeys(plan.KEYED, 0)
     run = a_run(config=config, constants={"weight": 0.5}, protocol="p", network="n", operations="")
-    assert run.name == "mnist-e3outlier-class4-ratio0.1-seed0-335b37bcc055"
+    assert run.name == "mnist-e3outlier-class4-ratio0.1-seed0-8bf007c8b59d"
 
 
 def test_everything_that_a_result_depends_on_is_in_the_key():
@@ -116,6 +122,31 @@ def test_everything_that_a_result_depends_on_is_in_the_key():
         names.add(a_run(**change).name)
     assert len(names) == 1 + len(changes)
     assert a_run(train_seed=1).title.startswith("mnist class 4 ratio 0.1 seed 0-1")
+
+
+def test_versions_of_what_computes_are_in_the_key(monkeypatch):
+    """Of e3jax the release: an edit of a docstring makes no sweep start over."""
+    run, libraries = a_run().name, plan.libraries()
+    assert libraries["e3jax"] == e3jax.__version__ and {"jax", "jaxlib", "numpy"} < set(libraries)
+    for name, version in libraries.items():
+        monkeypatch.setattr(plan, "libraries", lambda n=name, v=version: libraries | {n: f"{v}.1"})
+        assert a_run().name != run
+    columns = dict(package.split("=") for package in versions().split())
+    assert columns.pop("python") and columns == libraries
+
+
+@pytest.mark.parametrize(
+    "value", [tiny.Plain, lambda k: tiny.Plain(k), functools.partial(tiny.Plain)]
+)
+def test_what_another_start_would_not_recognise_names_no_run(value):
+    config = a_run().config | {"network": value}
+    for change in ({"config": config}, {"constants": {"weights": [value]}}):
+        with pytest.raises(InputError, match="a run cannot be named by"):
+            a_run(**change).name  # noqa: B018
+    protocol = QUICK._replace(network=value)
+    how = methods.METHODS["e3outlier"].describe(protocol, grey=True)
+    with pytest.raises(InputError, match="register it, and give its name"):
+        a_run(**how).name  # noqa: B018
 
 
 def test_a_new_option_with_a_default_renames_nothing(monkeypatch):
@@ -188,11 +219,64 @@ def test_what_a_kill_left_beside_a_finished_run_is_removed(tmp_path):
     for name in (run.name, other.name):
         (folder.runs / f"{name}.state" / "20").mkdir(parents=True)
         (folder.runs / f"{name}.failed").write_text("Traceback")
-        (folder.runs / f"{name}.npz.{'0' * 32}.partial").write_text("half")
+        files.partial(folder.runs / f"{name}.npz").write_text("half")
     assert folder.finished() == {run.name} and not folder.file(other, "json").exists()
-    left = [path.name for path in folder.runs.iterdir() if path.name.startswith(run.name)]
+    left = [path.name for path in folder.runs.iterdir() if run.name in path.name]
     assert sorted(left) == [f"{run.name}.{kind}" for kind in ("json", "npz", "png")]
-    assert len(list(folder.runs.glob(f"{other.name}*"))) == 3
+    assert len([path for path in folder.runs.iterdir() if other.name in path.name]) == 3
+
+
+def test_what_is_not_a_runs_stays_in_its_folder(tmp_path):
+    """Files of somebody else's that are named like ours, beside a run and beside a JSON file."""
+    folder, run = store.Folder(tmp_path), a_run()
+    keep(folder, run)
+    theirs = [f"{run.name}.txt", f"{run.name}.npz.partial", "notes.json", "notes.failed"]
+    theirs += [f"{run.name}.old.state/a", "notes.state/years/of-work", "a-0123456789ab.state/a"]
+    theirs += ["a-0123456789ab.json", "a-0123456789ab.failed", "photos.e3jax.partial"]
+    for name in theirs:
+        (folder.runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.runs / name).write_text("{}")
+    folder.finished()
+    assert [name for name in theirs if not (folder.runs / name).exists()] == []
+    assert [row["method"] for row in folder.rows()] == ["e3outlier"]
+    (folder.runs / "a-0123456789ab.json").write_text("not JSON")
+    with pytest.raises(InputError, match="0123456789ab.json is not a finished run of e3jax"):
+        folder.rows()
+
+
+def test_a_table_of_two_versions_says_so_until_all_of_it_is_new(tmp_path):
+    """An upgrade in the middle of a sweep: the same command does all runs again."""
+    folder, classes = store.Folder(tmp_path), (4, 5)
+    made = [f"python=3.11.7 jax={version}" for version in ("0.10.2", "0.11.0")]
+
+    def do(version, c):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plan, "libraries", lambda: {"jax": made[version]})
+            keep(
+                folder,
+                a_run(inlier_class=c),
+                scores=[0.1, 0.2, 0.3, version],
+                versions=made[version],
+            )
+
+    for c in classes:
+        do(0, c)
+    assert "different versions" not in folder.write_tables()
+    do(1, 4)
+    text = folder.write_tables()
+    assert "⚠ Rows of different versions are averaged: jax 0.1" in text
+    assert text in (tmp_path / "results.md").read_text()
+    do(1, 5)
+    assert "different versions" not in folder.write_tables()
+    assert {row["versions"] for row in folder.rows()} == {made[1]} and len(folder.finished()) == 4
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.md"])
+def test_a_table_of_somebody_elses_is_refused_before_a_folder_is_made(tmp_path, name):
+    (tmp_path / name).write_text("dataset,note\nmnist,mine\n")
+    with pytest.raises(InputError, match="was not written by e3jax"):
+        store.Folder(tmp_path)
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_lock_keeps_out_other_processes_until_its_own_ends(tmp_path):
@@ -225,9 +309,12 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 
 def test_a_row_is_added_to_files_with_other_columns(tmp_path):
     path = tmp_path / "rows.csv"
-    store.append_rows(path, ["a", "b"], [{"a": 1, "b": 0.1234567}])
-    store.append_rows(path, ["a", "c"], [{"a": 2, "c": "x"}])
-    assert path.read_text() == "a,c,b\n1,,0.123457\n2,x,\n"
+    store.append_rows(path, [*"abcdf"], [{"a": 1, "f": 0.1234567}])
+    store.append_rows(path, [*"abcde"], [{"a": 2, "e": "x"}])
+    assert path.read_text() == "a,b,c,d,e,f\n1,,,,,0.123457\n2,,,,x,\n"
+    with pytest.raises(InputError, match="rows.csv exists and was not written by e3jax"):
+        store.append_rows(path, [*"abxy"], [{"a": 3}])
+    assert path.read_text() == "a,b,c,d,e,f\n1,,,,,0.123457\n2,,,,x,\n"
 
 
 @pytest.mark.parametrize("name", ["quick", "quick_embedded", "quick_bfloat16", "ablations"])
@@ -248,7 +335,8 @@ def test_folders_of_the_first_edition_are_read(tmp_path):
         del row[column]
     old = {"format": 2, "rows": [row]}
     (folder.runs / f"{a_run().name}.json").write_text(json.dumps(old))
-    (folder.runs / "other.json").write_text(json.dumps({"format": 3, "rows": [new]}))
+    other = a_run(inlier_class=5).name
+    (folder.runs / f"{other}.json").write_text(json.dumps({"format": 3, "rows": [new]}))
     first, second = folder.rows()
     assert {**first, "inlier_class": 5} == second
 

@@ -84,6 +84,7 @@ def energy(z: jax.Array, of: Mixture) -> jax.Array:
     return -jax.nn.logsumexp(log_densities + jnp.log(of.weight)[:, None], axis=0)
 
 
+@devices.settings()
 def minus_energy(key: jax.Array, found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Under the mixture of all images, as in the method's paper.
 

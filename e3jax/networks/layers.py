@@ -38,9 +38,12 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
     """
     view = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     # The key is made inside, so that no device is needed.
-    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), view)
+    key = functools.partial(jax.random.key, 0, impl="threefry2x32")
     apply = functools.partial(network.apply, train=False, capture_intermediates=True)
-    _, seen = jax.eval_shape(functools.partial(apply, mutable=["intermediates"]), variables, view)
+    apply = functools.partial(apply, mutable=["intermediates"])
+    with jax.numpy_dtype_promotion("standard"):  # as Flax's layers are written
+        variables = jax.eval_shape(lambda x: network.init(key(), x, train=False), view)
+        _, seen = jax.eval_shape(apply, variables, view)
     outputs = flax.traverse_util.flatten_dict(seen["intermediates"])
     return sum(
         2 * kernel.size * math.prod(outputs[*layer, "__call__"][0].shape[1:-1])

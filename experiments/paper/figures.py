@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e3jax import training
-from e3jax.sheet import save_figure
+from e3jax.sheet import check_output, save_figure
 from paper import tables
 
 _INLIERS, _OUTLIERS = "#4477aa", "#ee6677"
@@ -65,6 +65,7 @@ def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
     for key, runs in tables.comparable(rows).items():
         runs = runs[~runs["method"].isin(["e3outlier-pl", "e3outlier-mp"])]
         title = f"{key.dataset}, ρ = {100 * key.ratio:g} %, images from {key.source}"
+        title += "\nrows of different versions" * tables.is_mixed(runs)
         drawn.append(folder / f"{overview_name(key)}.png")
         plot_overview(drawn[-1], runs, title)
     return drawn
@@ -137,14 +138,22 @@ def _places(runs: pd.DataFrame, xlabel: str) -> pd.DataFrame:
 
 def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
     """Draws every figure of FIGURES that the rows have something of, one file per protocol."""
-    runs, drawn = tables.frame(rows), []
-    folder.mkdir(parents=True, exist_ok=True)
+    runs, drawn = tables.frame(rows), {}
     for protocol in sorted(set(_bases(runs)) - {""}):
-        for name, (title, xlabel, _) in FIGURES.items():
+        for path, name in zip(factor_files(folder, protocol), FIGURES, strict=True):
             if panels := factor_panels(runs, protocol, name):
-                drawn.append(folder / f"{file_name(name, protocol)}.png")
-                plot_factor(drawn[-1], panels, f"{title}; protocol {protocol}", xlabel)
-    return drawn
+                title, xlabel, _ = FIGURES[name]
+                drawn[path] = panels, f"{title}; protocol {protocol}", xlabel
+    for path in drawn:
+        check_output(path)
+    for path, figure in drawn.items():
+        plot_factor(path, *figure)
+    return list(drawn)
+
+
+def factor_files(folder: Path, protocol: str) -> list[Path]:
+    """The files of FIGURES for a protocol."""
+    return [folder / f"{file_name(name, protocol)}.png" for name in FIGURES]
 
 
 def _bases(runs: pd.DataFrame) -> pd.Series:
@@ -189,6 +198,7 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
         dataset, source, max_images, *how = key
         size = [f"{max_images} images"] if max_images else []
         title = f"{dataset}, {source}\n{', '.join(size + how)}\n{_classes(dataset, classes)}"
+        title += "; rows of different versions" * tables.is_mixed(cells)
         panels[title] = values.mean(axis=1, skipna=False).dropna().rename("auroc").reset_index()
     return panels
 

@@ -1,7 +1,7 @@
 """Markdown tables of result rows, beside the paper's numbers."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def markdown(rows: Iterable[dict], summary: bool = False) -> str:
     pages = []
     for key, runs in comparable(rows).items():
         by_class = [] if summary else [_class_table(runs)]
-        pages += [_heading(key, runs), *by_class, _mean_table(key, runs)]
+        pages += [_heading(key, runs), *by_class, _mean_table(key, runs) + versions_note(runs)]
     return "\n\n".join(pages) + "\n"
 
 
@@ -183,13 +183,13 @@ def _paired_difference(auroc: pd.DataFrame) -> str:
         return ""
     done = auroc.notna()
     same_runs = auroc.loc[:, done.eq(done[own], axis=0).all()]
-    by_class = same_runs.groupby(level=0).mean()
-    by_class = by_class.loc[:, np.isfinite(by_class).all()]
-    others = by_class.filter(regex="^(?!e3outlier|factored)")
-    if own not in by_class or others.empty or len(by_class) < 2:
+    means = by_class(same_runs)
+    means = means.loc[:, np.isfinite(means).all()]
+    others = means.filter(regex="^(?!e3outlier|factored)")
+    if own not in means or others.empty or len(means) < 2:
         return ""
     best = others.mean().idxmax()
-    mean, low, high = mean_and_interval(by_class[own] - others[best])
+    mean, low, high = mean_and_interval(means[own] - others[best])
     return (
         f"\n\n{own} - {best}: {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f} "
         "(points of AUROC, paired t over classes)."
@@ -199,8 +199,8 @@ def _paired_difference(auroc: pd.DataFrame) -> str:
 def paired_table(rows: Iterable[dict]) -> str:
     """e3outlier+ against others on the same images, by the quick protocol: a line per set.
 
-    Differences are in points, with 95 % t intervals over all classes and seeds that both have; a
-    method that is missing leaves its cell empty.
+    Differences are in points, of runs that both have, with 95 % t intervals over classes; a method
+    that is missing leaves its cell empty.
     """
     runs, lines = frame(rows), []
     runs = runs[runs["protocol"].isin(["", "quick", "quick1"])]
@@ -210,16 +210,22 @@ def paired_table(rows: Iterable[dict]) -> str:
             found = 100 * of_set.pivot_table(metric, index, ["method", "protocol"])
             if ("e3outlier+", "quick") not in found:
                 continue
-            own, means = found["e3outlier+", "quick"], found.mean()
-            apart = found.rsub(own, axis=0)
+            own, means = found["e3outlier+", "quick"], by_class(found).mean()
+            differences = found.rsub(own, axis=0)
             pixels = max(found.filter(like="pixel"), key=means.get, default=None)
             others = [("e3outlier", "quick1"), ("hog-knn", ""), pixels]
-            cells = [_interval(apart.get(other), "+.1f") for other in others]
+            cells = [interval(differences.get(other), "+.1f") for other in others]
             cells[-1] += f", {pixels[0]}" if pixels else ""
             name = f"{dataset}, ρ = {100 * ratio:g} %"
-            lines.append([name, metric.replace("_", "-"), f"{own.mean():.1f}", *cells])
+            mean = f"{means['e3outlier+', 'quick']:.1f}"
+            lines.append([name, metric.replace("_", "-"), mean, *cells])
     head = ["images", "metric", "e3outlier+", "- first edition of e3outlier", "- hog-knn"]
-    return table([*head, "- best pixel method"], lines)
+    return table([*head, "- best pixel method"], lines) + versions_note(runs)
+
+
+_REFINED_METRICS = ("auroc", "aupr_out")
+# By the plain score: the names of its refinements.
+_REFINED = {"factored": "factored-{}", "e3outlier+": "e3outlier+{}"}
 
 
 def refinements_table(rows: Iterable[dict], refined: Iterable[dict]) -> str:
@@ -231,27 +237,57 @@ def refinements_table(rows: Iterable[dict], refined: Iterable[dict]) -> str:
       rows: of the plain thing and of refinements, "e3outlier+NAME" and "factored-NAME".
       refined: others, of which those of e3outlier+ as it is, at ρ = 10 %, become "default".
     """
+    runs, lines = _with_default(rows, refined), []
+    own = runs["method"][runs["method"].str.match(r"e3outlier\+.")].unique()
+    names = [method.removeprefix("e3outlier+") for method in own]
+    for dataset, protocol, found in _refined_sets(runs):
+        metrics = [found[metric] for metric in _REFINED_METRICS]
+        for plain, name in _REFINED.items():
+            cells = [" / ".join(f"{by_class(metric[plain]).mean():.1f}" for metric in metrics)]
+            for column in map(name.format, names):
+                differences = [m[column] - m[plain] for m in metrics if column in m]
+                count = f" ({differences[0].count()})" if differences else ""
+                means = (by_class(values).mean() for values in differences)
+                cells.append(" / ".join(f"{mean:+.1f}" for mean in means) + count)
+            lines.append([dataset, protocol, plain, metrics[0][plain].count(), *cells])
+    head = ["images", "protocol", "score", "runs", "plain", *names]
+    return table(head, lines) + versions_note(runs)
+
+
+def refinement_intervals(rows: Iterable[dict], refined: Iterable[dict]) -> dict[str, str]:
+    """Differences of e3outlier+'s refinements to the plain thing, with their intervals.
+
+    Args:
+      rows, refined: see :func:`refinements_table`.
+
+    Returns:
+      texts such as "+0.3 (+0.1 to +0.5)" by "NAME DATASET METRIC".
+    """
+    return {
+        f"{method.removeprefix('e3outlier+')} {dataset} {metric}": interval(
+            values - found[metric]["e3outlier+"], "+.1f"
+        )
+        for dataset, _, found in _refined_sets(_with_default(rows, refined))
+        for metric in _REFINED_METRICS
+        for method, values in found[metric].filter(regex=r"^e3outlier\+.").items()
+    }
+
+
+def _with_default(rows: Iterable[dict], refined: Iterable[dict]) -> pd.DataFrame:
     ours = {"factored": "factored-default", "e3outlier+": "e3outlier+default"}
     refined = [
         row | {"method": ours[row["method"]]}
         for row in refined
         if row["method"] in ours and float(row["ratio"]) == 0.1
     ]
-    runs, lines = frame([*rows, *refined]), []
-    own = [m for m in runs["method"].unique() if m.startswith("e3outlier+")]
-    names = [m.removeprefix("e3outlier+") for m in own if m != "e3outlier+"]
+    return frame([*rows, *refined])
+
+
+def _refined_sets(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Data set, protocol, and percent by (inlier class, seed) and (metric, method)."""
     for (dataset, protocol), of_set in runs.groupby(["dataset", "protocol"]):
         index = ["inlier_class", "seed"]
-        found = 100 * of_set.pivot_table(["auroc", "aupr_out"], index, "method")
-        metrics = [found[metric] for metric in ("auroc", "aupr_out")]
-        for plain, name in (("factored", "factored-{}"), ("e3outlier+", "e3outlier+{}")):
-            cells = [" / ".join(f"{metric[plain].mean():.1f}" for metric in metrics)]
-            for column in map(name.format, names):
-                apart = [m[column] - m[plain] for m in metrics if column in m]
-                count = f" ({apart[0].count()})" if apart else ""
-                cells.append(" / ".join(f"{values.mean():+.1f}" for values in apart) + count)
-            lines.append([dataset, protocol, plain, metrics[0][plain].count(), *cells])
-    return table(["images", "protocol", "score", "runs", "plain", *names], lines)
+        yield dataset, protocol, 100 * of_set.pivot_table([*_REFINED_METRICS], index, "method")
 
 
 def steps_table(rows: Iterable[dict]) -> str:
@@ -261,8 +297,6 @@ def steps_table(rows: Iterable[dict]) -> str:
     classes, since the first one's compiles.
     """
     runs, lines, first = frame(rows), [], None
-    numbers = ["steps", "pretext_accuracy", "train_seconds", "score_seconds"]
-    runs[numbers] = runs[numbers].apply(pd.to_numeric)
     runs["seconds"] = runs["train_seconds"] + runs["score_seconds"]
     for (inliers, outliers, steps), group in runs.groupby(["n_inliers", "n_outliers", "steps"]):
         means = 100 * group.groupby("method")[["auroc", "aupr_out"]].mean()
@@ -273,13 +307,35 @@ def steps_table(rows: Iterable[dict]) -> str:
         time = f"{seconds / first:.1f}"
         lines.append([f"{inliers} + {outliers}", steps, recognised, *cells, time])
     head = ["images", "steps", "operations recognised, %", "factored", "e3outlier+", "time"]
-    return table(head, lines)
+    return table(head, lines) + versions_note(runs)
+
+
+def by_class(values: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
+    """Means over the runs of each class, by the index's level ``inlier_class``."""
+    return values.groupby(level="inlier_class").mean()
 
 
 def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
-    """The mean of the values that are there and its 95 % t interval, of NaNs for a single one."""
-    mean, half = values.mean(), values.sem() * scipy.stats.t.ppf(0.975, values.count() - 1)
+    """The mean over classes and its 95 % t interval, of NaNs for a single class.
+
+    Seeds of one class draw from the same images, so they are no independent values: each class
+    counts once, by the mean over its seeds.
+
+    Args:
+      values: of runs, NaN for those that are missing; the index has the level ``inlier_class``.
+    """
+    classes = by_class(values).dropna()
+    mean, half = classes.mean(), classes.sem() * scipy.stats.t.ppf(0.975, len(classes) - 1)
     return mean, mean - half, mean + half
+
+
+def interval(values: pd.Series | None, form: str = ".3g") -> str:
+    """The mean and interval of :func:`mean_and_interval` as text; "" without values."""
+    if values is None:
+        return ""
+    mean, *ends = mean_and_interval(values)
+    low, high = (f"{end:{form}}" for end in ends)
+    return f"{mean:{form}}" + ("" if np.isnan(ends[0]) else f" ({low} to {high})")
 
 
 def table(head: Sequence, lines: Iterable[Sequence]) -> str:
@@ -289,12 +345,13 @@ def table(head: Sequence, lines: Iterable[Sequence]) -> str:
 
 
 def priority_table(trainings: pd.DataFrame) -> str:
-    """Means over trainings with 95 % intervals, and differences of pairs, training by training.
+    """Means over trainings with 95 % intervals over classes, and differences of pairs.
 
     Args:
-      trainings: the summary that ``priority.py`` writes: a column QUANTITY_STAGE for each of the
-        STAGES, and ``pl_auroc``.
+      trainings: the summary that ``priority.py`` writes: ``inlier_class``, ``seed``, a column
+        QUANTITY_STAGE for each of the STAGES, and ``pl_auroc``.
     """
+    trainings = trainings.set_index(["inlier_class", "seed"])
     wide = trainings.filter(regex=f"_({'|'.join(STAGES)})$")
     wide.columns = pd.MultiIndex.from_tuples(column.rsplit("_", 1) for column in wide)
     found = {name: wide[name] for name in wide.columns.unique(0)}
@@ -303,16 +360,52 @@ def priority_table(trainings: pd.DataFrame) -> str:
     for a, b in [("magnitude_ratio", "magnitude_ratio_control"), *pairs]:
         found[f"{a} - {b}"] = found[a] - found[b]
     lines = [
-        [name.replace("_", " "), *(_interval(values.get(stage)) for stage in STAGES)]
+        [name.replace("_", " "), *(interval(values.get(stage)) for stage in STAGES)]
         for name, values in found.items()
     ]
-    lines.append(["PL AUROC after training", "", "", _interval(trainings["pl_auroc"])])
-    head = f"{trainings['source'].iloc[0]}, mean of {len(trainings)} training(s)"
-    return table([head, *(f"{stage} third" for stage in STAGES)], lines)
+    lines.append(["PL AUROC after training", "", "", interval(trainings["pl_auroc"])])
+    classes = trainings.index.get_level_values("inlier_class").nunique()
+    of = f"{len(trainings)} training(s) of {classes} class(es)"
+    head = [f"{trainings['source'].iloc[0]}, mean of {of}", *(f"{s} third" for s in STAGES)]
+    return table(head, lines) + versions_note(trainings)
 
 
-def _interval(values: pd.Series | None, form: str = ".3g") -> str:
-    if values is None:
+# --- Versions ------------------------------------------------------------------------------------
+
+
+def versions_of(runs: pd.DataFrame) -> dict[str, collections.Counter]:
+    """How many rows name which version of each package, from the column ``versions``."""
+    named = collections.defaultdict(collections.Counter)
+    for versions, count in runs.get("versions", pd.Series(dtype=str)).value_counts().items():
+        for package in versions.split():
+            name, _, version = package.partition("=")
+            named[name][version] += count
+    return dict(named)
+
+
+def is_mixed(runs: pd.DataFrame) -> bool:
+    """Whether different versions of a library made these rows."""
+    return any(len(of) > 1 for name, of in versions_of(runs).items() if name != "python")
+
+
+def versions_note(runs: pd.DataFrame) -> str:
+    """A paragraph for under a table whose rows different versions made; "" if the same did."""
+    if not is_mixed(runs):
         return ""
-    mean, low, high = (f"{value:{form}}" for value in mean_and_interval(values))
-    return f"{mean} ({low} to {high})" if values.count() > 1 else mean
+    mixed = {name: of for name, of in versions_of(runs).items() if len(of) > 1}
+    return f"\n\n⚠ Rows of different versions are averaged: {_listed(mixed, len(runs))}."
+
+
+def versions_sentence(tables: Iterable[pd.DataFrame]) -> str:
+    """What made the rows of some tables, by how many of them name it."""
+    runs = pd.concat([rows[["versions"]] for rows in tables])
+    return _listed(versions_of(runs), len(runs))
+
+
+def _listed(named: dict[str, collections.Counter], rows: int) -> str:
+    """Names and versions, with the number of rows of each that is not of all."""
+    texts = []
+    for name, of in named.items():
+        counts = (v if n == rows else f"{v} ({n} of {rows} rows)" for v, n in of.items())
+        texts.append(f"{name} {' and '.join(counts)}")
+    return ", ".join(texts)

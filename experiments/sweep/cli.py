@@ -3,7 +3,7 @@
 import argparse
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from e3jax import devices, networks, priority
+from e3jax import devices, networks, priority, sheet
 from e3jax.checkpoint import TrainCheckpoint
 from e3jax.contamination import Contaminated
 from e3jax.training import TrainConfig
@@ -34,6 +34,7 @@ def run(
     args: argparse.Namespace,
     variants: Callable[[Protocol], list[Variant]],
     draw: Callable[[Path, list[dict]], object] = lambda folder, rows: None,
+    drawn: Callable[[Path, str], Iterable[Path]] = lambda folder, protocol: (),
 ) -> int:
     """Does a sweep and all that a person wants to know of it.
 
@@ -41,6 +42,7 @@ def run(
       args: the command's, see :func:`sweep.flags.parse`.
       variants: the plan's parts, given the protocol that the arguments name.
       draw: what else to make of the results: given their folder and rows.
+      drawn: the figures that this writes: given the folder and the protocol's name.
 
     Returns:
       the command's exit code.
@@ -48,13 +50,16 @@ def run(
 
     def work() -> int:
         if args.tensorboard:
-            curves.check_tensorboard()
+            curves.check_tensorboard(args.tensorboard)
         platform, make_engine = engines.prepare(args)
         folder = None if jax.process_index() else Folder(args.results_dir)
         # The other processes of a job compute, and are silent unless they fail.
         command.CONSOLE.quiet = folder is None
         try:
-            parts = variants(flags.protocol(args, platform))
+            protocol = flags.protocol(args, platform)
+            for figure in drawn(folder.path, protocol.name) if folder else ():
+                sheet.check_output(figure)
+            parts = variants(protocol)
             failures = Sweep(args, parts, make_engine, folder).do()
         except KeyboardInterrupt:
             if folder:
@@ -100,6 +105,8 @@ class Sweep:
         self.left, self.failures = len(self.todo), []
         self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar, ExitStack]] = {}
         self.engine = make_engine(sum(bool(run.config) for run in whole))
+        if folder:
+            folder.check_outputs(self.runs, finished, self.engine.device.split(" x ")[-1])
 
     def do(self) -> list[str]:
         """Does what is missing; returns a sentence for each run that failed."""

@@ -6,6 +6,7 @@ probe only weighs its fixed views and images by them, which no step depends on.
 
 import importlib.util
 import itertools
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 
 from e3jax import priority, training
 from e3jax.contamination import Contaminated
+from e3jax.errors import InputError
 from e3jax.training import TrainConfig
 
 # The control splits the inliers at random as the set is split: what shows there is group size.
@@ -116,10 +118,12 @@ def series(log: priority.PriorityLog, weights: np.ndarray) -> tuple[np.ndarray, 
 # --- TensorBoard -----------------------------------------------------------------------------
 
 
-def check_tensorboard() -> None:
-    """Raises a ValueError that says what to do where TensorBoard is missing."""
+def check_tensorboard(folder: str) -> None:
+    """Raises an InputError where TensorBoard is missing, or the folder of event files is a file."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("event files need TensorBoard: pip install tensorboard")
+        raise InputError("event files need TensorBoard: pip install tensorboard")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{folder} is a file, expected a folder for event files: name another")
 
 
 class TensorBoardWriter:

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from e3jax import contamination, datasets
+from e3jax.errors import InputError
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.training import TrainConfig, quick_config
+from sweep.provenance import libraries
 
 QUICK_IMAGES = 500
 OPERATIONS = "RA+IA+PR"
@@ -125,11 +127,15 @@ class Run:
 
     @functools.cached_property
     def name(self) -> str:
-        """The name of the run's files; it ends in a hash of the key."""
+        """The name of the run's files; it ends in a hash of the key and of what computes.
+
+        Raises:
+          InputError: what the run depends on has no content to be named by, as a function has none.
+        """
         defaults = TrainConfig()._asdict()
         config = {k: v for k, v in self.config.items() if k in KEYED or v != defaults[k]}
         key = dataclasses.asdict(self) | {"config": config}
-        text = json.dumps([FORMAT, key], sort_keys=True)
+        text = json.dumps([FORMAT, libraries(), key], sort_keys=True, default=_refuse)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         where = f"{self.dataset}-{self.method}-class{self.inlier_class}-ratio{self.ratio:g}"
         return f"{where}-seed{self._seeds}-{digest}"
@@ -181,6 +187,13 @@ def _training(config: TrainConfig, n: int) -> tuple[int, str]:
     steps, k = config.num_steps(n), f"{config.k} operations, " if config.operations else ""
     length = f"{steps} steps of {config.batch(n)} views, {config.precision}"
     return steps, f"{config.network}, {k}{config.optimizer}, {length}"
+
+
+def _refuse(value: object) -> None:
+    raise InputError(
+        f"a run cannot be named by {value!r}, which another start would not recognise: register "
+        "it, and give its name"
+    )
 
 
 def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, classes=None):

@@ -1,12 +1,11 @@
 """Where a row comes from: versions of what computed it, and the commit."""
 
 import functools
-import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
+from e3jax import version
 
 
 def provenance() -> dict[str, str]:
@@ -14,11 +13,28 @@ def provenance() -> dict[str, str]:
     return {"versions": versions(), "commit": commit()}
 
 
-@functools.cache
+def libraries() -> dict[str, str]:
+    """Versions of e3jax and of the libraries that a run computes with, by name.
+
+    Of e3jax it is the release, so that a change of a docstring makes no sweep start over.
+    """
+    return version.versions() | {"e3jax": version.VERSION}
+
+
 def versions() -> str:
-    """Versions of Python and of the packages that a run computes with."""
-    found = [f"{name}={importlib.metadata.version(name)}" for name in _PACKAGES]
-    return " ".join([f"python={platform.python_version()}", *found])
+    """Versions of Python and of :func:`libraries`, as "python=3.11.7 e3jax=0.1.0 ..."."""
+    named = {"python": platform.python_version()} | libraries()
+    return " ".join(f"{name}={number}" for name, number in named.items())
+
+
+def is_of_these_versions(made: str) -> bool:
+    """Whether no library in a row's column ``versions`` has another version now.
+
+    Older rows name fewer of them.
+    """
+    now = libraries()
+    named = (package.partition("=") for package in made.split())
+    return all(now.get(name, number) == number for name, _, number in named)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 ``folder/runs/NAME.json`` says what was run and what came out, ``NAME.npz`` holds every image's
 scores, so that any metric can be computed again. A run is finished exactly if its JSON file is
 there. ``NAME.state`` holds an unfinished training, ``NAME.failed`` the traceback of a failed run.
+A name ends in twelve hexadecimal digits, see :attr:`sweep.plan.Run.name`; other files are not ours.
 """
 
 import contextlib
@@ -21,25 +22,47 @@ import numpy as np
 import pandas as pd
 from paper import figures, tables
 
-from e3jax import files, metrics, scoring
+from e3jax import files, metrics, scoring, sheet
 from e3jax.contamination import Contaminated
+from e3jax.errors import InputError
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
-from sweep.provenance import commit
+from sweep.provenance import commit, is_of_these_versions
 
 COLUMNS = """dataset source method network operations inlier_class ratio seed train_seed protocol
 max_images n_inliers n_outliers steps pretext_accuracy auroc aupr_in aupr_out train_seconds
 score_seconds device precision versions commit""".split()
 # What a run is told by in tables: of runs that share all of it, the one finished last counts.
 _IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
-_INTEGERS = ("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers")
+_NUMBERS = dict.fromkeys(("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers"), int)
+_NUMBERS |= dict.fromkeys(("ratio", *tables.METRICS), float)
+# None where there is none, as of methods without a training.
+_OPTIONAL = dict.fromkeys(("max_images", "steps"), int)
+_OPTIONAL |= dict.fromkeys(("pretext_accuracy", "train_seconds", "score_seconds"), float)
+# What tells that a file is ours.
+_RUN_MARK = '"made_by": "e3jax"'
+_SCORES_MARK = "is_outlier.npy"
+_FAILED_MARK = "This run of e3jax failed:"
+_PAGE_MARK = "<!-- Written by a sweep of e3jax, which writes it anew. -->"
+# A file of a run, or what a kill left of one that was being written.
+_FILE = re.compile(
+    r"(?P<partial>\.)?(?P<run>.+-[0-9a-f]{12})\.(?P<kind>json|npz|png|state|failed)"
+    r"(?(partial)\.e3jax\.partial)"
+)
 
 
 class Folder:
-    """A results folder; any number of commands, on any number of machines, may use it at once."""
+    """A results folder; any number of commands, on any number of machines, may use it at once.
+
+    Raises:
+      InputError: a table there was not written by e3jax.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.runs = self.path / "runs"
+        self.csv, self.page = self.path / "results.csv", self.path / "results.md"
+        check_csv(self.csv, COLUMNS)
+        files.check_output(self.page, _PAGE_MARK)
         self.runs.mkdir(parents=True, exist_ok=True)
         self._locks = os.open(self.path / ".locks", os.O_RDWR | os.O_CREAT)
 
@@ -49,16 +72,33 @@ class Folder:
 
     def finished(self) -> set[str]:
         """Names of the finished runs, by one listing; removes what a kill left beside them."""
-        there = os.listdir(self.runs)
-        done = {file.removesuffix(".json") for file in there if file.endswith(".json")}
+        there = [match for file in os.listdir(self.runs) if (match := _FILE.fullmatch(file))]
+        done = {file["run"] for file in there if file["kind"] == "json" and not file["partial"]}
         for file in there:
-            name = re.sub(r"\.(state|failed|\w+\.\w+\.partial)$", "", file)
-            if name != file and name in done:
-                # Another command may be removing them, too.
-                shutil.rmtree(self.runs / file, ignore_errors=True)
-                with contextlib.suppress(OSError):  # it was a folder
-                    (self.runs / file).unlink()
+            is_left = file["partial"] or file["kind"] in ("state", "failed")
+            if is_left and file["run"] in done:
+                self._remove(file["run"], self.runs / file[0])
         return done
+
+    def _remove(self, name: str, path: Path) -> None:
+        """Removes what is left beside a run's JSON file, if that is ours."""
+        if not files.is_marked(self.runs / f"{name}.json", _RUN_MARK):
+            return
+        if path.suffix == ".state":
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):  # another command may remove it, too
+                path.unlink()
+
+    def check_outputs(self, runs: Iterable[Run], finished: set[str], device_kind: str) -> None:
+        """Raises an InputError if runs or their tables' figures would replace a file of others."""
+        for run in runs:
+            if run.name not in finished:
+                files.check_output(self.file(run, "npz"), _SCORES_MARK)
+                files.check_output(self.file(run, "failed"), _FAILED_MARK)
+                sheet.check_output(self.file(run, "png"))
+        for name in {figures.overview_name(_table_key(run, device_kind)) for run in runs}:
+            sheet.check_output(self.path / f"{name}.png")
 
     def lock(self, run: Run, free: bool = False) -> bool:
         """Takes a run for this process, until :meth:`unlock`; False if another process has it.
@@ -82,7 +122,8 @@ class Folder:
 
     def fail(self, run: Run, error: BaseException) -> str:
         """Keeps an error's traceback until the run is done; returns the error in one line."""
-        files.write_text(self.file(run, "failed"), "".join(traceback.format_exception(error)))
+        text = "".join([f"{_FAILED_MARK}\n\n", *traceback.format_exception(error)])
+        files.write_text(self.file(run, "failed"), text)
         error = getattr(error, "cause", None) or error  # Ray wraps what a task raised
         line = (str(error).strip() or "no message").splitlines()[0]
         return f"{type(error).__name__}: {line}"
@@ -111,19 +152,26 @@ class Folder:
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
             figures.plot_scores(self.file(run, "png"), own, data.is_outlier, title)
         # Last: where this file is, the run is finished.
-        about = {"format": FORMAT, "finished": time.time(), "rows": rows}
+        about = {"made_by": "e3jax", "format": FORMAT, "finished": time.time(), "rows": rows}
         files.write_text(self.file(run, "json"), json.dumps(about, indent=1))
         shutil.rmtree(self.file(run, "state"), ignore_errors=True)
         return rows
 
     def rows(self) -> list[dict]:
         """The rows of all finished runs, as :func:`read_csv` gives them."""
-        found = [json.loads((self.runs / f"{name}.json").read_bytes()) for name in self.finished()]
-        found.sort(key=lambda run: run.get("finished", 0))
-        rows = [row for run in found for row in run["rows"]]
+        runs = [run for name in self.finished() if "rows" in (run := self._read(name))]
+        runs.sort(key=lambda run: run.get("finished", 0))
+        rows = [row for run in runs for row in run["rows"]]
         texts = ({c: _text(row[c]) for c in COLUMNS if c in row} for row in rows)
         latest = {tuple(str(row[c]) for c in _IDENTITY): row for row in _read(texts)}
         return [latest[key] for key in sorted(latest)]
+
+    def _read(self, name: str) -> dict:
+        path = self.runs / f"{name}.json"
+        with contextlib.suppress(ValueError):
+            if isinstance(run := json.loads(path.read_bytes()), dict):
+                return run
+        raise InputError(f"{path} is not a finished run of e3jax: move it to another folder")
 
     def write_tables(self) -> str:
         """Builds results.csv, results.md and a figure per table from all finished runs, if any."""
@@ -133,10 +181,18 @@ class Folder:
             if not (rows := self.rows()):
                 return ""
             text = tables.markdown(rows)
-            write_csv(self.path / "results.csv", rows)
-            files.write_text(self.path / "results.md", text)
+            write_csv(self.csv, rows)
+            files.check_output(self.page, _PAGE_MARK)
+            files.write_text(self.page, f"{_PAGE_MARK}\n\n{text}")
             figures.draw_overviews(self.path, rows)
         return text
+
+
+def _table_key(run: Run, device_kind: str) -> tables.TableKey:
+    """The table that a run's rows stand in; there may be another one that has them too."""
+    precision = run.config.get("precision", "float32") if run.protocol else ""
+    what = (run.protocol, run.network, run.operations, precision, device_kind)
+    return tables.TableKey(run.dataset, run.source, run.ratio, run.max_images or 0, *what)
 
 
 # --- Tables as CSV ---------------------------------------------------------------------------
@@ -154,9 +210,10 @@ def _read_texts(path: str | os.PathLike) -> pd.DataFrame:
 def _read(rows: Iterable[dict[str, str]]) -> list[dict]:
     rows = [_migrate(row) for row in rows]
     for row in rows:
-        row |= {name: int(row[name]) for name in _INTEGERS}
-        row |= {name: float(row[name]) for name in ("ratio", *tables.METRICS)}
-        row["max_images"] = int(row["max_images"]) if row["max_images"] else None
+        row |= {name: number(row[name]) for name, number in _NUMBERS.items()}
+        row |= {
+            name: number(row[name]) if row[name] else None for name, number in _OPTIONAL.items()
+        }
         row["warning"] = _warning(row)
     return rows
 
@@ -176,7 +233,7 @@ def _warning(row: dict) -> str:
     of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
     equal = np.allclose(found, of_equal_scores, rtol=0, atol=1e-5)
     scores = np.array([0, 0 if equal else 1 + found[0]])
-    if (warning := scoring.check_scores(scores)) or row["pretext_accuracy"] == "":
+    if (warning := scoring.check_scores(scores)) or row["pretext_accuracy"] in ("", None):
         return warning
     return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
 
@@ -192,16 +249,43 @@ def without_row(cases: Sequence[tuple], rows: pd.DataFrame, columns: Sequence[st
     return [case for case in cases if tuple(map(str, case)) not in done]
 
 
+def of_these_versions(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the present versions made, as far as their column ``versions`` tells."""
+    made = rows.get("versions", [""] * len(rows))
+    return rows.loc[[*map(is_of_these_versions, made)]]
+
+
+def latest(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Of rows that share these columns, the last one: what was measured again since counts once."""
+    return rows[~rows.duplicated(list(columns), keep="last")]
+
+
+def check_csv(path: str | os.PathLike, columns: Iterable[str]) -> None:
+    """Raises an InputError unless a table may be written at ``path``; its header marks ours."""
+    files.check_output(path, ",".join([*columns][:4]))
+
+
 def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
-    """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty."""
+    """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty.
+
+    Raises:
+      InputError: see :func:`check_csv`.
+    """
+    columns = [*columns]
+    check_csv(path, columns)
     old = rows_of(path)
     columns = dict.fromkeys([*columns, *old])
     write_csv(path, [*old.to_dict("records"), *rows], columns)
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
-    """Writes these columns of rows, whole or not at all, floats with six digits."""
+    """Writes these columns of rows, whole or not at all, floats with six digits.
+
+    Raises:
+      InputError: see :func:`check_csv`.
+    """
     columns = list(columns)
+    check_csv(path, columns)
     files.write_csv(path, columns, ([_text(row.get(c)) for c in columns] for row in rows))
 
 
