@@ -648,6 +648,7 @@ def _begun(folder: Path, settings: dict) -> Iterator[dict]:
     """
     _check_folder(folder)  # first, as a lock in a folder of pictures is a file there
     _arrow()
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with locks.held(folder, "bank"):
         _check_folder(folder)
         for path in folder.glob(".*"):

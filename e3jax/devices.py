@@ -38,19 +38,21 @@ GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ < (0
 # Blocks in flight, so that devices compute while earlier results are fetched.
 _BLOCKS_AHEAD = 2
 _KEYS = "threefry2x32"
-# What programs here are written for, by JAX's context managers. Left out is what they do not depend
-# on: arrays of different rank are never broadcast silently, and every program has its precision.
-_SETTINGS = (
-    (jax.enable_x64, False),
-    (jax.numpy_dtype_promotion, "standard"),
-    (jax.default_prng_impl, _KEYS),
-    (jax.threefry_partitionable, True),
-    (jax.default_device, None),
-    (jax.disable_jit, False),
-    (jax.debug_nans, False),  # the log of a step that was not done is NaN
-    (jax.debug_infs, False),
-    (jax.transfer_guard, "allow"),
-)
+# What programs here are written for. Left out is what they do not depend on: arrays of different
+# rank are never broadcast silently, and every program has a precision of its own.
+_SETTINGS = {
+    "enable_x64": False,
+    "numpy_dtype_promotion": "standard",
+    "default_prng_impl": _KEYS,
+    "threefry_partitionable": True,
+    "default_device": None,
+    "disable_jit": False,
+    "debug_nans": False,  # the log of a step that was not done is NaN
+    "debug_infs": False,
+    "transfer_guard_host_to_device": "allow",
+    "transfer_guard_device_to_device": "allow",
+    "transfer_guard_device_to_host": "allow",
+}
 
 
 # --- JAX's settings ------------------------------------------------------------------------------
@@ -64,8 +66,9 @@ def settings() -> Iterator[None]:
     after an error, and in its other threads.
     """
     with contextlib.ExitStack() as stack:
-        for setting, value in _SETTINGS:
-            stack.enter_context(setting(value))
+        for name, value in _SETTINGS.items():
+            if getattr(jax.config, f"jax_{name}") not in (value, None):
+                stack.enter_context(getattr(jax, name)(value))
         if _has_mesh():
             stack.enter_context(jax.set_mesh(None))
         yield

@@ -31,7 +31,8 @@ def processes(function: Callable[[Any], Any], items: Iterable) -> Iterator:
 def on_ray(address: str | None = None) -> Each:
     """An engine whose calls are tasks of a Ray cluster, which does those of lost nodes again.
 
-    Code and items travel, so nodes need Python packages alone: no shared file system.
+    Code and items travel, so nodes need only Python packages, and no shared file system. Tasks
+    compute on CPUs, also on nodes with GPUs: of a network that was chosen for a GPU that is slow.
 
     Args:
       address: of the cluster, of which each task takes a CPU core; default: one on this machine.

@@ -167,9 +167,9 @@ def state_of(path: str | os.PathLike) -> FileState:
         has_inodes = _has_inodes(found.st_dev, path)
     except (OSError, ValueError):
         return FileState()
-    # Both have up to 64 bits, which int64 does not hold.
-    device, inode = (n & 0x7FFFFFFFFFFFFFFF for n in (found.st_dev, found.st_ino))
-    return FileState(device, inode if has_inodes else 0, found.st_size, found.st_mtime_ns)
+    inode = found.st_ino if has_inodes else 0
+    state = (found.st_dev, inode, found.st_size, found.st_mtime_ns)
+    return FileState(*(n & 0x7FFFFFFFFFFFFFFF for n in state))  # int64 does not hold all 64 bits
 
 
 _with_inodes: dict[int, bool] = {}

@@ -40,7 +40,7 @@ def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -
             try:
                 file = opened(lock, shared=shared)
             except BlockingIOError:
-                who = f"another {what} command is at work in {folder} ({_holder(lock)})"
+                who = f"another command is at work in {folder} ({_holder(lock)})"
                 if not wait:
                     raise InputError(f"{who}: wait until it ends (nothing was changed)") from None
                 if not told:

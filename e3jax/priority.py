@@ -27,7 +27,6 @@ from e3jax.images import to_unit
 Apply = Callable[[Any, Any], tuple[jax.Array, jax.Array]]
 
 
-@devices.with_settings
 @functools.partial(jax.jit, static_argnames=("apply", "wrt", "per_operation", "block"))
 @devices.in_float32
 def gradient_magnitude(
@@ -104,7 +103,6 @@ class Update(NamedTuple):
     norm: jax.Array
 
 
-@devices.with_settings
 @functools.partial(jax.jit, static_argnames=("apply", "datum", "wrt", "block"))
 @devices.in_float32
 def de_facto_update(
@@ -203,13 +201,14 @@ def updates(
             return optax.tree.vdot(step, gradient), optax.tree.norm(gradient)
 
         n = len(part[1])
-        return jax.lax.map(of_image, jnp.kron(jnp.eye(n, dtype=values.dtype), share))
+        return jax.lax.map(of_image, jnp.kron(jnp.eye(n), share).astype(values.dtype))
 
     blocks, rest = _in_blocks((inputs, labels), max(block // m, 1))
     parts = [of_images(rest)] if len(rest[1]) else []
     if len(blocks[1]):
         parts.insert(0, jax.tree.map(_merge_axes, jax.lax.map(of_images, blocks)))
     product, norm = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+    weights = weights.astype(norm.dtype)
     de_facto = _ratio(product, norm)
     cosine = _ratio(de_facto, optax.tree.norm(step))
     return Update(de_facto, _ratio(de_facto - weights * norm, 1 - weights), cosine, norm)
@@ -273,7 +272,8 @@ def last_layer_gradients(
     """
     residual = _residual(logits, labels)
     if per_operation:
-        residual = residual * jax.nn.one_hot(labels, logits.shape[-1])
+        residual = residual * jax.nn.one_hot(labels, logits.shape[-1], dtype=residual.dtype)
+    groups = groups.astype(residual.dtype)
     return jnp.einsum("gv,vd,vk->gdk", groups, _with_one(representation), residual)
 
 
@@ -282,7 +282,7 @@ def _with_one(representation: jax.Array) -> jax.Array:
 
 
 def _residual(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
 
 
 def _merge_axes(a: jax.Array) -> jax.Array:

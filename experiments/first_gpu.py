@@ -1,5 +1,7 @@
 """What to run on the first GPU (or TPU) at hand; every part takes less than --minutes.
 
+Each part is a process of its own, which has the device to itself.
+
 numerics: views, logits, a training step and scores against this machine's CPU. speed: trained and
 scored views per second of the paper's network, by precision, with and without XLA's Triton
 products. class: the paper's protocol on MNIST class 4. classes: as many of the ten as fit; the same
@@ -8,6 +10,7 @@ numbers differ by more than their limits, or a part failed.
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import signal
@@ -17,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import command
 import jax
@@ -77,22 +81,50 @@ def _config(args: argparse.Namespace, grey: bool = True, **changes) -> training.
     return training.paper_config(grey)._replace(**toy, **changes)
 
 
+@contextlib.contextmanager
+def _worker(seconds: float, name: str, **options: Any) -> Iterator[Worker]:
+    """A worker, which is ended after some seconds: then its answer is a ChildProcessError."""
+    with Worker(name, **options) as worker:
+        timer = threading.Timer(seconds, worker.kill)
+        timer.start()
+        try:
+            yield worker
+        finally:
+            timer.cancel()
+
+
 # --- Numerics -----------------------------------------------------------------------------------
 
 
 def numerics(args: argparse.Namespace) -> Iterator[dict]:
-    runtime.prepare()
-    device, exact = jax.devices()[-1], _numbers(args, jax.devices("cpu")[0], "float32")
-    for precision in devices.PRECISIONS[: 1 if args.toy else None]:
-        found = _numbers(args, device, precision)
-        for what, limit in _LIMITS.items():
-            difference = found[what] - exact[what]
+    words = {name: getattr(args, name) for name in ("toy", "data_dir", "source")}
+    with _worker(60 * args.minutes, "first_gpu:Numerics", **words) as worker:
+        for precision in devices.PRECISIONS[: 1 if args.toy else None]:
+            yield from worker.ask("differences", precision=precision)
+
+
+class Numerics:
+    """A device's numbers against a CPU's."""
+
+    def __init__(self, **words: Any):
+        runtime.prepare()
+        self.args = argparse.Namespace(**words)
+        self.exact = _numbers(self.args, jax.devices("cpu")[0], "float32")
+
+    def differences(self, precision: str) -> list[dict]:
+        """A row for each of ``_LIMITS``."""
+        device, rows = runtime.devices()[-1], []
+        numbers = _numbers(self.args, device, precision)
+        for quantity, limit in _LIMITS.items():
+            difference = numbers[quantity] - self.exact[quantity]
             value, unit = np.abs(difference).max(), "absolute"
-            if what == "step":  # relative to what the step changes
-                value, unit = np.linalg.norm(difference) / np.linalg.norm(exact[what]), "share"
-            row = {"what": f"{what}: difference from a CPU's float32", "precision": precision}
+            if quantity == "step":  # relative to what the step changes
+                exact = np.linalg.norm(self.exact[quantity])
+                value, unit = np.linalg.norm(difference) / exact, "share"
+            row = {"what": f"{quantity}: difference from a CPU's float32", "precision": precision}
             row |= {"channels": 1, "device": device.device_kind, "value": float(value)}
-            yield row | {"limit": limit if precision == "float32" else "", "unit": unit}
+            rows.append(row | {"limit": limit if precision == "float32" else "", "unit": unit})
+        return rows
 
 
 def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> dict:
@@ -113,16 +145,16 @@ def _numbers(args: argparse.Namespace, device: jax.Device, precision: str) -> di
     after = fitting.fit(key, digits, config=config, mesh=mesh, start=start, until=1).state
     step = jax.tree.map(np.subtract, jax.device_get(after).variables, before.variables)
     step, _ = jax.flatten_util.ravel_pytree(step["params"])
-    found = {"views": views, "logits": logits, "step": step}
-    found["scores"] = fitting.score(start, digits, mesh=mesh).mean()
-    return jax.tree.map(np.asarray, found)
+    scores = fitting.score(start, digits, mesh=mesh).mean()
+    numbers = {"views": views, "logits": logits, "step": step, "scores": scores}
+    return jax.tree.map(np.asarray, numbers)
 
 
 # --- Speed --------------------------------------------------------------------------------------
 
 
 def speeds(args: argparse.Namespace) -> Iterator[dict]:
-    """Each case in a process of its own: on some versions Triton's products end it."""
+    """Each case in a process of its own, too: on some versions Triton's products end it."""
     deadline = time.monotonic() + 60 * args.minutes
     sizes, precisions = ((1, 128), (3, 128), (1, 1024)), ("bfloat16", "tensorfloat32", "float32")
     cases = list(itertools.product(sizes, precisions, (False, True)))
@@ -135,9 +167,7 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
             continue
         job = {"config": config._asdict(), "shape": [4 if args.toy else 2048, 32, 32, channels]}
         job["gpu_options"] = {"xla_gpu_enable_triton_gemm": triton}
-        with Worker("speed.backends:Ours", **job) as worker:
-            timer = threading.Timer(left, worker.kill)
-            timer.start()
+        with _worker(left, "speed.backends:Ours", **job) as worker:
             try:
                 compiling = worker.ask("prepare", names=["train", "score"])
                 case["device"] = worker.ask("hello")["device"]
@@ -149,7 +179,6 @@ def speeds(args: argparse.Namespace) -> Iterator[dict]:
                     yield case | {"what": f"{what}, compiling", "value": value, "unit": "s"}
             except ChildProcessError as error:
                 yield case | {"what": str(error)}
-            timer.cancel()
 
 
 # --- The paper's protocol -----------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 import time
 
 import compile_for
@@ -10,6 +12,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from e3jax import E3Outlier, baselines, devices, fitting, methods, training
@@ -57,6 +60,55 @@ def test_any_number_of_devices_of_a_plugin_does(digits, run_script, tmp_path):
     assert {row["device"] for row in found} == {"3 x cpu"}
     assert {row["precision"] for row in found} == {"float32"}
     assert {row["method"] for row in found} >= {"e3outlier", "cae"}
+
+
+CUDA = "jax_cuda12_plugin"
+# What a plug-in finds where there is no driver.
+FAILING = "def initialize():\n    raise RuntimeError('no CUDA-capable device is detected')\n"
+LOOK = """
+import warnings
+warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as caught:
+    from e3jax import devices, runtime
+    runtime.devices(), devices.device_mesh()
+    words = runtime.describe_devices()
+for warning in caught:
+    print(warning.message)
+print(words)
+"""
+
+
+@pytest.mark.parametrize(
+    "installed, chosen, is_told",
+    [
+        (["module"], {}, True),
+        (["distribution"], {}, True),
+        (["module", "distribution"], {}, True),
+        (["module", "distribution"], {"JAX_PLATFORMS": "cpu"}, False),
+        (["module", "distribution"], {"JAX_PLATFORM_NAME": "cpu"}, False),
+        (["module", "distribution"], {"CUDA_VISIBLE_DEVICES": ""}, False),
+        ([], {}, False),
+    ],
+)
+def test_a_plugin_that_fails_is_told_once(tmp_path, installed, chosen, is_told):
+    """JAX itself goes on with the CPU, and says nothing that a user sees."""
+    made = {"jax_plugins/xla_cuda12/__init__.py": FAILING}
+    if "module" in installed:
+        made[f"{CUDA}/__init__.py"] = ""
+    if "distribution" in installed:
+        made[f"{CUDA}-1.0.dist-info/METADATA"] = f"Name: {CUDA}\nVersion: 1.0\n"
+    for name, text in made.items() if installed else ():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    cpu = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
+    env = {name: value for name, value in os.environ.items() if name not in cpu}
+    env |= {"PYTHONPATH": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"} | chosen
+    done = subprocess.run([sys.executable, "-c", LOOK], env=env, capture_output=True, text=True)
+    *told, words = done.stdout.splitlines()
+    assert words == "CPU, 1 device", done.stderr
+    assert len(told) == is_told
+    for sentence in told:
+        assert f"runs on the CPU, which is much slower, although {CUDA} is installed" in sentence
 
 
 def rows(path):
@@ -149,10 +201,17 @@ def test_an_image_alone_takes_its_own_time(digits):
 
 
 @pytest.mark.campaign
-def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(run_script, tmp_path, cache):
+def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(tmp_path, cache):
+    """It leaves the device to its parts, which would find a part of its memory taken."""
     arguments = ("--toy", "--source", "embedded", "--results-dir", tmp_path, "--minutes", 5)
-    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # nobody looks at these speeds
-    done = run_script("experiments/first_gpu.py", *arguments, env=env)
+    code = (
+        "import sys, first_gpu, jax._src.xla_bridge as backends; code = first_gpu.main()\n"
+        "assert not backends.backends_are_initialized(); sys.exit(code)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT / "experiments")}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # nobody looks at these speeds
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     found = rows(tmp_path / "first_gpu.csv")
     assert {row["part"] for row in found} == {"numerics", "speed", "class", "classes"}

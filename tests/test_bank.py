@@ -369,7 +369,7 @@ def test_what_a_kill_leaves_is_no_other_programs(photos, tmp_path):
     (folder / locks.NAME).touch()
     files.partial(folder / bank.ABOUT).write_text("{")
     with locks.held(folder, "bank"):  # a command that has just begun
-        with pytest.raises(InputError, match="another bank command is at work in"):
+        with pytest.raises(InputError, match="another command is at work in"):
             write(folder, photos)
     write(folder, photos)
     whole = content(folder)
@@ -535,7 +535,7 @@ def test_what_is_wrong_is_one_sentence(photos, tmp_path):
             bank.open_bank(tmp_path / "bank")
         write(tmp_path / "bank", photos)
     with bank.locks.held(tmp_path / "bank", "bank"):
-        with pytest.raises(InputError, match="another bank command is at work in"):
+        with pytest.raises(InputError, match="another command is at work in"):
             write(tmp_path / "bank", photos)
     few = tmp_path / "few"
     few.mkdir()

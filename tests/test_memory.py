@@ -64,10 +64,10 @@ def test_what_follows_the_scores_takes_few_bytes_per_image(follow, most):
 
 
 def test_mapped_arrays_are_what_they_were_and_take_no_memory(tmp_path):
-    parts, values = files.Parts(tmp_path / "parts"), np.arange(500_000)
+    store, values = files.Store(tmp_path / "work", "name"), np.arange(500_000)
     tracemalloc.start()
-    mapped = parts.mapped("values", values)
+    mapped = store.as_memmap("values", values)
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     np.testing.assert_array_equal(mapped, values)
-    assert kept < len(values) and files.Parts().mapped("values", values) is values
+    assert kept < len(values) and files.Store().as_memmap("values", values) is values

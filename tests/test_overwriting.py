@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from e3jax import E3Outlier, cli, save, write_gallery
+from e3jax import E3Outlier, cli, locks, save, write_gallery
 from e3jax.errors import InputError
 from e3jax.ranking import HealthWarning
 
@@ -194,3 +195,44 @@ def test_galleries_and_detectors_from_python_ask_too(made, tmp_path):
         with pytest.raises(InputError, match="exists and was not written by e3jax"):
             write(tmp_path / "mine", detector.ranking_)
     assert (tmp_path / "mine").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("first", ["rank", "score", "bank"])
+@pytest.mark.parametrize("name", ["rank", "rank a bank", "score"])
+def test_two_commands_never_share_a_report_folder(place, capsys, first, name):
+    (place / "out").mkdir()
+    with locks.held(place / "out", first):
+        began = time.monotonic()
+        said = refused(COMMANDS[name][0], place, capsys)
+        assert time.monotonic() - began < 5
+    assert f"another command is at work in out ({first}, process {os.getpid()} on " in said
+    assert cli.main(COMMANDS[name][0]) in (0, 1)
+
+
+def test_shards_share_a_report_folder_with_each_other_alone(place, capsys):
+    shard = [*COMMANDS["rank a bank"][0], "--shard", "1/2"]
+    (place / "out").mkdir()
+    with locks.held(place / "out", "rank", shared=True):
+        assert "another command is at work" in refused(COMMANDS["rank"][0], place, capsys)
+        assert cli.main(shard) in (0, 1)
+    with locks.held(place / "out", "score"):
+        refused(shard, place, capsys)
+
+
+@pytest.mark.campaign
+def test_of_two_equal_commands_one_is_refused_and_the_other_ends_as_if_alone(place):
+    """Both begin at once, on a bank, whose unfinished work they would share."""
+    command = [sys.executable, "-c", LIMITED, "folder", *COMMANDS["rank a bank"][0]]
+    env = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    both = [subprocess.Popen(command, env=env, **pipes) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    codes = [process.returncode for process in both]
+    if 2 in codes:
+        refusal = said[codes.index(2)]
+        assert "another command is at work in out (rank, process " in refusal
+        codes.remove(2)
+    assert set(codes) <= {0, 1} and codes, said
+    report = {path: path.read_bytes() for path in sorted((place / "out").iterdir())}
+    assert cli.main(COMMANDS["rank a bank"][0]) in (0, 1)
+    assert {path: path.read_bytes() for path in sorted((place / "out").iterdir())} == report

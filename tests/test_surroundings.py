@@ -1,6 +1,7 @@
 """What a machine or a shell may be like, and what is told before any work is done."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -36,7 +37,10 @@ def photos(digits, tmp_path_factory):
         (["--operations", "RA+XX"], "operation set 'RA+XX': expected families"),
         (["--steps", "0"], "steps is 0"),
         (["--save", "no/such/model"], "no/such is no folder that one may write to"),
-        (["--save", "photos/a.png"], "is there and no detector of e3jax, so it is not replaced"),
+        (
+            ["--save", "photos/a.png"],
+            "a.png exists and was not written by e3jax, so it is not overwritten",
+        ),
         (["--save", "photos"], "photos is a folder, expected a file"),
     ],
 )
@@ -92,7 +96,27 @@ def test_a_name_with_a_carriage_return_is_quoted(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b'name,n\n"a\rb",1\n"c\nd",2\n'
 
 
-def test_a_user_without_a_home_has_a_cache(monkeypatch):
+NOT_KEPT = "compiled programs are not kept: "
+
+
+@pytest.fixture
+def folder_of_programs():
+    """Where programs are kept after a test; other tests find what they found before."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield lambda: Path(jax.config.jax_compilation_cache_dir)
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def warnings_of_prepare() -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runtime.prepare()
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_user_without_a_home_works_without_kept_programs(monkeypatch, folder_of_programs):
     for name in ("E3JAX_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -100,7 +124,71 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", none)
-    assert str(os.getuid()) in files.cache_folder().name
+    before = folder_of_programs()
+    (warning,) = warnings_of_prepare()
+    assert warning.startswith(NOT_KEPT + "there is no home folder")
+    assert folder_of_programs() == before
+
+
+def test_programs_are_kept_in_a_new_folder_that_is_private(
+    tmp_path, monkeypatch, folder_of_programs
+):
+    monkeypatch.setenv("E3JAX_CACHE_DIR", str(tmp_path / "cache"))
+    for umask in (0o022, 0o000):
+        before = os.umask(umask)
+        try:
+            assert not warnings_of_prepare()
+        finally:
+            os.umask(before)
+        folder = folder_of_programs()
+        assert folder == tmp_path / "cache" / "compiled"
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.parent.stat().st_mode & 0o022 == 0
+        shutil.rmtree(folder.parent)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has other permissions")
+@pytest.mark.parametrize(
+    "what, mode, owner, is_kept",
+    [
+        ("compiled", 0o777, None, True),  # it is made private
+        ("", 0o755, None, True),
+        ("", 0o777, None, False),
+        ("", 0o1777, None, True),  # as /tmp, where only an owner can move a folder
+        ("", 0o775, (-1, 54321), False),
+        ("", 0o755, (54321, -1), False),
+        ("compiled", 0o700, (54321, -1), False),
+        ("..", 0o777, None, False),
+        ("..", 0o1777, None, True),
+    ],
+)
+def test_programs_are_kept_only_where_nobody_else_may_write(
+    tmp_path, monkeypatch, folder_of_programs, what, mode, owner, is_kept
+):
+    """JAX executes what it finds there."""
+    if owner and os.getuid():
+        pytest.skip("only root can give a folder away")
+    cache = tmp_path / "above" / "cache"
+    (cache / "compiled").mkdir(parents=True)
+    path = cache / what
+    path.chmod(mode)
+    if owner:
+        os.chown(path, *owner)
+    for link in (False, True):
+        if link:  # of another name, to the same
+            (tmp_path / "link").symlink_to(cache)
+        monkeypatch.setenv("E3JAX_CACHE_DIR", str(tmp_path / "link" if link else cache))
+        before, told = folder_of_programs(), warnings_of_prepare()
+        if is_kept:
+            assert not told and folder_of_programs().samefile(cache / "compiled")
+        else:
+            assert len(told) == 1 and told[0].startswith(NOT_KEPT), told
+            assert "set E3JAX_CACHE_DIR to a folder of your own" in told[0]
+            assert folder_of_programs() == before
+
+
+def test_devices_are_described_in_words():
+    assert runtime.describe_devices() == "CPU, 2 devices"
 
 
 def test_a_device_that_is_not_there_is_one_sentence(photos, tmp_path):
