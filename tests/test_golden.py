@@ -7,6 +7,7 @@ training is chaotic. So 100 steps are held to 1e-5 where compiler and CPU are re
 elsewhere to 0.1, less than half of what one step and 100 steps differ by, of the first of them.
 """
 
+import jaxlib
 import numpy as np
 import pytest
 from golden import make
@@ -41,8 +42,11 @@ def test_an_untrained_networks_scores_are_the_recorded_ones(numbers, logits_and_
 @pytest.mark.filterwarnings("ignore:pretext accuracy")
 @pytest.mark.parametrize(("steps", "atol_elsewhere"), [(1, 1e-5), (100, 0.1)])
 def test_a_trained_detectors_scores_are_the_recorded_ones(numbers, digits, steps, atol_elsewhere):
-    here = numbers["machine"] == make.machine()
+    machine, recorded = make.machine(), numbers[f"detector_{steps}"]
+    here = numbers["machine"] == machine
+    # Elsewhere the same compiler is nearest.
+    compiler = f"jaxlib {jaxlib.__version__} "
+    alike = np.array([str(other).startswith(compiler) for other in numbers["machine"]])
     atol = 1e-5 if here.any() else atol_elsewhere
-    recorded = numbers[f"detector_{steps}"]
-    recorded = recorded[here.argmax()] if recorded.ndim > 1 else recorded
+    recorded = recorded[(here if here.any() else alike).argmax()]
     np.testing.assert_allclose(make.detector(digits, steps), recorded, rtol=0, atol=atol)

@@ -167,3 +167,12 @@ def test_views_of_one_image_all_count_however_certain_it_is():
         start = losses.no_certainty(None) + np.float32(certainty)
         counts, _ = trimmed_over_two_devices(0.5, logits, operation, image, start)
         assert counts.tolist() == [1] * 10
+
+
+def test_a_certainty_that_is_not_finite_makes_the_loss_so():
+    """No view would count, and training would go on with weight decay alone."""
+    logits, image = jax.random.normal(jax.random.key(3), (4, K)), jnp.arange(4)
+    start = losses.no_certainty(None).copy()
+    start[0, 2] = np.nan
+    counts, _ = trimmed_over_two_devices(0.1, logits, image, image, start)
+    assert np.isnan(counts).all()
