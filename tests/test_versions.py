@@ -49,12 +49,12 @@ jax.config.update("jax_num_cpu_devices", 2)
 from e3jax import descriptors
 images = np.random.default_rng(0).integers(0, 255, (300, 32, 32, 1), np.uint8)
 references = descriptors.fit(jax.random.key(0), images)
-for _ in range(300):
+for _ in range(100):
     descriptors.distances(references, images)
 """
 
 
-def test_hundreds_of_calls_on_two_devices_come_to_an_end():
+def test_a_hundred_calls_on_two_devices_come_to_an_end():
     """jax 0.11.1 and 0.11.2 mostly wait for ever after a few."""
     subprocess.run([sys.executable, "-c", TWO_DEVICES], cwd=ROOT, check=True, timeout=120)
 
