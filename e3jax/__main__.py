@@ -7,11 +7,10 @@ from e3jax import exits
 
 def main() -> int:
     """Runs a command; returns its exit code."""
-    exits.hear_interrupts(starting=True)
+    exits.hear_interrupts()
     try:
         from e3jax import cli
 
-        exits.hear_interrupts()
         return cli.main()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

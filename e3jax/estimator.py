@@ -34,17 +34,18 @@ from e3jax import (
     ranking,
     reading,
     runtime,
-    sampling,
     scoring,
     thresholds,
     training,
 )
 from e3jax.bank import Joined, is_bank, open_bank
+from e3jax.choices import EVIDENCE, FITS
 from e3jax.collecting import collect, is_path
 from e3jax.errors import InputError
 from e3jax.fitting import silent
 from e3jax.methods import E3OUTLIER, FACTORED, Method
 from e3jax.ranking import Health, HealthWarning
+from e3jax.training import sampling
 
 _log = logging.getLogger(__name__)
 # For time budgets: the shortest useful training, the cost of a trained view in scored views, and an
@@ -56,7 +57,6 @@ LARGE, _SAMPLE, _PART = 20_000, 5_000, 4_096
 _SCORED = 24
 # Limits for collections of any size, set by the time they take; what more steps find is unmeasured.
 _MOST_STEPS_CPU, _MOST_STEPS = 3_000, 100_000
-EVIDENCE = ("all", "network")
 _NOT_SAVED = ("evidence_", "view_entropies_", "alike_", "states_")
 
 
@@ -719,8 +719,8 @@ class E3Outlier(BaseEstimator):
             raise ValueError(f"evidence is {self.evidence!r}, expected {known}")
         if self.network != "auto":
             networks.check_classifier(self.network)
-        if self.resize not in images.FITS:
-            raise ValueError(f"resize is {self.resize!r}, expected one of {', '.join(images.FITS)}")
+        if self.resize not in FITS:
+            raise ValueError(f"resize is {self.resize!r}, expected one of {', '.join(FITS)}")
         if self.value_range is not None and not _is_range(self.value_range):
             raise ValueError(
                 f"value_range is {self.value_range!r}, expected two numbers, the smaller first"

@@ -4,32 +4,48 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 
 # What a command's exit codes mean; argparse ends with BAD_INPUT, too.
 DONE, DOUBTFUL, BAD_INPUT, PARTLY, CRASHED, STOPPED = 0, 1, 2, 3, 4, 130
-_interrupts = []
+_interrupts, _is_starting = [], []
 
 
-def hear_interrupts(starting: bool = False) -> None:
+def hear_interrupts() -> None:
     """Notes each Ctrl-C besides raising KeyboardInterrupt, which callbacks of libraries swallow.
 
-    The second one ends the process at once, and so does the first while it is starting: libraries
-    in the middle of their imports would crash. Where Ctrl-C is ignored, as in the background, or
-    handled by another program, it stays so.
+    It ends the process at once before :func:`started`, since libraries would crash in the middle of
+    their imports, and when it comes the second time. Where Ctrl-C is ignored, as in the background,
+    or handled by another program, it stays so.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    _is_starting.append(True)
+    report = sys.unraisablehook
 
     def interrupt(*_) -> None:
         _interrupts.append(True)
-        if starting or len(_interrupts) > 1:
+        if _is_starting or len(_interrupts) > 1:
             os.write(2, b"Stopped.\n")
             os._exit(STOPPED)
         raise KeyboardInterrupt
 
-    interrupt.is_ours = True
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler or hasattr(handler, "is_ours"):
-        signal.signal(signal.SIGINT, interrupt)
+    def again(swallowed) -> None:
+        """For what a callback swallowed: it is raised again, outside of it, and not reported."""
+        if not issubclass(swallowed.exc_type, KeyboardInterrupt):
+            report(swallowed)
+            return
+        _interrupts.clear()
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = again
+
+
+def started() -> None:
+    """From now on a Ctrl-C is raised; what is under way may be kept."""
+    _is_starting.clear()
 
 
 def check_interrupts() -> None:

@@ -6,13 +6,10 @@ Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from e3jax.errors import InputError
 
-# How an image that is not square becomes square, see to_square.
-FITS = ("squash", "crop", "letterbox")
 _SAMPLE = 1 << 16  # values of an image that are sorted
 _STRIP = 1 << 18  # pixels that are converted at a time
 _VANISHED = 0.1  # how far a drawing is from white at most, relative to its opacity
@@ -66,7 +63,7 @@ def as_bank(images, ids=None, least: int = 2) -> ImageBank:
     return ImageBank(bank, _as_ids(ids, len(bank)))
 
 
-def to_unit(images: jax.Array) -> jax.Array:
+def to_unit(images):
     """Scales uint8 images to float32 in [-1, 1], the range that networks take."""
     return images.astype("float32") * (2 / 255) - 1
 

@@ -3,30 +3,17 @@
 The paper's scores fall with outlyingness; here, and nowhere else, they change their sign.
 """
 
-import csv
-import heapq
 import itertools
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import files, operations, quarantine, reading, scoring
-from e3jax.errors import InputError
+from e3jax import files, operations, reading, scoring, tables
 
-SCORES, LINES, PARQUET, UNREADABLE = (
-    "scores.csv",
-    quarantine.LINES,
-    "scores.parquet",
-    "unreadable.csv",
-)
-COLUMNS = ("rank", "path", "score", "outlier", "copy_of")
-_STATE = files.FileState._fields
-_DELIMITERS = (",", ";", "\t")  # what spreadsheets write, by their language
 _ROWS = 8192  # in memory at a time
 
 
@@ -128,15 +115,15 @@ def image_entropies(entropies: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _marks(columns: Iterable[str]) -> list[str]:
     """A table's header, as it is written and as spreadsheets save it."""
-    return [d.join(f"{q}{c}{q}" for c in columns) for d in _DELIMITERS for q in ("", '"')]
+    return [d.join(f"{q}{c}{q}" for c in columns) for d in tables.DELIMITERS for q in ("", '"')]
 
 
 # By each table, what is in those of this program and in no other's.
 _MARKS = {
-    SCORES: _marks(COLUMNS),
-    LINES: ['{"rank": 1, "path"'],
-    UNREADABLE: _marks(reading.Unreadable._fields),
-    PARQUET: ["e3jax: the rows of a report"],
+    tables.SCORES: _marks(tables.COLUMNS),
+    tables.LINES: ['{"rank": 1, "path"'],
+    tables.UNREADABLE: _marks(reading.Unreadable._fields),
+    tables.PARQUET: ["e3jax: the rows of a report"],
 }
 
 
@@ -147,7 +134,12 @@ def check_outputs(folder: str | os.PathLike, bank: bool) -> None:
       folder: of the report.
       bank: whether scores.parquet is written, too.
     """
-    for name in (SCORES, LINES, UNREADABLE, *([PARQUET] if bank else [])):
+    for name in (
+        tables.SCORES,
+        tables.LINES,
+        tables.UNREADABLE,
+        *([tables.PARQUET] if bank else []),
+    ):
         _check_output(Path(folder, name))
 
 
@@ -159,20 +151,20 @@ def _check_output(path: Path) -> None:
 def write_tables(folder: str | os.PathLike, ranking: Ranking) -> None:
     """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv.
 
-    Columns are ``COLUMNS``, and the surprise of each kind of evidence in nats. ``copy_of`` is the
-    path of the first of several copies, also its own; empty for images without copies. The lines of
-    scores.jsonl also have the fields of :class:`e3jax.files.FileState`, by which quarantine knows a
-    file again; null for images of arrays.
+    Columns are :data:`e3jax.tables.COLUMNS`, and the surprise of each kind of evidence in nats.
+    ``copy_of`` is the path of the first of several copies, also its own; empty for images without
+    copies. The lines of scores.jsonl also have the fields of :class:`e3jax.files.FileState`, by
+    which quarantine knows a file again; null for images of arrays.
 
     Raises:
       InputError: the folder has another program's file of such a name; nothing was written.
     """
     check_outputs(folder, bank=False)
-    folder, columns = Path(folder), (*COLUMNS, *ranking.evidence.surprises)
-    files.write_csv(folder / SCORES, columns, (row.values() for row in _rows(ranking)))
+    folder, columns = Path(folder), (*tables.COLUMNS, *ranking.evidence.surprises)
+    files.write_csv(folder / tables.SCORES, columns, (row.values() for row in _rows(ranking)))
     lines = (f"{json.dumps(row)}\n" for row in _rows_with_states(ranking))
-    files.write_lines(folder / LINES, lines)
-    files.write_csv(folder / UNREADABLE, reading.Unreadable._fields, ranking.unreadable)
+    files.write_lines(folder / tables.LINES, lines)
+    files.write_csv(folder / tables.UNREADABLE, reading.Unreadable._fields, ranking.unreadable)
 
 
 def _rows(ranking: Ranking) -> Iterator[dict]:
@@ -189,13 +181,13 @@ def _rows(ranking: Ranking) -> Iterator[dict]:
         ranks = range(start + 1, start + len(block) + 1)
         columns = (ranks, paths, scores.tolist(), outlier.tolist(), firsts, *evidence)
         for values in zip(*columns, strict=True):
-            yield dict(zip((*COLUMNS, *surprises), values, strict=True))
+            yield dict(zip((*tables.COLUMNS, *surprises), values, strict=True))
 
 
 def _rows_with_states(ranking: Ranking) -> Iterator[dict]:
     """The rows, each with the state of its file; as it is now where the ranking has none."""
     for row, state in zip(_rows(ranking), _states(ranking), strict=True):
-        yield row | dict(zip(_STATE, state, strict=True))
+        yield row | dict(zip(tables.STATE, state, strict=True))
 
 
 def _states(ranking: Ranking) -> Iterator[Iterable[int | None]]:
@@ -204,12 +196,7 @@ def _states(ranking: Ranking) -> Iterator[Iterable[int | None]]:
             yield from np.asarray(ranking.states[block]).tolist()
             continue
         for path in map(str, ranking.paths[block]):
-            yield (None,) * len(_STATE) if _is_number(path) else files.state_of(path)
-
-
-def _is_number(path: str) -> bool:
-    """Whether it is an image of an array, which has a number for a path."""
-    return not path or path.isdecimal()
+            yield (None,) * len(tables.STATE) if tables.is_number(path) else files.state_of(path)
 
 
 def _blocks(ranking: Ranking) -> Iterator[tuple[int, np.ndarray]]:
@@ -230,13 +217,13 @@ def write_parquet(folder: str | os.PathLike, ranking: Ranking) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    _check_output(Path(folder, PARQUET))
+    _check_output(Path(folder, tables.PARQUET))
     rows = _rows_with_states(ranking)
     types = dict.fromkeys(("path", "copy_of"), pa.string())
-    types |= dict.fromkeys(("rank", "outlier", *_STATE), pa.int64())
-    columns = (*COLUMNS, *ranking.evidence.surprises, *_STATE)
+    types |= dict.fromkeys(("rank", "outlier", *tables.STATE), pa.int64())
+    columns = (*tables.COLUMNS, *ranking.evidence.surprises, *tables.STATE)
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in columns])
-    schema = schema.with_metadata({"e3jax": _MARKS[PARQUET][0]})
+    schema = schema.with_metadata({"e3jax": _MARKS[tables.PARQUET][0]})
 
     def write(file) -> None:
         with pa.parquet.ParquetWriter(file, schema) as writer:
@@ -245,7 +232,7 @@ def write_parquet(folder: str | os.PathLike, ranking: Ranking) -> None:
                     row.update(path=_utf8(row["path"]), copy_of=_utf8(row["copy_of"]))
                 writer.write_table(pa.Table.from_pylist(block, schema))
 
-    files.write_atomically(Path(folder, PARQUET), write)
+    files.write_atomically(Path(folder, tables.PARQUET), write)
 
 
 def _utf8(path: str) -> str:
@@ -254,137 +241,3 @@ def _utf8(path: str) -> str:
         return path
     except UnicodeEncodeError:  # of a name with bytes that are no UTF-8
         return Path(path).absolute().as_uri()
-
-
-# --- Reading -----------------------------------------------------------------------------------
-
-
-def read_scores(folder: str | os.PathLike, most: int | None = None) -> list[dict[str, str]]:
-    """The rows of scores.csv in the order of their ranks, or the first of them.
-
-    The table may have been sorted by something else, and saved by a spreadsheet.
-
-    Raises:
-      InputError: the folder has no report, or its ranks are not numbers of images.
-    """
-    path = Path(folder, SCORES)
-    if not path.exists():
-        raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
-    try:
-        rows = _ranked(path, most)
-        ranked = heapq.nsmallest(most, rows) if most is not None else sorted(rows)
-    except csv.Error as error:
-        raise InputError(f"{path} is damaged ({error}): run e3jax rank again") from error
-    for (rank, line, _), (following, other, _) in itertools.pairwise(ranked):
-        if rank == following:
-            raise InputError(
-                f"{path} has rank {rank} in row {line} and in row {other}: run e3jax rank again"
-            )
-    if not ranked:
-        raise InputError(f"{path} is no report of e3jax: run e3jax rank again")
-    return [row for *_, row in ranked]
-
-
-def _ranked(path: Path, most: int | None) -> Iterator[tuple[int, int, dict[str, str]]]:
-    """Rank, number and content of each row, until the ``most`` first ones are complete."""
-    first = 0
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        header = file.readline()
-        for delimiter in _DELIMITERS:
-            columns = next(csv.reader([header], delimiter=delimiter), [])
-            if {"rank", "path", "score"} <= set(columns):
-                break
-        else:
-            raise InputError(f"{path} is no report of e3jax: run e3jax rank again")
-        for number, values in enumerate(csv.reader(file, delimiter=delimiter), start=2):
-            if not any(values):
-                continue
-            row = dict(zip(columns, values, strict=False))
-            rank = row.get("rank", "").strip()
-            if not (rank.isascii() and rank.isdecimal() and int(rank)) or "path" not in row:
-                raise InputError(
-                    f"{path} has no rank and path in row {number}, expected those that rank gave: "
-                    "run e3jax rank again"
-                )
-            yield int(rank), number, row
-            first += most is not None and int(rank) <= most
-            if first == most:
-                return
-
-
-def first_files(folder: str | os.PathLike, number: int) -> dict[str, files.FileState]:
-    """The most outlying files of a report, in order, and what each was when it was ranked.
-
-    Raises:
-      InputError: the folder has no report of files, or its tables contradict each other.
-    """
-    ranks = [(row["path"], int(row["rank"])) for row in read_scores(folder, number)]
-    lines = _lines_of(folder, (path for path, _ in ranks))
-    for path, rank in ranks:
-        if path not in lines or lines[path]["rank"] != rank:
-            raise InputError(
-                f"{Path(folder, SCORES)} and {LINES} differ about {files.printable(path)}: run "
-                "e3jax rank again"
-            )
-    return _states_of(lines[path] for path, _ in ranks)
-
-
-def listed_files(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, files.FileState]:
-    """Files of a report by their paths, in that order, and what each was when it was ranked.
-
-    Raises:
-      InputError: a path is not in the report, or the folder has no report of files.
-    """
-    paths = list(paths)
-    lines = _lines_of(folder, paths)
-    if strange := [path for path in paths if path not in lines]:
-        raise InputError(
-            f"the selection has {files.printable(strange[0])}, which is not in {folder}: give one "
-            "of this report (nothing was moved)"
-        )
-    return _states_of(lines[path] for path in paths)
-
-
-def _states_of(lines: Iterable[dict]) -> dict[str, files.FileState]:
-    return {line["path"]: files.FileState(*(line[field] for field in _STATE)) for line in lines}
-
-
-def _lines_of(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, dict]:
-    """Lines of scores.jsonl by given paths; those that are not there are left out.
-
-    Spreadsheets and macOS may have changed a path's Unicode normal form. It is the path of that
-    form, or else the only one of another form.
-    """
-    path, lines, alike = Path(folder, LINES), {}, {}
-    wanted = set(paths)
-    forms = {unicodedata.normalize("NFC", name) for name in wanted}
-    if not path.exists():
-        raise InputError(f"{path} does not exist, expected a report: run e3jax rank again")
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            line = _line(text, path)
-            form = unicodedata.normalize("NFC", line["path"])
-            if line["path"] in wanted:
-                lines[line["path"]] = line
-            if form in forms:
-                alike.setdefault(form, []).append(line)
-            if len(lines) == len(wanted):
-                break
-    for name in wanted.difference(lines):
-        if len(same := alike.get(unicodedata.normalize("NFC", name), ())) == 1:
-            lines[name] = same[0]
-    return lines
-
-
-def _line(text: str, path: Path) -> dict:
-    try:
-        line = json.loads(text)
-        if _is_number(line["path"]):
-            raise InputError(
-                f"{path} ranks images of an array by their numbers, not files: rank a folder"
-            )
-        if {"rank", *_STATE} <= line.keys():
-            return line
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        pass
-    raise InputError(f"{path} does not say what each file was: run e3jax rank again")

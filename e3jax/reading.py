@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import decoding, files, kinds, quarantine
+from e3jax.choices import FITS
 from e3jax.collecting import is_path
 from e3jax.decoding import Deep, FileScale
 from e3jax.errors import InputError
-from e3jax.images import FITS, ImageBank, as_bank, to_picture, to_square
+from e3jax.images import ImageBank, as_bank, to_picture, to_square
 
 # Folders of other programs' copies and rubbish.
 _SKIPPED = {

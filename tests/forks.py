@@ -16,6 +16,7 @@ import sys
 import tiny  # noqa: F401, a network that compiles in a second
 
 from e3jax import bank, cli, engines, estimator, version
+from e3jax.cli import source
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
@@ -37,7 +38,7 @@ def watch(folder: str, kill_at: int | None, report: int) -> None:
 
 
 def main() -> None:
-    estimator.LARGE = cli.LARGE = 50
+    estimator.LARGE = source.LARGE = 50
     estimator._SAMPLE, estimator._PART, estimator._SCORED, bank._SHARD = 40, 32, 6, 16
     engines.processes = map
     version.versions()  # once, as the digest of the code may change while others work on it

@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 import e3jax
-from e3jax import cli
+from e3jax import E3Outlier, cli
 
 SMALL = ("--network", "tiny-8", "--operations", "PR", "--steps", 3, "--image-size", 8)
 # As `python -m e3jax`, with the tests' small network.
@@ -212,7 +212,7 @@ def test_memory_that_ends_in_training_is_one_sentence(photos, tmp_path, monkeypa
     def train(*_):
         raise MemoryError
 
-    monkeypatch.setattr(cli.E3Outlier, "fit", train)
+    monkeypatch.setattr(E3Outlier, "fit", train)
     assert here("rank", photos, "--out", tmp_path) == 2
     assert "error: not enough memory: give fewer images" in capsys.readouterr().err
 

@@ -16,8 +16,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def stopped(monkeypatch):
-    monkeypatch.setattr(exits, "_interrupts", [])
+def heard(monkeypatch):
+    """Ctrl-C as a command hears it once it has started."""
+    for name in ("_interrupts", "_is_starting"):
+        monkeypatch.setattr(exits, name, [])
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    exits.hear_interrupts()
+    exits.started()
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def crash_of(raised, photos, tmp_path, monkeypatch, capsys):
@@ -84,29 +92,40 @@ def test_a_crash_without_a_place_for_its_traceback_prints_it(monkeypatch, capsys
     assert "RuntimeError: why" in capsys.readouterr().err
 
 
-def test_ctrl_c_that_a_callback_swallows_is_heard_by_the_next_step(stopped):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+
+
+def test_ctrl_c_that_somebody_catches_is_heard_by_the_next_step(heard):
+    exits.check_interrupts()
     try:
-        exits.hear_interrupts()
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-        except KeyboardInterrupt:
-            pass  # as callbacks of libraries do
-        with pytest.raises(KeyboardInterrupt):
-            exits.check_interrupts()
-        with pytest.raises(KeyboardInterrupt):
-            exits.crash(RuntimeError("what a library made of it"))
-    finally:
-        signal.signal(signal.SIGINT, before)
+        interrupt()
+    except KeyboardInterrupt:
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        exits.check_interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        exits.crash(RuntimeError("what a library made of it"))
+
+
+def test_ctrl_c_that_a_callback_swallows_is_raised_again(heard, capsys):
+    class Finalised:
+        def __del__(self):
+            interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        Finalised()
+        time.sleep(5)
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
-def test_ctrl_c_that_is_ignored_or_handled_stays_so(stopped, handler):
+def test_ctrl_c_that_is_ignored_or_handled_stays_so(monkeypatch, handler):
     before = signal.signal(signal.SIGINT, handler)
     try:
         exits.hear_interrupts()
-        assert signal.getsignal(signal.SIGINT) == handler
+        assert signal.getsignal(signal.SIGINT) == handler and not exits._is_starting
     finally:
         signal.signal(signal.SIGINT, before)
 

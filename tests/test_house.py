@@ -5,16 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import e3jax
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "e3jax"
 # A file may import only from rooms above its own; the files of a folder may share code.
-ROOMS = """version errors exits locks files images quarantine copies collecting kinds essentials
-decoding reading runtime engines bank datasets contamination operations convolutions
-networks devices sampling scoring losses training descriptors fusion methods metrics
-priority baselines fitting ranking thresholds estimator sklearn_adapter checkpoint
-gallery sheet cli __main__""".split()
+ROOMS = """version choices errors exits locks files images quarantine tables copies collecting
+kinds essentials decoding reading runtime engines bank datasets contamination operations
+convolutions networks devices sampling scoring losses training descriptors fusion
+methods metrics priority baselines fitting ranking thresholds estimator sklearn_adapter
+checkpoint gallery sheet cli __main__""".split()
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 LAZY = {"PIL", "matplotlib", "mlxtend", "orbax", "tensorflow", "tensorflow_datasets"}
@@ -129,6 +131,34 @@ assert len(jax.devices()) == 3
     assert done.returncode == 0, done.stderr
     modules = set(ast.literal_eval(done.stdout))
     assert "e3jax" in modules and not LAZY & modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "heavy"),
+    [
+        (["--version"], 0, {"numpy", "rich", "jax", "sklearn"}),
+        (["--help"], 0, {"numpy", "rich", "jax", "sklearn"}),
+        (["rank", "--help"], 0, {"numpy", "rich", "jax", "sklearn"}),
+        (["rank"], 2, {"numpy", "rich", "jax", "sklearn"}),
+        (["quarantine", "no-report", "--top", "1"], 2, {"jax", "sklearn", "scipy"}),
+        (["quarantine", "no-report", "--undo"], 2, {"jax", "sklearn", "scipy"}),
+    ],
+)
+def test_commands_import_what_they_need(arguments, code, heavy):
+    program = f"""
+import sys
+from e3jax.__main__ import main
+try:
+    code = main()
+except SystemExit as end:
+    code = end.code
+loaded = {{name.split(".")[0] for name in sys.modules}}
+assert (code or 0) == {code}, code
+assert not loaded & {heavy}, loaded & {heavy}
+"""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_file_writes_to_the_environment():

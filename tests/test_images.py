@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from e3jax.choices import FITS
 from e3jax.errors import InputError
 from e3jax.images import (
-    FITS,
     as_bank,
     pad_to,
     resize,

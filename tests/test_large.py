@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 import e3jax
-from e3jax import E3Outlier, bank, cli, estimator, fusion, operations, ranking
+from e3jax import E3Outlier, bank, cli, estimator, fusion, operations, ranking, runtime, tables
+from e3jax.cli import source
 from e3jax.errors import InputError
 
 HOW = {"random_state": 0, "steps": 4, "network": "tiny-8", "operations": "PR"}
 # Four steps learn little.
 pytestmark = pytest.mark.filterwarnings("ignore::e3jax.ranking.HealthWarning")
-COLUMNS = [*ranking.COLUMNS, "network", "shape", "layout", "statistics"]
+COLUMNS = [*tables.COLUMNS, "network", "shape", "layout", "statistics"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def small(monkeypatch):
     """Large are collections of more than 50 images."""
     for name, value in {"LARGE": 50, "_SAMPLE": 40, "_PART": 32, "_SCORED": 6}.items():
         monkeypatch.setattr(estimator, name, value)
-    monkeypatch.setattr(cli, "LARGE", 50)
+    monkeypatch.setattr(source, "LARGE", 50)
     monkeypatch.setattr(bank, "_SHARD", 16)
 
 
@@ -231,7 +232,7 @@ def photos(images, tmp_path):
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(e3jax.engines, "processes", map)
-    monkeypatch.setattr(cli.runtime, "prepare", lambda: None)
+    monkeypatch.setattr(runtime, "prepare", lambda: None)
 
     def main(command, *arguments):
         how = ["--steps", 4, "--network", "tiny-8", "--operations", "PR"]
@@ -243,7 +244,7 @@ def run(monkeypatch, tmp_path, capsys):
 
 
 def rows(report):
-    return ranking.read_scores(report)
+    return tables.read_scores(report)
 
 
 def test_a_large_folder_becomes_a_bank_on_the_way(run, photos, tmp_path):
@@ -327,7 +328,8 @@ KILLED = """
 import os, signal, sys
 import tiny
 from e3jax import cli, engines, estimator, bank
-estimator.LARGE = cli.LARGE = 50
+from e3jax.cli import console, source
+estimator.LARGE = source.LARGE = 50
 estimator._SAMPLE, estimator._PART, estimator._SCORED, bank._SHARD = 40, 32, 6, 16
 stop, *arguments = sys.argv[1:]
 seen = []
@@ -335,7 +337,7 @@ def each(function, items):
     for item in items:
         yield function(item)
 engines.processes = each
-bars = cli._bars
+bars = console.bars
 import contextlib
 @contextlib.contextmanager
 def watched(console):
@@ -345,7 +347,7 @@ def watched(console):
                 os.kill(os.getpid(), signal.SIGKILL)
             show(stage, done, total)
         yield see
-cli._bars = watched
+console.bars = watched
 sys.exit(cli.main(arguments))
 """
 

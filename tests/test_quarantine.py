@@ -20,6 +20,7 @@ import pytest
 from conftest import ROOT
 
 from e3jax import cli, files, locks, quarantine, ranking, reading
+from e3jax.cli import source
 from e3jax.errors import InputError
 from e3jax.ranking import Ranking
 
@@ -364,7 +365,7 @@ def test_every_walk_leaves_every_quarantine_out(tmp_path, then):
         ["rank", photos, "--out", report],
     ):
         args = cli.parse_args([str(argument) for argument in arguments])
-        found, closed, *_ = cli._find(args)
+        found, closed, *_ = source.find(args)
         assert [path.name for path in found] == ["d.png", "e.png", "ü\n.png"] and closed == []
     with pytest.raises(InputError, match="is a quarantine: move its files back first"):
         reading.find_files(photos / "junk" if then == "renamed" else report / "quarantine")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e3jax import files, ranking
+from e3jax import files, ranking, tables
 from e3jax.errors import InputError
 from e3jax.ranking import Evidence, Ranking
 from e3jax.reading import Unreadable
@@ -86,16 +86,16 @@ def test_tables_keep_what_each_file_was(tmp_path):
             assert fields == np.array(expected).tolist()
         header = (folder / "scores.csv").read_text().splitlines()[0]
         assert header == "rank,path,score,outlier,copy_of,shape"
-    listed = ranking.listed_files(folder, [str(paths[2]), str(paths[0])])
+    listed = tables.listed_files(folder, [str(paths[2]), str(paths[0])])
     assert listed == {str(paths[i]): files.FileState(*then[i].tolist()) for i in (2, 0)}
-    assert list(ranking.first_files(folder, 2)) == [str(path) for path in paths[:2]]
+    assert list(tables.first_files(folder, 2)) == [str(path) for path in paths[:2]]
 
 
 def test_images_of_arrays_have_no_state_and_are_no_files(tmp_path):
     folder = write(tmp_path / "report", ranked(["0", "1"]))
     assert [line["inode"] for line in lines(folder)] == [None, None]
     assert [row["inode"] for row in rows(folder)] == [None, None]
-    for read, argument in ((ranking.first_files, 1), (ranking.listed_files, ["1"])):
+    for read, argument in ((tables.first_files, 1), (tables.listed_files, ["1"])):
         with pytest.raises(InputError, match="by their numbers, not files"):
             read(folder, argument)
 
@@ -115,7 +115,7 @@ def test_a_report_that_does_not_say_what_files_were_is_one_sentence(tmp_path, da
         path.write_text(text.replace('"inode"', '"node"'))
     else:
         path.write_text(text[:50] if damage == "cut" else damage)
-    for read, argument in ((ranking.first_files, 1), (ranking.listed_files, [str(paths[0])])):
+    for read, argument in ((tables.first_files, 1), (tables.listed_files, [str(paths[0])])):
         with pytest.raises(InputError, match="run e3jax rank again"):
             read(folder, argument)
 
@@ -127,9 +127,9 @@ def test_reading_the_first_files_takes_no_memory_for_the_others(tmp_path):
     for name in ("scores.csv", "scores.jsonl"):
         with open(folder / name, "a") as file:
             file.write("not read\n")
-    assert len(ranking.first_files(folder, 4)) == 4
+    assert len(tables.first_files(folder, 4)) == 4
     with pytest.raises(InputError, match="has no rank and path in row 6"):
-        ranking.first_files(folder, 5)
+        tables.first_files(folder, 5)
 
 
 # --- As spreadsheets save it -------------------------------------------------------------------
@@ -140,12 +140,12 @@ def test_a_table_that_a_spreadsheet_saved_is_the_report(tmp_path, changes):
     names = ["c.png", "ä;b,c.png", 'a"\n.png', "b.png"]
     paths = [str(path) for path in photos(tmp_path / "photos", names)]
     folder = write(tmp_path / "report", ranked(paths))
-    before = ranking.read_scores(folder)
+    before = tables.read_scores(folder)
     save_as(folder / "scores.csv", **changes)
-    assert ranking.read_scores(folder) == before
+    assert tables.read_scores(folder) == before
     assert [row["path"] for row in before] == paths
     for number in (1, 2, 9):
-        assert list(ranking.first_files(folder, number)) == paths[:number]
+        assert list(tables.first_files(folder, number)) == paths[:number]
     ranking.check_outputs(folder, bank=True)
 
 
@@ -154,7 +154,7 @@ def test_rows_that_were_deleted_are_not_selected(tmp_path):
     folder = write(tmp_path / "report", ranked(paths))
     table = (folder / "scores.csv").read_text().splitlines()
     (folder / "scores.csv").write_text("\n".join([table[0], table[3], ",,,,,", table[2], ""]))
-    assert list(ranking.first_files(folder, 2)) == [str(paths[1]), str(paths[2])]
+    assert list(tables.first_files(folder, 2)) == [str(paths[1]), str(paths[2])]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_ranks_that_are_wrong_are_one_sentence(tmp_path, old, new, sentence):
     assert old in table
     (folder / "scores.csv").write_text(table.replace(old, new))
     with pytest.raises(InputError, match=sentence):
-        ranking.first_files(folder, 3)
+        tables.first_files(folder, 3)
 
 
 def test_a_column_that_was_sorted_by_itself_is_one_sentence(tmp_path):
@@ -190,7 +190,7 @@ def test_a_column_that_was_sorted_by_itself_is_one_sentence(tmp_path):
     swapped = table.replace("a.png", "?").replace("b.png", "a.png").replace("?", "b.png")
     (folder / "scores.csv").write_text(swapped)
     with pytest.raises(InputError, match="scores.jsonl differ about .*b.png: run e3jax rank again"):
-        ranking.first_files(folder, 1)
+        tables.first_files(folder, 1)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
@@ -201,12 +201,12 @@ def test_a_path_in_another_normal_form_is_the_same_file(tmp_path, form):
     paths = [str(path) for path in photos(tmp_path / "photos", names)]
     folder = write(tmp_path / "report", ranked(paths))
     changed = [unicodedata.normalize(other, path) for path in paths[:3]]
-    assert list(ranking.listed_files(folder, changed)) == [paths[0], paths[3], paths[2]]
+    assert list(tables.listed_files(folder, changed)) == [paths[0], paths[3], paths[2]]
     table = (folder / "scores.csv").read_text()
     (folder / "scores.csv").write_text(unicodedata.normalize(other, table))
-    assert list(ranking.first_files(folder, 1)) == paths[:1]
+    assert list(tables.first_files(folder, 1)) == paths[:1]
     with pytest.raises(InputError, match="differ about"):  # whose rank is it?
-        ranking.first_files(folder, 4)
+        tables.first_files(folder, 4)
 
 
 # --- What is ours ------------------------------------------------------------------------------

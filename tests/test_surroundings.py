@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 from test_cli import PROGRAM, SMALL, e3jax_command, here, rows
 
-from e3jax import E3Outlier, InputError, checkpoint, cli, files, runtime
+from e3jax import E3Outlier, InputError, checkpoint, files, reading, runtime
 from e3jax.ranking import HealthWarning
 
 
@@ -50,7 +50,7 @@ def test_wrong_options_are_told_before_a_file_is_read(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_text("a photo")
-    monkeypatch.setattr(cli.reading, "find_files", lambda folder: pytest.fail("reads"))
+    monkeypatch.setattr(reading, "find_files", lambda folder: pytest.fail("reads"))
     assert here("rank", "photos", *arguments) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "photos" / "a.png").read_text() == "a photo"
@@ -67,7 +67,7 @@ def test_the_report_is_there_although_the_model_cannot_be_saved(photos, tmp_path
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli.checkpoint, "save", fail)
+    monkeypatch.setattr(checkpoint, "save", fail)
     save = ("--out", tmp_path / "report", "--save", tmp_path / "model")
     assert here("rank", photos, *SMALL, *save) == 2
     assert len(rows(tmp_path / "report")) == 20

@@ -1,0 +1,6 @@
+"""What parameters may be, for the command line, which imports nothing else to know it."""
+
+# How an image that is not square becomes square, see e3jax.images.to_square.
+FITS = ("squash", "crop", "letterbox")
+# What scores are made of, see e3jax.E3Outlier.
+EVIDENCE = ("all", "network")

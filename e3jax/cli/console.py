@@ -1,0 +1,81 @@
+"""What commands show: messages, progress bars, lists of files."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+
+from rich import console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from e3jax import exits
+from e3jax.files import printable
+
+SHOWN = 20  # files of a list
+
+
+class Console(console.Console):
+    def on_broken_pipe(self) -> None:
+        ignore(self.file)
+
+
+def ignore(stream) -> None:
+    """For a stream whose reader has closed it, having read enough: the work goes on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def start() -> Console:
+    """The console of a command, on standard error; standard output takes any file name."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def logged(console: Console) -> Iterator[None]:
+    """Shows what the library reports and warns of meanwhile."""
+    logger, handler = logging.getLogger("e3jax"), logging.Handler()
+    handler.emit = lambda record: console.print(record.getMessage())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_: console.print(f"warning: {text}")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def bars(console: Console) -> Iterator:
+    """Shows a progress bar per stage on a terminal, and one line per stage elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def show(what: str, done: int, total: int) -> None:
+            exits.check_interrupts()
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+                if not console.is_terminal:
+                    unit = "steps" if what == "training" else "images"
+                    console.print(f"{what}: {total} {unit}")
+            progress.update(tasks[what], completed=done)
+
+        yield show
+
+
+def list_files(console: Console, what: str, paths: Sequence[str]) -> None:
+    for path in paths[:SHOWN]:
+        console.print(f"{what}: {printable(path)}")
+    if len(paths) > SHOWN:
+        console.print(f"... and {len(paths) - SHOWN} more files")

@@ -1,0 +1,19 @@
+"""``e3jax views``: draws all views of an image."""
+
+import argparse
+
+from e3jax import operations, reading, sheet
+from e3jax.cli import console
+from e3jax.errors import InputError
+
+
+def run(args: argparse.Namespace, screen: console.Console) -> int:
+    sheet.check_output(args.out, [args.image])
+    bank = reading.read_files([args.image], least=0).bank
+    operation_set = operations.operation_set(args.operations)
+    try:
+        sheet.plot_views(args.out, bank.images[0], operation_set)
+    except ModuleNotFoundError as error:
+        raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
+    screen.print(f"{len(operation_set)} views in {args.out}")
+    return 0
