@@ -17,6 +17,9 @@ from e3jax.errors import InputError
 from e3jax.files import cache_folder
 
 _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
+# On CPUs these versions refuse the programs that they kept, with a page of warnings for each
+# (jax-ml/jax issue 38445).
+_REFUSES_KEPT = jax.__version_info__ < (0, 10, 2)
 # What JAX's plug-ins for accelerators are called, as modules and as distributions.
 _ACCELERATORS = (
     "jax_cuda12_plugin",
@@ -38,7 +41,8 @@ def prepare() -> None:
     if not chosen and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # it has started
             jax.config.update("jax_num_cpu_devices", cpu_devices(cores()))
-    _keep_compiled_programs()
+    if not _REFUSES_KEPT or any(map(_is_installed, _ACCELERATORS)):
+        _keep_compiled_programs()
 
 
 def devices() -> list[jax.Device]:

@@ -100,13 +100,23 @@ NOT_KEPT = "compiled programs are not kept: "
 
 
 @pytest.fixture
-def folder_of_programs():
+def folder_of_programs(monkeypatch):
     """Where programs are kept after a test; other tests find what they found before."""
+    monkeypatch.setattr(runtime, "_REFUSES_KEPT", False)
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     yield lambda: Path(jax.config.jax_compilation_cache_dir)
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def test_a_second_start_is_as_silent_as_the_first(tmp_path):
+    code = "from e3jax import runtime; runtime.prepare(); import jax; print(jax.jit(len)([1.0] * 3))"
+    command = [sys.executable, "-c", code]
+    env = os.environ | {"E3JAX_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    for _ in range(2):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert not done.stderr
 
 
 def warnings_of_prepare() -> list[str]:
