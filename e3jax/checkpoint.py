@@ -1,6 +1,6 @@
-"""Saving and loading: fitted detectors, and trainings under way.
+"""Saving and loading fitted detectors.
 
-Files are written whole or not at all, and hold numbers and text only: loading one runs no code.
+A file is written whole or not at all, and holds numbers and text only: loading one runs no code.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import json
 import numbers
 import os
 import platform
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import safetensors
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import descriptors, devices, files, fusion, operations, reading, training
+from e3jax import descriptors, files, fusion, operations, reading
 from e3jax.errors import InputError
 from e3jax.estimator import E3Outlier
 from e3jax.ranking import Health
@@ -188,80 +187,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be saved")
-
-
-# Orbax numbers the operations of a process: two at once wait for each other's files for ever.
-_one_at_a_time = threading.Lock()
-
-
-class TrainCheckpoint:
-    """The latest state of one running training, in a folder of its own (Orbax).
-
-    A process killed while it saves leaves the state before it. Numbers come back bit for bit.
-
-    Of several processes of a job the first alone reads and writes, since the folder may be on a
-    disk that only it sees; ``save`` does nothing in the others, ``restore`` must be called by all.
-    """
-
-    def __init__(self, folder: str | os.PathLike):
-        try:
-            import orbax.checkpoint as ocp  # takes seconds, and only trainings need it
-        except ImportError as error:
-            raise ImportError("training state needs Orbax: pip install e3jax[resume]") from error
-        self._orbax, self.folder = ocp.args, Path(folder).absolute()
-        self._manager = None
-        if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=1,
-                cleanup_tmp_directories=True,
-                create=False,
-                enable_async_checkpointing=False,
-                # Or Orbax would wait for the other processes.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=0, active_processes={0}, barrier_sync_key_prefix=self.folder.name
-                ),
-            )
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
-
-    def save(self, state: training.TrainState, notes: dict[str, np.ndarray]) -> None:
-        """Saves a state and notes to it, arrays of 4-byte numbers; returns when it is on disk.
-
-        Does nothing if this step is saved already.
-        """
-        if self._manager is None:
-            return
-        item = _to_host(state, notes)
-        step = int(item["state"]["step"])
-        if self._manager.latest_step() == step:
-            return
-        with _one_at_a_time:
-            self._manager.save(step, args=self._orbax.StandardSave(item))
-
-    def restore(
-        self, like: training.TrainState, notes: dict[str, np.ndarray]
-    ) -> tuple[training.TrainState, dict[str, np.ndarray]] | None:
-        """The saved state, placed as ``like`` is, and its notes; None if nothing was saved.
-
-        ``notes`` gives the names and shapes of those that were saved.
-        """
-        found = self._manager is not None and self._manager.latest_step() is not None
-        if not devices.from_first(np.int32(found)):
-            return None
-        item = _to_host(like, notes)
-        if self._manager is not None:
-            with _one_at_a_time:
-                item = self._manager.restore(None, args=self._orbax.StandardRestore(item))
-        item = devices.from_first(item)
-        state = training.TrainState(**devices.place(like.step.sharding.mesh, item["state"]))
-        return state, item["notes"]
-
-    def close(self) -> None:
-        """Lets go of the folder."""
-        if self._manager is not None:
-            self._manager.close()
-
-
-def _to_host(state: training.TrainState, notes: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What is saved: arrays that need no devices, so that any mesh can take them up again."""
-    return {"state": jax.device_get(state)._asdict(), "notes": jax.tree.map(np.asarray, notes)}

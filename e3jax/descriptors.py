@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
-from e3jax import devices, sampling
+from e3jax import devices
+from e3jax.training import sampling
 
 # Chosen by results on MNIST alone. A fixed number of neighbours fails in large collections, where
 # outliers of one kind become each other's neighbours.

@@ -193,13 +193,14 @@ def fetched(tree: Any) -> Any:
 
 @settings()
 def from_first(tree: Any) -> Any:
-    """Every process's tree of 4-byte numbers, replaced by the first's."""
+    """Every process's tree of NumPy arrays, replaced by the first's, of the same shapes."""
     if jax.process_count() == 1:
         return tree
-    # As integers: what sums the processes' floats turns -0.0 into 0.0.
-    bits = jax.tree.map(lambda a: np.asarray(a).view(np.uint32), tree)
-    bits = multihost_utils.broadcast_one_to_all(bits)
-    return jax.tree.map(lambda a, b: b.view(np.asarray(a).dtype), tree, bits)
+    # As bytes: what sums the processes' floats turns -0.0 into 0.0.
+    tree = jax.tree.map(np.asarray, tree)
+    content = jax.tree.map(lambda a: np.frombuffer(a.tobytes(), np.uint8), tree)
+    content = multihost_utils.broadcast_one_to_all(content)
+    return jax.tree.map(lambda a, b: b.view(a.dtype).reshape(a.shape), tree, content)
 
 
 @settings()

@@ -190,8 +190,8 @@ class E3Outlier(BaseEstimator):
           shard: (i, m), scores every m-th part from the i-th on, and leaves the others to others.
           each: ``(function, arguments) -> results in order``, scores parts, see
             :mod:`e3jax.engines`.
-          checkpoint: :class:`e3jax.checkpoint.TrainCheckpoint`, if a training is to go on from
-            where it was.
+          checkpoint: :class:`e3jax.training.checkpoint.TrainCheckpoint`, if a training is to go
+            on from where it was.
 
         Returns:
           Whether all parts are there, and so the detector is fitted.

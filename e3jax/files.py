@@ -10,7 +10,6 @@ import itertools
 import json
 import numbers
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -227,6 +226,8 @@ def _canonical(name: str, value):
 
 
 _ABOUT, _MARK = "about.txt", "e3jax: unfinished work, which the command that began it continues\n"
+# All that is kept in a computation's folder; in "training" the state of one, of TrainCheckpoint.
+_KEPT = ("*.npz", "*.npy", ".*.e3jax.partial", "training/state.safetensors", "training/.*.partial")
 
 
 class Store:
@@ -288,12 +289,13 @@ class Store:
         """
         if not self.folder or not is_marked(self.folder / _ABOUT, _MARK):
             return
-        shutil.rmtree(self.folder / "training", ignore_errors=True)
-        ours = [p for e in ("*.npz", "*.npy", ".*.e3jax.partial") for p in self.folder.glob(e)]
+        ours = [path for pattern in _KEPT for path in self.folder.glob(pattern)]
         with contextlib.suppress(OSError):  # on NFS mapped files stay for now
             for path in sorted(ours, key=lambda path: path.stat().st_mtime_ns, reverse=True):
                 path.unlink(missing_ok=True)
             (self.folder / _ABOUT).unlink()
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / "training").rmdir()
             self.folder.rmdir()
             self.folder.parent.rmdir()
 

@@ -69,7 +69,7 @@ def _trainer(method, config, side, n, mesh, probe=None, probe_every=50) -> train
 def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Trainer:
     return training.make_trainer(
         config.network,
-        method.loss,
+        training.Objective(method.loss, method.metrics, method.inputs),
         training.make_optimizer(config),
         side,
         operation_set(config.operations, side),
@@ -78,10 +78,7 @@ def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Tr
         mesh=mesh,
         # Short enough for a prompt answer to Ctrl-C, long enough not to wait for the host.
         steps_per_call=10 if devices.is_cpu(mesh) else 200,
-        metrics=method.metrics,
-        inputs=method.inputs,
-        probe=probe,
-        probe_every=probe_every,
+        probe=probe and training.probe_every(probe_every, probe),
     )
 
 
@@ -134,8 +131,8 @@ def fit(
       mesh: devices to split each batch over (default: all).
       start: continues from here, from an earlier call with the same key, images and config.
       until: stops after this step (default: the last); the schedule keeps its full length.
-      checkpoint: an :class:`e3jax.checkpoint.TrainCheckpoint` that the state is restored from,
-        unless ``start`` is given, and saved to.
+      checkpoint: an :class:`e3jax.training.checkpoint.TrainCheckpoint` that the state is
+        restored from, unless ``start`` is given, and saved to.
       save_seconds: between saves; a training shorter than that saves nothing.
       on_progress: called as ("training", steps done, steps of the run).
       on_log: called with the steps done and the :class:`StepLog` of those since the last call.
@@ -187,9 +184,9 @@ def fit(
     until = num_steps if until is None else min(until, num_steps)
     rounds = [math.ceil(num_steps * (i + 1) / method.rounds) for i in range(method.rounds)]
     ends = _ends(step, until, trainer.steps_per_call, rounds)
-    fed = trainer.feed(state, bank, n, np.diff([step, *ends]))
+    batches = trainer.batches(state, bank, n, np.diff([step, *ends]))
     for end in ends:
-        state, log = trainer.run_steps(state, next(fed), num_steps, end, probe_data)
+        state, log = trainer.run_steps(state, next(batches), num_steps, end, probe_data)
         waiting.append((end, end - step, log))
         step = end
         report(most_waiting=1)

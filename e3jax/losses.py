@@ -1,4 +1,4 @@
-"""Losses: ``(outputs, batch, extra) -> (losses [b], extra)``, for :func:`training.make_trainer`.
+"""Losses: ``(outputs, batch, extra) -> (losses [b], extra)``, for :class:`training.Objective`.
 
 ``outputs`` is what the network returns for the views of ``batch``, a :class:`Batch`; training
 minimises the mean of ``losses`` over all devices. ``extra`` is whatever the method carries from

@@ -22,7 +22,7 @@ class Method:
         first name is the method's own.
       paper_config: ``grey -> TrainConfig``, the paper's training for grey or colour images.
       quick_config: ``() -> TrainConfig``, sized for a CPU; its constants are chosen on MNIST alone.
-      metrics: of a batch, see :func:`e3jax.training.make_trainer`.
+      metrics: of a batch, see :class:`e3jax.training.Objective`.
       constants: values that the scores depend on besides the config, by name.
       rounds: number of equal parts of a training.
       extra: ``images uint8 [n, h, w, c] -> pytree`` that ``TrainState.extra`` starts as.

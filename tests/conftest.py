@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 
 # The others follow; a long file at the end would leave a core without work.
 LONGEST_FIRST = """docs sweeps speed benchmark jobs accelerators priority baselines golden networks
-estimator large convolutions cli surroundings fitting theory training operations""".split()
+estimator large convolutions cli surroundings fitting theory batches trainer step
+operations""".split()
 
 
 def pytest_collection_modifyitems(items):

@@ -10,8 +10,9 @@ from sweep import methods
 from sweep.plan import Protocol, Run
 from tiny import Tiny
 
-from e3jax import checkpoint, devices, training
+from e3jax import devices, training
 from e3jax.methods import E3OUTLIER
+from e3jax.training.checkpoint import TrainCheckpoint
 
 QUICK, PAPER = Protocol("quick", 500), Protocol("paper", None)
 
@@ -94,7 +95,7 @@ def train(images, after, stages=None, state=None, **changed):
     options, mesh = {"on_progress": stages or Stages()}, devices.device_mesh(jax.devices()[:1])
     if state is None:
         return methods.train(run, images, mesh, options, after)
-    with contextlib.closing(checkpoint.TrainCheckpoint(state)) as saved:
+    with contextlib.closing(TrainCheckpoint(state)) as saved:
         options |= {"checkpoint": saved, "save_seconds": 0}
         return methods.train(run, images, mesh, options, after)
 

@@ -22,9 +22,9 @@ from e3jax import (
     networks,
     operations,
     priority,
-    sampling,
     training,
 )
+from e3jax.training import sampling
 
 CONFIG = training.quick_config()._replace(network="tiny-8", operations="PR", steps=12)
 SMALL = {"network": "tiny-8", "operations": "PR", "steps": 12, "image_size": 8, "random_state": 0}

@@ -167,19 +167,22 @@ def test_each_work_has_a_folder_of_its_own_and_deletes_nothing_else(tmp_path):
     (folder / "about.txt").write_text("my drawings")
     (folder / "years.npz").write_text("of work")
     mine = {path: path.read_text() for path in folder.iterdir()}
-    first, second = files.Store(folder, "first"), files.Store(folder, "second")
-    for store in (first, second):
+    first, second, third = (files.Store(folder, name) for name in ("first", "second", "third"))
+    for store in (first, second, third):
         store["one"] = {"a": np.arange(3)}
         store.as_memmap("two", np.arange(3))
-    (folder / "first" / "training" / "3").mkdir(parents=True)
+    for name in ("state.safetensors", ".state.safetensors.e3jax.partial"):
+        files.write_text(folder / "first" / "training" / name, "")
     (folder / "second" / "notes.txt").write_text("mine")
+    files.write_text(folder / "third" / "training" / "notes.txt", "mine")
     files.partial(folder / "first" / "one.npz").touch()
     assert "one" in files.Store(folder, "first")
-    for store in (first, second):
+    for store in (first, second, third):
         store.forget()
     left = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.txt")}
     assert left == {path.name: mine[path] for path in mine if path.suffix == ".txt"} | {
-        "second/notes.txt": "mine"
+        "second/notes.txt": "mine",
+        "third/training/notes.txt": "mine",
     }
     assert (folder / "years.npz").exists() and not (folder / "first").exists()
     with pytest.raises(InputError, match="has files that are not e3jax's"):

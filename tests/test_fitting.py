@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from tiny import Tiny, TinyAutoencoder, TinyMixture
 
-from e3jax import E3Outlier, baselines, checkpoint, devices, fitting, methods, training
+from e3jax import E3Outlier, baselines, devices, fitting, methods, training
 from e3jax.baselines import rdae
 from e3jax.operations import Operation
 from e3jax.ranking import HealthWarning
+from e3jax.training.checkpoint import TrainCheckpoint
 
 CONFIG = training.quick_config()._replace(network=Tiny, operations="PR", batch_size=16, steps=24)
 KEY = jax.random.key(0)
@@ -74,11 +75,11 @@ def test_it_continues_after_a_stop_bit_for_bit(name, digits, tmp_path):
             raise KeyboardInterrupt
 
     whole = fit(digits, method, config)
-    saved = checkpoint.TrainCheckpoint(tmp_path)
+    saved = TrainCheckpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fit(digits, method, config, checkpoint=saved, save_seconds=0, on_progress=stop)
     saved.close()
-    saved, steps = checkpoint.TrainCheckpoint(tmp_path), []
+    saved, steps = TrainCheckpoint(tmp_path), []
     again = fit(
         digits, method, config, checkpoint=saved, on_progress=lambda *done: steps.append(done[1])
     )
@@ -169,14 +170,14 @@ def counting(loss_of_step):
 def test_the_first_step_that_fails_is_named(value, sentence, digits, tmp_path):
     """What watches sees it, and nothing is saved that it is part of."""
     method, seen, done = counting(lambda step, usual: jnp.where(step < 13, usual, value)), [], []
-    saved = checkpoint.TrainCheckpoint(tmp_path)
+    saved = TrainCheckpoint(tmp_path)
     watched = {"on_log": lambda *args: seen.append(args), "on_progress": lambda *a: done.append(a)}
     with pytest.raises(fitting.TrainingError, match=sentence):
         fit(digits, method, checkpoint=saved, save_seconds=0, **watched)
     saved.close()
     assert [step for step, _ in seen] == [10, 20] and done == [("training", 10, 24)]
     np.testing.assert_equal(seen[-1][1].loss[3:], 7 * [np.float32(value)])
-    saved = checkpoint.TrainCheckpoint(tmp_path)
+    saved = TrainCheckpoint(tmp_path)
     assert fit(digits, method, checkpoint=saved, until=13).steps == 13, "it was restored from later"
     saved.close()
 

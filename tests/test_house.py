@@ -14,12 +14,12 @@ PACKAGE = ROOT / "e3jax"
 # A file may import only from rooms above its own; the files of a folder may share code.
 ROOMS = """version choices errors exits locks files images quarantine tables copies collecting
 kinds essentials decoding reading runtime engines bank datasets contamination operations
-convolutions networks devices sampling scoring losses training descriptors fusion
+convolutions networks devices scoring losses training descriptors fusion
 methods metrics priority baselines fitting ranking thresholds estimator sklearn_adapter
 checkpoint gallery sheet cli __main__""".split()
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
-LAZY = {"PIL", "matplotlib", "mlxtend", "orbax", "tensorflow", "tensorflow_datasets"}
+LAZY = {"PIL", "matplotlib", "mlxtend", "tensorflow", "tensorflow_datasets"}
 
 
 def room(file):

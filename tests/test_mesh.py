@@ -30,7 +30,8 @@ CONFIG = training.TrainConfig(
 PROGRAM = """
 import sys
 import jax, numpy as np, tiny
-from e3jax import checkpoint, contamination, datasets, devices, fitting, training
+from e3jax import contamination, datasets, devices, fitting, training
+from e3jax.training.checkpoint import TrainCheckpoint
 
 process, processes, port, folder, *counts = sys.argv[1:]
 if int(processes) > 1:
@@ -52,7 +53,7 @@ for count in map(int, counts):
         states.append(jax.device_get(fitted.state.variables))
         if until == 0:
             scores = fitting.score(fitted, images, mesh=mesh).rules
-    saved = checkpoint.TrainCheckpoint(f"{folder}/state{process}-{count}")
+    saved = TrainCheckpoint(f"{folder}/state{process}-{count}")
     notes = {"seconds": np.float32(7.5)}
     assert saved.restore(fitted.state, notes) is None
     saved.save(fitted.state, notes)
@@ -239,7 +240,7 @@ def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
 def make_trainer(network, probe=None):
     return training.make_trainer(
         network,
-        losses.surrogate_supervision,
+        training.Objective(losses.surrogate_supervision),
         training.make_optimizer(CONFIG),
         32,
         operations.operation_set("PR"),
@@ -256,12 +257,12 @@ def test_the_loop_of_steps_moves_nothing_between_host_and_devices(digits, monkey
     trainer = make_trainer(Tiny)
     bank = training.place_bank(trainer.mesh, digits, on_host=False)
     state = trainer.init(jax.random.key(0), 1)
-    fed = trainer.feed(state, bank, len(digits), [1] * 4)
-    state, log = trainer.run_steps(state, next(fed), 3)
+    drawn = trainer.batches(state, bank, len(digits), [1] * 4)
+    state, log = trainer.run_steps(state, next(drawn), 3)
     with jax.transfer_guard("disallow"):
         with pytest.raises(Exception, match="[Dd]isallowed host-to-device"):
             jax.block_until_ready(jax.numpy.add(state.step, 1))
-        for batches in fed:
+        for batches in drawn:
             state, log = trainer.run_steps(state, batches, 3)
         assert jax.device_get(state.step) == 3 and np.isnan(jax.device_get(log.loss)).all()
 
@@ -290,9 +291,11 @@ def test_no_two_collectives_are_under_way_at_once(digits, watched, monkeypatch):
     data = priority.ProbeSet(*views, digits[:2], np.ones(2, np.float32)) if watched else ()
     state = trainer.init(jax.random.key(0), 1)
     bank = training.place_bank(trainer.mesh, digits)
-    program = jax.make_jaxpr(lambda state, fed, data: trainer.run_steps(state, fed, 3, 3, data))(
+    program = jax.make_jaxpr(
+        lambda state, drawn, data: trainer.run_steps(state, drawn, 3, 3, data)
+    )(
         state,
-        next(trainer.feed(state, bank, len(digits), [1])),
+        next(trainer.batches(state, bank, len(digits), [1])),
         devices.place(trainer.mesh, data),
     )
     # Forward and back through 7 batch norms, the gradient; the probe's sum and its gathering.

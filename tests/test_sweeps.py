@@ -217,7 +217,8 @@ def test_what_a_kill_left_beside_a_finished_run_is_removed(tmp_path):
     folder, run, other = store.Folder(tmp_path), a_run(), a_run(inlier_class=5)
     keep(folder, run)
     for name in (run.name, other.name):
-        (folder.runs / f"{name}.state" / "20").mkdir(parents=True)
+        for file in ("state.safetensors", "epoch03.npz", ".state.safetensors.e3jax.partial"):
+            files.write_text(folder.runs / f"{name}.state" / file, "")
         (folder.runs / f"{name}.failed").write_text("Traceback")
         files.partial(folder.runs / f"{name}.npz").write_text("half")
     assert folder.finished() == {run.name} and not folder.file(other, "json").exists()
@@ -232,7 +233,12 @@ def test_what_is_not_a_runs_stays_in_its_folder(tmp_path):
     keep(folder, run)
     theirs = [f"{run.name}.txt", f"{run.name}.npz.partial", "notes.json", "notes.failed"]
     theirs += [f"{run.name}.old.state/a", "notes.state/years/of-work", "a-0123456789ab.state/a"]
-    theirs += ["a-0123456789ab.json", "a-0123456789ab.failed", "photos.e3jax.partial"]
+    theirs += [
+        f"{run.name}.state/notes.txt",
+        "a-0123456789ab.json",
+        "a-0123456789ab.failed",
+        "photos.e3jax.partial",
+    ]
     for name in theirs:
         (folder.runs / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.runs / name).write_text("{}")

@@ -1,13 +1,13 @@
 """``e3jax rank``: learns a folder of images and ranks its images."""
 
 import argparse
-import importlib.util
 import warnings
 
 from e3jax import checkpoint, runtime
 from e3jax.cli import console, report, source
 from e3jax.estimator import E3Outlier
 from e3jax.ranking import HealthWarning
+from e3jax.training.checkpoint import TrainCheckpoint
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
@@ -57,7 +57,5 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
 
 def _fit_in_parts(detector: E3Outlier, found: source.Source, args: argparse.Namespace) -> bool:
     """Fits on a bank, keeping what is done beside the report; returns whether all of it is."""
-    options = report.sharing(args)
-    if importlib.util.find_spec("orbax"):
-        options["checkpoint"] = checkpoint.TrainCheckpoint
+    options = report.sharing(args) | {"checkpoint": TrainCheckpoint}
     return detector.fit_in(args.out / report.WORK, found.X, **options)

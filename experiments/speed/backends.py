@@ -112,19 +112,19 @@ class Ours(Backend):
     def make_train(self, mesh: Any = None) -> tuple[Callable, int]:
         """A few steps, from where the last call stopped."""
         config = self.config
-        parts = (config.network, E3OUTLIER.loss, training.make_optimizer(config), self.side)
+        objective = training.Objective(E3OUTLIER.loss, E3OUTLIER.metrics)
+        parts = (config.network, objective, training.make_optimizer(config), self.side)
         options = {"batch_size": config.batch_size, "precision": config.precision}
-        options |= {"steps_per_call": self.steps, "metrics": E3OUTLIER.metrics}
-        options |= {"mesh": mesh or self.mesh}
+        options |= {"steps_per_call": self.steps, "mesh": mesh or self.mesh}
         trainer = training.make_trainer(*parts, self.operation_set, **options)
         state = trainer.init(jax.random.key(0), self.channels)
         bank = training.place_bank(trainer.mesh, self.images)
-        fed = trainer.feed(state, bank, self.n, itertools.repeat(self.steps))
+        batches = trainer.batches(state, bank, self.n, itertools.repeat(self.steps))
 
         def call() -> None:
             nonlocal state
             # A training without end: its last step is never reached.
-            state, _ = trainer.run_steps(state, next(fed), 2**31 - 1)
+            state, _ = trainer.run_steps(state, next(batches), 2**31 - 1)
             jax.block_until_ready(state)
 
         return call, self.steps * config.batch_size

@@ -15,9 +15,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from e3jax import devices, networks, priority, sheet
-from e3jax.checkpoint import TrainCheckpoint
 from e3jax.contamination import Contaminated
 from e3jax.training import TrainConfig
+from e3jax.training.checkpoint import TrainCheckpoint
 from sweep import curves, engines, flags, plan
 from sweep.methods import METHODS, perform
 from sweep.plan import Protocol, Run, Variant

@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import re
-import shutil
 import time
 import traceback
 import warnings
@@ -43,6 +42,8 @@ _RUN_MARK = '"made_by": "e3jax"'
 _SCORES_MARK = "is_outlier.npy"
 _FAILED_MARK = "This run of e3jax failed:"
 _PAGE_MARK = "<!-- Written by a sweep of e3jax, which writes it anew. -->"
+# What a run's folder of an unfinished training holds: its state, and scores of finished epochs.
+_STATE = ("state.safetensors", "epoch[0-9][0-9].npz", ".*.e3jax.partial")
 # A file of a run, or what a kill left of one that was being written.
 _FILE = re.compile(
     r"(?P<partial>\.)?(?P<run>.+-[0-9a-f]{12})\.(?P<kind>json|npz|png|state|failed)"
@@ -85,7 +86,7 @@ class Folder:
         if not files.is_marked(self.runs / f"{name}.json", _RUN_MARK):
             return
         if path.suffix == ".state":
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_state(path)
         else:
             with contextlib.suppress(OSError):  # another command may remove it, too
                 path.unlink()
@@ -154,7 +155,7 @@ class Folder:
         # Last: where this file is, the run is finished.
         about = {"made_by": "e3jax", "format": FORMAT, "finished": time.time(), "rows": rows}
         files.write_text(self.file(run, "json"), json.dumps(about, indent=1))
-        shutil.rmtree(self.file(run, "state"), ignore_errors=True)
+        _remove_state(self.file(run, "state"))
         return rows
 
     def rows(self) -> list[dict]:
@@ -186,6 +187,15 @@ class Folder:
             files.write_text(self.page, f"{_PAGE_MARK}\n\n{text}")
             figures.draw_overviews(self.path, rows)
         return text
+
+
+def _remove_state(folder: Path) -> None:
+    """Removes an unfinished training with what is left of its writing, and nothing else."""
+    ours = [path for pattern in _STATE for path in folder.glob(pattern)]
+    with contextlib.suppress(OSError):  # another command may remove it, too
+        for path in ours:
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _table_key(run: Run, device_kind: str) -> tables.TableKey:

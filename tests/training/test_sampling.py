@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from e3jax import sampling
+from e3jax.training import sampling
 
 
 def shuffle_key(seed):

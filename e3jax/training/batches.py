@@ -1,0 +1,181 @@
+"""Batches: the views that a training's steps see, and where their images come from.
+
+A batch is pairs of an image's and an operation's number, drawn on the devices, and the images. A
+CPU's host holds those already; other devices each hold a part of the bank.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from e3jax import devices
+from e3jax.training import sampling
+
+
+class DrawnBatches(NamedTuple):
+    """The batches of some steps; every array has a leading axis of steps.
+
+    Attributes:
+      images: uint8 [b, h * w * c], a device's part of the batch.
+      image_index: int32 [b], their numbers in the bank.
+      operation_index: int32 [b], what is done with each.
+      all_image_index: int32 [whole b], ``image_index`` of all devices.
+      epoch_position: int32 [3], the place after the batch, see
+        :func:`e3jax.training.sampling.draw_batch`.
+    """
+
+    images: jax.Array
+    image_index: jax.Array
+    operation_index: jax.Array
+    all_image_index: jax.Array
+    epoch_position: jax.Array
+
+
+# Batches of several steps are split over the devices, steps are not.
+_SPLIT = PartitionSpec(None, devices.AXIS)
+SPECS = DrawnBatches(_SPLIT, _SPLIT, _SPLIT, devices.EVERYWHERE, devices.EVERYWHERE)
+
+_PRECISION = "float32"  # of no product: drawing has none
+
+
+def place_bank(mesh: Mesh, images: np.ndarray, on_host: bool | None = None) -> Any:
+    """Puts images uint8 [n, h, w, c] where a training on a mesh draws them from.
+
+    Args:
+      mesh: the devices that train.
+      images: an array, or what is indexed like one, see :class:`e3jax.bank.Joined`.
+      on_host: leaves the images where they are. Default: on a CPU, whose memory holds them already,
+        and images that are no array.
+
+    Returns:
+      The images; or rows uint8 [n and more, h * w * c] that are split over the devices. Rows are
+      stored as they are; a TPU would store images of three channels in four times the space.
+    """
+    if on_host is None:
+        on_host = devices.is_cpu(mesh) or not isinstance(images, np.ndarray)
+    if on_host:
+        return images
+    return devices.place_split(mesh, images.reshape(len(images), -1))
+
+
+@functools.lru_cache(256)
+def place_number(mesh: Mesh, number: int) -> jax.Array:
+    """An int32 on every device of a mesh, moved there once, whatever number of calls take it."""
+    return devices.place(mesh, np.int32(number))
+
+
+def draw_pairs(
+    shuffle_key: jax.Array,
+    position: jax.Array,
+    n: jax.Array,
+    *,
+    steps: int,
+    batch_size: int,
+    k: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Inside a program: draws the (image, operation) pairs of some steps.
+
+    Args:
+      shuffle_key, position, n, batch_size, k: of :func:`e3jax.training.sampling.draw_batch`.
+      steps: batches to draw.
+
+    Returns:
+      int32 [steps, b] image indices, int32 [steps, b] operation indices, and int32 [steps, 3], the
+      position after each step.
+    """
+
+    def next_batch(position, _):
+        *pairs, position = sampling.draw_batch(shuffle_key, position, batch_size, n, k)
+        return position, (*pairs, position)
+
+    return jax.lax.scan(next_batch, position, length=steps)[1]
+
+
+class BatchLoader:
+    """Draws a training's batches and brings their images to the devices.
+
+    Args:
+      mesh: devices that each batch is split over.
+      batch_size: views per step.
+      k: operations; 1 draws images only.
+      steps: drawn at a time.
+    """
+
+    def __init__(self, mesh: Mesh, batch_size: int, k: int, steps: int):
+        self.mesh, self.steps = mesh, steps
+        self._draw = functools.partial(draw_pairs, steps=steps, batch_size=batch_size, k=k)
+        self._draw_pairs = devices.on_mesh(self._draw, mesh, _PRECISION)
+        in_specs = (*[devices.EVERYWHERE] * 4, devices.SPLIT)
+        out_specs = (SPECS, devices.EVERYWHERE)
+        self._draw_rows = devices.on_mesh(self._rows, mesh, _PRECISION, in_specs, out_specs)
+
+    def batches(
+        self, shuffle_key: jax.Array, position: jax.Array, bank: Any, n: int, counts: Iterable[int]
+    ) -> Iterator[DrawnBatches]:
+        """Yields batches of ``steps`` steps at a time.
+
+        Args:
+          shuffle_key, position: of the first step, see :func:`draw_pairs`.
+          bank: :func:`place_bank`'s, of n images.
+          n: images.
+          counts: for each time, the steps that will be done of those drawn; the next time goes on
+            after them.
+        """
+        # Copies, for the state that they are part of is donated.
+        shuffle_key, position = devices.copied((shuffle_key, position))
+        if isinstance(bank, jax.Array):
+            return self._from_devices(shuffle_key, position, bank, n, counts)
+        return made_ahead(self._from_host(shuffle_key, position, bank, n, counts))
+
+    def _from_host(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
+        for count in counts:
+            drawn = self._draw_pairs(shuffle_key, position, place_number(self.mesh, n))
+            image, operation, positions = devices.fetched(drawn)
+            images = bank[image.ravel()].reshape(*image.shape, -1)
+            batches = DrawnBatches(images, image, operation, image, positions)
+            yield DrawnBatches(*map(functools.partial(devices.place, self.mesh), batches, SPECS))
+            position = devices.place(self.mesh, positions[count - 1])
+
+    def _from_devices(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
+        for count in counts:
+            numbers = (place_number(self.mesh, n), place_number(self.mesh, count))
+            batches, position = self._draw_rows(shuffle_key, position, *numbers, bank)
+            yield batches
+
+    def _rows(self, shuffle_key, position, n, count, bank) -> tuple[DrawnBatches, jax.Array]:
+        """Inside a program: batches from a split bank, and the position after ``count`` steps."""
+        image, operation, positions = self._draw(shuffle_key, position, n)
+
+        def rows(_, pairs):
+            # Every device draws the same batch and takes its own part of it.
+            mine = map(devices.part_of_device, pairs)
+            return (), (devices.rows_of_split(bank, pairs[0]), *mine)
+
+        _, parts = jax.lax.scan(rows, (), (image, operation))
+        return DrawnBatches(*parts, image, positions), positions[count - 1]
+
+    def program(self, shuffle_key, position, n: int, pixels: int) -> devices.Program:
+        """What draws from n images of so many pixels, channels counted, split over the devices.
+
+        The devices may be absent; ``shuffle_key`` and ``position`` may be shapes.
+        """
+        size = self.mesh.size
+        bank = jax.ShapeDtypeStruct((-(-n // size) * size, pixels), np.uint8)
+        whole = (shuffle_key, position, np.int32(n), np.int32(n))
+        arguments = devices.shapes(self.mesh, whole)
+        arguments = (*arguments, devices.shapes(self.mesh, bank, devices.SPLIT))
+        return devices.Program(self._draw_rows, arguments)
+
+
+def made_ahead(items: Iterator) -> Iterator:
+    """The items of an iterator, each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = thread.submit(next, items, None)
+            yield item

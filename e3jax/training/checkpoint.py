@@ -1,0 +1,124 @@
+"""The state of a training under way, in a file that holds numbers only and is written whole."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from e3jax import devices, files
+from e3jax.errors import InputError
+from e3jax.training.step import TrainState
+
+_log = logging.getLogger(__name__)
+FILE = "state.safetensors"
+MARK = '"e3jax":"training"'  # near the start of a file
+
+
+class TrainCheckpoint:
+    """The latest state of one training, in a folder of its own.
+
+    A process killed while it saves leaves the state before it. Numbers come back bit for bit.
+
+    Of several processes of a job only the first reads and writes, since the folder may be on a disk
+    that only it sees; ``save`` does nothing in the others, ``restore`` must be called by all.
+
+    Args:
+      folder: is made with the first save. Its file ``state.safetensors`` is replaced by each save,
+        its other files are left alone.
+
+    Raises:
+      InputError: the file of that name was not written by e3jax.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder).absolute()
+        self._is_first = jax.process_index() == 0
+        if self._is_first:
+            files.check_output(self.folder / FILE, MARK)
+
+    def save(self, state: TrainState, notes: Mapping[str, np.ndarray]) -> None:
+        """Saves a state and notes to it, arrays by name; returns when it is on disk."""
+        if self._is_first:
+            arrays = _bits(state, notes)
+            metadata = {"e3jax": "training", "sha256": _digest(arrays)}
+            content = safetensors.numpy.save(arrays, metadata)
+            files.write_atomically(self.folder / FILE, lambda file: file.write(content))
+
+    def restore(
+        self, like: TrainState, notes: Mapping[str, np.ndarray]
+    ) -> tuple[TrainState, dict[str, np.ndarray]] | None:
+        """The saved state, placed as ``like`` is, and its notes.
+
+        Args:
+          like: a state of the same training, whose numbers do not matter.
+          notes: of the names and shapes of those that were saved.
+
+        Returns:
+          None if nothing was saved, or if what was saved is damaged, which is logged.
+
+        Raises:
+          InputError: the state is of another training.
+        """
+        wanted = _bits(like, notes)
+        saved = self._read() if self._is_first else None
+        is_alike = saved is not None and _shapes(saved) == _shapes(wanted)
+        # Every process of a job has to know, or the others would wait for the first.
+        exists, is_alike = devices.from_first(np.int32([saved is not None, is_alike]))
+        if not exists:
+            return None
+        if not is_alike:
+            raise InputError(
+                f"{self.folder / FILE} is the state of another training: choose another folder"
+            )
+        saved = devices.from_first(saved if self._is_first else wanted)
+        leaves, structure = jax.tree.flatten((like, dict(notes)))
+        names = zip(wanted, leaves, strict=True)
+        numbers = [saved[name].view(leaf.dtype) for name, leaf in names]
+        state, notes = structure.unflatten(numbers)
+        return devices.place(like.step.sharding.mesh, state), notes
+
+    def close(self) -> None:
+        """Lets go of the folder, in which nothing stays open between calls."""
+
+    def _read(self) -> dict[str, np.ndarray] | None:
+        path = self.folder / FILE
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if file.metadata()["sha256"] == _digest(arrays):
+                    return arrays
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+            pass
+        _log.warning(f"{path} is damaged: the training starts anew")
+        return None
+
+
+def _bits(state: TrainState, notes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is saved: unsigned integers by a name that has the place and the type of each array.
+
+    So every type comes back as it was, bfloat16 too, and no devices are needed: any mesh can take
+    the state up again.
+    """
+    leaves, _ = jax.tree.flatten_with_path(devices.fetched((state, dict(notes))))
+    named = ((jax.tree_util.keystr(path), np.asarray(leaf, order="C")) for path, leaf in leaves)
+    return {f"{name} {a.dtype}": a.view(f"u{a.dtype.itemsize}") for name, a in named}
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
