@@ -28,7 +28,7 @@ from e3jax.version import VERSION
 _FORMAT = 7
 _ARRAYS = (
     *("decision_scores_", "remoteness_", "median_entropies_", "view_weights_", "copy_of_"),
-    *("frequent_", "frequent_scores_"),
+    *("frequent_", "frequent_limits_"),
 )
 _MARK = r'"e3jax":"{\"format\":'  # near the start of a file
 # Dictionaries, and what their values are made of.
@@ -177,8 +177,9 @@ def _paths(arrays: dict[str, np.ndarray]) -> np.ndarray:
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(arrays[name].tobytes())
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -75,7 +75,13 @@ def near(images: np.ndarray) -> np.ndarray:
         if first[i] == i:
             beside = np.array(tree.query_ball_point(places[i], tolerance[i] + 1e-3))
             beside = beside[(beside > i) & (first[beside] == beside)]
-            apart = pixels[beside].astype(np.float32) - pixels[i]
-            distance = np.sqrt(np.square(apart).mean(1))
-            first[beside[distance <= np.minimum(tolerance[i], tolerance[beside])]] = i
+            first[beside[near_to(images[beside], images[i])]] = i
     return first
+
+
+def near_to(images: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Whether each of some images is a copy of one to the eye, bool [n], see :func:`near`."""
+    pixels, one = np.float32(images).reshape(-1, image.size), np.float32(image).ravel()
+    contrast = np.minimum(pixels.std(1), one.std())
+    distance = np.sqrt(np.square(pixels - one).mean(1))
+    return distance <= np.minimum(_LEVELS, _CONTRAST * contrast)

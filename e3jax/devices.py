@@ -111,7 +111,8 @@ def as_key(key: jax.Array) -> jax.Array:
       InputError: it is not a single key.
     """
     try:
-        kind = jax.random.key_impl(key)  # of words without a type it is the host program's
+        with jax.transfer_guard("allow"):
+            kind = jax.random.key_impl(key)  # of words without a type it is the host program's
         with settings():
             is_typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
             words = np.asarray(jax.random.key_data(key) if is_typed else key)

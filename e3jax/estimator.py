@@ -57,7 +57,7 @@ LARGE, _SAMPLE, _PART = 20_000, 5_000, 4_096
 _SCORED = 24
 # Limits for collections of any size, set by the time they take; what more steps find is unmeasured.
 _MOST_STEPS_CPU, _MOST_STEPS = 3_000, 100_000
-_NOT_SAVED = ("evidence_", "view_entropies_", "alike_", "states_")
+_NOT_SAVED = {"evidence_", "view_entropies_", "alike_", "states_", "surprises_", "ranking_"}
 
 
 class E3Outlier(BaseEstimator):
@@ -120,12 +120,13 @@ class E3Outlier(BaseEstimator):
       health_: :class:`Health`; ``fit`` also warns if it is bad.
       value_range_: of float arrays; None otherwise.
       copy_of_: int [n], for each image of the collection its first exact copy, maybe itself. Copies
-        are learnt and compared once, and ``contamination`` is a share of different images. But what
-        is frequent is usual: scores of images with many copies are lowered, see
-        :func:`e3jax.thresholds.frequent_is_usual`.
+        are learnt and compared once. But what is frequent is usual: scores of images with many
+        copies are lowered, see
+        :func:`e3jax.thresholds.frequent_limits`.
       alike_: int [n], the same to the eye, see :func:`e3jax.copies.near`; not saved. In large
         collections only the 20,000 most outlying images are compared.
-      frequent_, frequent_scores_: digests of the images whose scores were lowered, and these.
+      frequent_, frequent_limits_: images of which at least 1 % of the collection are copies, and
+        what their scores are at most.
       states_: int64 [n, 4], the :class:`e3jax.files.FileState` of each file; None for arrays.
       file_scale_: what is black and white in files of more than 8 bits, here and in new ones.
       colour_: whether images are RGB, else grey.
@@ -262,15 +263,13 @@ class E3Outlier(BaseEstimator):
         return True
 
     def _lower_frequent(self, pictures) -> None:
-        """Lowers the scores of images that are frequent, and keeps what new copies of them get."""
-        scores, once = self.decision_scores_, self._is_first
-        self.decision_scores_ = thresholds.frequent_is_usual(scores, self.alike_, once)
-        self.remoteness_ = thresholds.frequent_is_usual(self.remoteness_, self.alike_, once)
-        lowered = np.flatnonzero(once & (self.decision_scores_ < scores))
-        digests = copies.digests(pictures[lowered])
-        order = np.argsort(digests)
-        self.frequent_ = digests[order]
-        self.frequent_scores_ = self.decision_scores_[lowered][order]
+        """Lowers the scores of images that are frequent, and keeps these for new copies of them."""
+        limits = thresholds.frequent_limits(self.decision_scores_, self.alike_, self._is_first)
+        kinds = np.flatnonzero((limits < np.inf) & (self.alike_ == np.arange(len(limits))))
+        self.frequent_, self.frequent_limits_ = pictures[kinds], limits[kinds]
+        self.decision_scores_ = np.minimum(self.decision_scores_, limits)
+        limits = thresholds.frequent_limits(self.remoteness_, self.alike_, self._is_first)
+        self.remoteness_ = np.minimum(self.remoteness_, limits)
 
     def _name_of_fit(self, shape: tuple[int, ...], digests: np.ndarray) -> str:
         """What names the work of a fit: all that it follows from."""
@@ -406,13 +405,12 @@ class E3Outlier(BaseEstimator):
 
     def _alike(self, pictures, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """What images are copies of to the eye; of many only the most outlying are compared."""
-        if len(pictures) <= LARGE:
-            return copies.near(np.asarray(pictures))
-        alike = copy_of.copy()
-        top = np.sort(np.argpartition(scores, -LARGE)[-LARGE:])
-        near = top[copies.near(pictures[top])]
-        alike[top] = np.where(copy_of[top] == top, near, copy_of[top])
-        return alike[alike]
+        chosen = np.unique(copy_of)
+        if len(chosen) > LARGE:
+            chosen = np.sort(chosen[np.argpartition(scores[chosen], -LARGE)[-LARGE:]])
+        alike = np.arange(len(copy_of))
+        alike[chosen] = chosen[copies.near(pictures[chosen])]
+        return alike[copy_of]
 
     @property
     def _is_first(self) -> np.ndarray:
@@ -459,6 +457,8 @@ class E3Outlier(BaseEstimator):
                 f"{name} is about the collection and not saved with a detector: fit again, or rank "
                 "the collection with rank(X)"
             )
+        if name in _NOT_SAVED:
+            check_is_fitted(self, "decision_scores_")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def decision_function(self, X) -> np.ndarray:
@@ -469,7 +469,7 @@ class E3Outlier(BaseEstimator):
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
         pictures = self._readable(X)
-        return self._scores(self._heard(pictures)[0], copies.digests(pictures))
+        return self._scores(self._heard(pictures)[0], pictures)
 
     def view_scores(self, X) -> scoring.ViewScores:
         """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
@@ -511,7 +511,7 @@ class E3Outlier(BaseEstimator):
         if not (heard := self._heard(pictures, work, digests)):
             return None
         evidence, entropies = heard
-        scores = self._scores(evidence, digests)
+        scores = self._scores(evidence, pictures)
         alike = self._alike(pictures, copies.exact(pictures, digests), scores)
         left_out, scale, states = collection.unreadable, collection.scale, collection.states
         paths = collection.bank.ids
@@ -721,10 +721,9 @@ class E3Outlier(BaseEstimator):
             networks.check_classifier(self.network)
         if self.resize not in FITS:
             raise ValueError(f"resize is {self.resize!r}, expected one of {', '.join(FITS)}")
-        if self.value_range is not None and not _is_range(self.value_range):
-            raise ValueError(
-                f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
-            )
+        self._check_value_range()
+        if not isinstance(self.operations, (str, Iterable)):
+            raise ValueError(f"operations is {self.operations!r}, expected names or operations")
         try:
             check_random_state(self.random_state)
         except ValueError as error:
@@ -733,9 +732,16 @@ class E3Outlier(BaseEstimator):
             ) from error
         operations.tables(self._operations, self.image_size)
 
+    def _check_value_range(self) -> None:
+        if self.value_range is not None and not _is_range(self.value_range):
+            raise ValueError(
+                f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
+            )
+
     def _range(self, X) -> tuple[float, float] | None:
         """The range of float arrays: as given, else as in ``fit``, else as they seem to have."""
         found = getattr(self, "value_range_", None)
+        self._check_value_range()
         if (given := self.value_range) is not None:  # of these arrays, not of the fit
             found = tuple(map(float, given))
         arrays = [X] if _is_array(X) else [] if is_path(X) else [x[None] for x in X if _is_array(x)]
@@ -847,21 +853,23 @@ class E3Outlier(BaseEstimator):
         surprises = self._surprises(evidence)
         return fusion.fuse(lambda name: surprises[name][:], surprises)
 
-    def _scores(self, evidence: dict[str, np.ndarray], digests: np.ndarray) -> np.ndarray:
-        """Scores of new images; copies of what was frequent in the collection get its score."""
-        scores = self._fuse(evidence)
-        at = np.searchsorted(self.frequent_, digests)
-        at[at == len(self.frequent_)] = 0
-        same = self.frequent_[at] == digests if len(self.frequent_) else np.zeros(len(at), bool)
-        scores[same] = self.frequent_scores_[at[same]]
+    def _scores(self, evidence: dict[str, np.ndarray], pictures) -> np.ndarray:
+        """Scores of new images, lower for copies of what was frequent in the collection."""
+        scores = np.array(self._fuse(evidence))
+        for start in range(0, len(pictures) if len(self.frequent_) else 0, _PART):
+            block, limits = pictures[start : start + _PART], scores[start : start + _PART]
+            left = np.ones(len(block), bool)
+            for image, limit in zip(self.frequent_, self.frequent_limits_, strict=True):
+                near = left & copies.near_to(block, image)
+                limits[near] = np.minimum(limits[near], limit)
+                left &= ~near
         return scores
 
     # --- Thresholds ----------------------------------------------------------------------------
 
     def _set_threshold(self) -> "E3Outlier":
-        once = self._is_first
         self.threshold_ = thresholds.threshold(
-            self.decision_scores_[once], self._used("contamination"), self.remoteness_[once]
+            self.decision_scores_, self._used("contamination"), self.remoteness_
         )
         return self
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from e3jax.errors import InputError
 
-NAME = ".e3jax.lock"
+NAME, _MARK = ".e3jax.lock", b"e3jax: "
 _log = logging.getLogger(__name__)
 
 
@@ -47,11 +47,15 @@ def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -
                     _log.warning(f"waiting: {who}")
                 told = True
                 time.sleep(0.5)
+    if file.read(len(_MARK)) not in (b"", _MARK):
+        file.close()
+        raise _foreign(lock)
+    holder = f"{what}, process {os.getpid()} on {socket.gethostname()}, "
+    holder += time.strftime("since %Y-%m-%d %H:%M:%S")
     with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
         file.truncate(0)
-        file.write(f"{what}, process {os.getpid()} on {socket.gethostname()}, ".encode())
-        file.write(time.strftime("since %Y-%m-%d %H:%M:%S").encode())
-        file.flush()
+        file.seek(0)
+        file.write(_MARK + holder.encode())
     try:
         yield
     finally:
@@ -77,22 +81,41 @@ def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
       BlockingIOError: another process holds the lock, and ``wait`` is false.
       OSError: it cannot be opened.
     """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     while True:
         # Unbuffered: what fails on a full disk fails here, not where it is closed.
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", 0)
+        file = os.fdopen(_descriptor(path, flags), "r+b", 0)
         with contextlib.ExitStack() as stack:
             stack.callback(file.close)
             _lock(file.fileno(), shared, wait)
+            state = os.fstat(file.fileno())
             # Another process may have removed or renamed it between the two.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                if os.path.samestat(state, os.stat(path)):
+                    if state.st_nlink != 1:
+                        raise _foreign(path)
                     stack.pop_all()
                     return file
 
 
+def _descriptor(path: Path, flags: int) -> int:
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe would block
+            raise _foreign(path)
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _foreign(path) from error
+        raise
+
+
+def _foreign(path: Path) -> InputError:
+    return InputError(f"{path} has a name of e3jax's and is not e3jax's: move it (it was left)")
+
+
 def _holder(lock: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return lock.read_text("utf-8") or "it has just begun"
+        return lock.read_text("utf-8").removeprefix(_MARK.decode()) or "it has just begun"
     return "it has just begun"
 
 

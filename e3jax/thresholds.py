@@ -10,6 +10,7 @@ from e3jax import fusion
 _MAD_FACTOR = 1.4826
 # Deviations that make an outlier (Leys et al. 2013): by evidence of one origin; by that of two.
 _ALONE, _EACH = 2.5, 2.0
+_FREQUENT = 0.01  # share of a collection
 
 
 def check_contamination(value) -> None:
@@ -73,12 +74,12 @@ def threshold(scores: np.ndarray, contamination, remoteness: np.ndarray) -> floa
     return float((scores[~outliers].max() + scores[outliers].min()) / 2)
 
 
-def frequent_is_usual(values: np.ndarray, copy_of: np.ndarray, once: np.ndarray) -> np.ndarray:
-    """Scores in which no image is more outlying than its share of the collection allows.
+def frequent_limits(values: np.ndarray, copy_of: np.ndarray, once: np.ndarray) -> np.ndarray:
+    """What scores of images that are frequent may be at most: frequent is usual.
 
-    Of an image that makes up a share s of all others, copies counted, at most the quantile 1 - s of
-    the different images' scores is left. So a blank page that is half of a folder scores as the
-    median picture does, and no picture that is more frequent than outliers are is one of them.
+    It is the quantile 1 - s of the different images' scores for an image that makes up a share s of
+    all others, copies counted, from 1 % on. So a blank page that is half of a folder scores at most
+    as the median picture does.
 
     Args:
       values: float [n], larger = more outlying.
@@ -86,13 +87,11 @@ def frequent_is_usual(values: np.ndarray, copy_of: np.ndarray, once: np.ndarray)
       once: bool [n], the different images.
 
     Returns:
-      float [n]; without copies the values themselves.
+      float64 [n]; infinite where an image is not frequent.
     """
     count = np.bincount(copy_of, minlength=len(values))[copy_of]
-    copied = np.flatnonzero(count > 1)
-    share = (count[copied] - 1) / max(len(values) - 1, 1)
-    lowered = np.array(values)
-    if len(copied):
-        limits = np.quantile(values[once], 1 - share)
-        lowered[copied] = np.minimum(values[copied], limits)
-    return lowered
+    share, limits = (count - 1) / max(len(values) - 1, 1), np.full(len(values), np.inf)
+    frequent = (count > 1) & (share >= _FREQUENT)
+    if frequent.any():
+        limits[frequent] = np.quantile(values[once], 1 - share[frequent])
+    return limits

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e3jax import files
+from e3jax import files, locks
 from e3jax.errors import InputError
 
 
@@ -41,6 +41,31 @@ def test_what_a_kill_leaves_under_the_temporary_name_goes_with_the_next_write(tm
     files.partial(tmp_path / "a.txt").write_text("half of an older one, and longer")
     files.write_text(tmp_path / "a.txt", "new")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "new"}
+
+
+@pytest.mark.parametrize("make", ["symlink_to", "hardlink_to", "mkdir", "fifo"])
+def test_what_is_not_ours_under_our_names_is_left(tmp_path, make):
+    (tmp_path / "diary").write_text("mine")
+    names = (files.partial(tmp_path / "a.txt"), tmp_path / locks.NAME)
+    for path in names:
+        if make == "fifo":
+            os.mkfifo(path)
+        elif make == "mkdir":
+            path.mkdir()
+        else:
+            getattr(path, make)(tmp_path / "diary")
+    with pytest.raises(InputError, match="has a name of e3jax's and is not e3jax's"):
+        files.write_text(tmp_path / "a.txt", "text")
+    with pytest.raises(InputError, match="is not e3jax's"), locks.held(tmp_path, "rank"):
+        pass
+    assert (tmp_path / "diary").read_text() == "mine" and all(map(os.path.lexists, names))
+
+
+def test_a_file_of_the_users_is_no_lock(tmp_path):
+    (tmp_path / locks.NAME).write_text("mine")
+    with pytest.raises(InputError, match="is not e3jax's"), locks.held(tmp_path, "rank"):
+        pass
+    assert (tmp_path / locks.NAME).read_text() == "mine"
 
 
 def test_a_folder_that_was_removed_is_made_again(tmp_path):

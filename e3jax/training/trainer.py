@@ -162,9 +162,8 @@ class Trainer:
 def _initial_state(step: Step, key: jax.Array, channels: int) -> TrainState:
     images = jnp.zeros((1, step.side, step.side, channels))
     # A network without running statistics has no such collection.
-    variables = {"batch_stats": {}} | step.network.init(
-        jax.random.fold_in(key, 0), images, train=False
-    )
+    initialised = step.network.init(jax.random.fold_in(key, 0), images, train=False)
+    variables = {"batch_stats": {}} | dict(initialised)  # which Flax may freeze
     return TrainState(
         variables=variables,
         opt_state=step.optimizer.init(variables["params"]),
