@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from e3jax import files, locks
+from e3jax import exits, files, locks
 from e3jax.errors import InputError
 from e3jax.files import FileState, printable, state_of
 
@@ -84,32 +84,37 @@ def move_aside(
       paths: files; or, by path, what each was when it was ranked: it stays if it is another one.
 
     Raises:
-      InputError: a name in the folder is taken, the list is damaged, or another command is at work.
-        Nothing was moved.
+      InputError: the folder is somebody else's, a name in it is taken, the list is damaged, or
+        another command is at work. Nothing was moved.
       NotMoved: all files are missing, changed or no files, or cannot be moved.
       PartlyMoved: this is so for some of them; :func:`undo` moves the others back.
       OSError: the list cannot be written. Nothing was moved.
     """
     moved, states = [], dict(paths) if isinstance(paths, Mapping) else dict.fromkeys(paths)
     with _opened(Path(report).absolute() / FOLDER) as quarantine:
-        aside = {move["from"] for move in quarantine.moves if quarantine.holds(move)}
+        if not quarantine.is_listed:
+            _check_empty(quarantine.folder)
+        held = [move for move in quarantine.moves if quarantine.holds(move)]
+        aside = {move["from"] for move in held}
         states = quarantine.current(states, aside)
-        left = {p: why for p, state in states.items() if (why := _obstacle(p, state, aside))}
+        left = {p: why for p, state in states.items() if (why := _obstacle(p, state, held, aside))}
         pictures = [path for path in states if path not in left]
         owners, shared = _sidecars(pictures, aside)
         new = quarantine.add(pictures, aside, owners)
         _check_free([quarantine.place(move) for move in new])
         quarantine.save()  # first: whatever stops the moves below, undo knows them
         for move in sorted(new, key=lambda move: move["sidecar"]):
+            exits.check_interrupts()
             path = move["from"]
             if left.keys() & owners.get(path, ()):  # its picture stays
                 continue
-            why = _obstacle(path, states.get(path))
+            why = _obstacle(path, states.get(path), held)
             why = why or _try_to_move(path, quarantine.place(move), quarantine.partial)
             if why:
                 left[path] = why
             else:
                 moved.append(move)
+                held.append(move)
         quarantine.note_times(moved)
     _raise_if_left(left, [move["from"] for move in moved], "quarantine --undo moves them back")
     return _moved(moved)._replace(shared=shared)
@@ -118,7 +123,9 @@ def move_aside(
 def undo(report: str | os.PathLike) -> Moved:
     """Moves all files back to where they were, also if the folders were renamed in the meantime.
 
-    A file whose folder is gone goes to the folder at the same place relative to the quarantine.
+    A file whose folder is gone goes to the folder at the same place relative to the quarantine. If
+    the quarantine itself was moved or copied, it goes there first: what is now where the file was
+    may be another collection.
 
     Args:
       report: the folder that holds the quarantine folder, or the quarantine folder itself.
@@ -147,6 +154,7 @@ def undo(report: str | os.PathLike) -> Moved:
         homes = [quarantine.home(move) for move in back]
         _check_free(filter(None, homes))
         for move, home in zip(back, homes, strict=True):
+            exits.check_interrupts()
             place = quarantine.place(move)
             quarantine.note_intact(move)
             why = _try_to_move(place, home, quarantine.partial) if home else quarantine.lost(move)
@@ -194,6 +202,8 @@ class _Quarantine:
 
     Attributes:
       folder: where files are moved to, absolute.
+      origin: where it was when its list was first written, absolute and without links.
+      is_listed: whether it had a list when the command began.
       id: distinguishes partial files of this quarantine from those of others.
       count: how many files were numbered so far.
       moves: per file "from", its absolute place before; "near", the same relative to the folder;
@@ -207,6 +217,8 @@ class _Quarantine:
     """
 
     folder: Path
+    origin: str
+    is_listed: bool
     id: str
     count: int
     moves: list[dict]
@@ -227,12 +239,22 @@ class _Quarantine:
     def holds(self, move: dict) -> bool:
         return os.path.lexists(self.place(move))
 
+    @functools.cached_property
+    def was_moved(self) -> bool:
+        """Whether it was moved or copied to here, so that other files may be where it was."""
+        try:
+            here = os.path.realpath(self.folder)
+            return here != self.origin and not os.path.samefile(here, self.origin)
+        except (OSError, ValueError):  # nothing is there any more
+            return True
+
     def homes(self, move: dict) -> list[str]:
-        """Where a file may go back to, best first."""
+        """Where a file was, by its path and as seen from the folder."""
         return [move["from"], os.path.join(self.folder, move["near"])]
 
     def home(self, move: dict) -> str | None:
-        for path in self.homes(move):
+        """Where a file goes back to."""
+        for path in self.homes(move)[:: -1 if self.was_moved else 1]:
             folder = _on_disk(os.path.dirname(path), self.names)
             if os.path.isdir(folder):
                 return os.path.join(folder, os.path.basename(path))
@@ -274,7 +296,8 @@ class _Quarantine:
         if not self.moves:
             (self.folder / MANIFEST).unlink(missing_ok=True)
             return
-        content = {"e3jax": "quarantine", "id": self.id, "count": self.count, "moves": self.moves}
+        content = {"e3jax": "quarantine", "id": self.id, "place": self.origin}
+        content |= {"count": self.count, "moves": self.moves}
         files.write_text(self.folder / MANIFEST, json.dumps(content, indent=1))
 
     def settle(self) -> None:
@@ -282,9 +305,10 @@ class _Quarantine:
 
         Unfinished copies are removed. A file at both places is whole at both: it stays at the first
         one. A file that is back, or was never moved, leaves the list; one that was taken out of
-        quarantine by hand stays on it.
+        quarantine by hand stays on it. All this where files go back to, and nowhere else: of two
+        copies of a collection, none touches the other's files.
         """
-        folders = {os.path.dirname(home) for move in self.moves for home in self.homes(move)}
+        folders = {os.path.dirname(home) for home in map(self.home, self.moves) if home}
         unfinished = [os.path.join(folder, self.partial) for folder in (self.folder, *folders)]
         for path in (*unfinished, files.partial(self.folder / MANIFEST)):
             with contextlib.suppress(OSError):  # most do not exist
@@ -383,15 +407,16 @@ def _read(folder: Path) -> _Quarantine:
     Raises:
       InputError: it is damaged, or somebody else's.
     """
-    path = folder / MANIFEST
+    path, here = folder / MANIFEST, os.path.realpath(folder)
     if not os.path.lexists(path):
-        return _Quarantine(folder, uuid.uuid4().hex, 0, [])
+        return _Quarantine(folder, here, False, uuid.uuid4().hex, 0, [])
     try:
         if not is_quarantine(folder):
             raise ValueError("another program's")
         content = json.loads(path.read_text(encoding="utf-8"))
         moves = [_move_of(entry) for entry in content["moves"]]
-        return _Quarantine(folder, content["id"], int(content["count"]), moves)
+        origin = os.fspath(content.get("place", here))  # earlier lists lack it
+        return _Quarantine(folder, origin, True, content["id"], int(content["count"]), moves)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{printable(path)} is damaged or another program's: move the files back by hand "
@@ -434,10 +459,15 @@ def _name(folder: Path, number: int, name: str) -> str:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[_Quarantine]:
-    """A quarantine that no other command changes meanwhile, settled before and after."""
+    """A quarantine that no other command changes meanwhile, settled before and after.
+
+    An empty folder goes with its list; one that never had a list stays, unless it was made here.
+    """
+    is_listed = False
     try:
         with locks.held(folder, "quarantine"):
             quarantine = _read(folder)
+            is_listed = quarantine.is_listed
             quarantine.settle()
             try:
                 yield quarantine
@@ -445,8 +475,9 @@ def _opened(folder: Path) -> Iterator[_Quarantine]:
                 with contextlib.suppress(OSError):  # the next command will
                     quarantine.settle()
     finally:
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+        if is_listed:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def _same(first: str, second: str) -> bool:
@@ -467,13 +498,16 @@ def _moved(moves: Sequence[dict]) -> Moved:
     return Moved(pictures, sidecars)
 
 
-def _obstacle(path: str, state: FileState | None, aside: Iterable[str] = ()) -> str:
+def _obstacle(
+    path: str, state: FileState | None, held: Sequence[dict], aside: Iterable[str] = ()
+) -> str:
     """Why a file cannot go to quarantine, in a few words; "" if it can, or is there.
 
     Args:
       path: of the file.
       state: what it was when it was ranked, if that is known.
-      aside: files that are in quarantine, by their places outside.
+      held: the moves of files that are in quarantine.
+      aside: those of them that are not expected outside, by their places there.
     """
     there = os.path.lexists(path)
     if path in aside:
@@ -485,10 +519,21 @@ def _obstacle(path: str, state: FileState | None, aside: Iterable[str] = ()) -> 
         return "is in another quarantine: rank the folder again"
     if not stat.S_ISLNK(mode := os.lstat(path).st_mode) and not stat.S_ISREG(mode):
         return "is no file: rank the folder again"
-    # A link to nowhere, say to a file that is in quarantine, moves no picture.
-    if state and os.path.exists(path) and not state.is_same(state_of(path)):
-        return "was changed or replaced since it was ranked: rank the folder again"
+    if state and not state.is_same(now := state_of(path)):
+        # A link to a ranked picture leads nowhere once that is in quarantine, and may follow it.
+        follows = now == FileState() and any(m["state"] and state.is_same(m["state"]) for m in held)
+        if not follows:
+            return "was changed or replaced since it was ranked: rank the folder again"
     return ""
+
+
+def _check_empty(folder: Path) -> None:
+    """Raises an InputError if a folder without a list holds anything but hidden files."""
+    if any(not name.startswith(".") for name in os.listdir(folder)):
+        raise InputError(
+            f"{printable(folder)} holds files that quarantine did not move there: rename that "
+            "folder first (nothing was moved)"
+        )
 
 
 def _check_free(paths: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from e3jax import cli, files, locks, quarantine, ranking, reading
+from e3jax import cli, exits, files, locks, quarantine, ranking, reading
 from e3jax.cli import source
 from e3jax.errors import InputError
 from e3jax.ranking import Ranking
@@ -124,9 +124,16 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     (report / "quarantine" / "00001-a.png").write_text("mine")
     before = content(tmp_path)
     assert run(report, "--top", 2) == 2
-    assert "there is another file at" in capsys.readouterr().err
+    assert "holds files that quarantine did not move there" in capsys.readouterr().err
     assert content(tmp_path) == before and not moves(report)
     (report / "quarantine" / "00001-a.png").unlink()
+    assert run(report, "--top", 1) == 0
+    (report / "quarantine" / "00002-a.png").write_text("mine")
+    before = content(tmp_path)
+    assert run(report, "--top", 2) == 2
+    assert "there is another file at" in capsys.readouterr().err
+    assert content(tmp_path) == before and len(moves(report)) == 1
+    (report / "quarantine" / "00002-a.png").unlink()
     assert run(report, "--top", 2) == 0
     paths[1].write_text("new")
     before = content(tmp_path)
@@ -307,6 +314,110 @@ def test_photos_that_moved_alone_are_named_and_the_list_stays(tmp_path, capsys):
     (tmp_path / "elsewhere").rename(photos)
     assert run(report, "--undo") == 0
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("first", ["the copy", "the original"])
+def test_a_copied_project_and_its_original_are_undone_each_by_itself(tmp_path, first):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    report = write_report(original / "report", photos_of(original / "photos"))
+    before = [content(original / "photos"), content(original / "report")]
+    assert run(report, "--top", 3) == 0
+    shutil.copytree(original, copy, symlinks=True)
+    projects = [copy, original] if first == "the copy" else [original, copy]
+    second = content(projects[1])
+    assert run(projects[0] / "report", "--undo") == 0
+    # Also a command that moves nothing clears up in its own project only.
+    (tmp_path / "none.txt").write_text("")
+    assert run(projects[1] / "report", "--list", tmp_path / "none.txt") == 0
+    assert content(projects[1]) == second and len(moves(projects[1] / "report")) == 3
+    assert run(projects[1] / "report", "--undo") == 0
+    for project in (original, copy):
+        assert not (project / "report" / "quarantine").exists()
+        now = [content(project / "photos"), content(project / "report")]
+        named = [{os.path.relpath(p, project): text for p, text in part.items()} for part in now]
+        was = [{os.path.relpath(p, original): text for p, text in part.items()} for part in before]
+        assert named == was
+
+
+def test_an_interrupted_undo_of_a_copy_clears_up_in_the_copy_only(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    report = write_report(original / "report", photos_of(original / "photos"))
+    assert run(report, "--top", 2) == 0
+    shutil.copytree(original, copy)
+    unfinished = f".{json.loads((report / 'quarantine' / 'manifest.json').read_text())['id']}"
+    for project in (original, copy):
+        (project / "photos" / f"{unfinished}.e3jax.partial").write_text("cont")
+    # Of two file systems: a kill between the copy back and the removal.
+    shutil.copy2(copy / "report" / "quarantine" / "00001-a.png", copy / "photos" / "a.png")
+    before = content(original)
+    (tmp_path / "none.txt").write_text("")
+    assert run(copy / "report", "--list", tmp_path / "none.txt") == 0
+    assert [move["to"] for move in moves(copy / "report")] == ["00002-a.png"]
+    assert not (copy / "photos" / f"{unfinished}.e3jax.partial").exists()
+    assert (copy / "photos" / "a.png").exists() and content(original) == before
+
+
+def test_a_renamed_project_puts_nothing_into_the_one_that_took_its_place(tmp_path, place):
+    old, new = tmp_path / "2024-old", tmp_path / "2024"
+    report = write_report(new / "report", photos_of(new / "photos"))
+    before = content(new / "photos")
+    assert run(report, "--top", 3) == 0
+    new.rename(old)
+    (new / "photos" / "b").mkdir(parents=True)
+    assert run(old / "report", "--top", 3) == 0, "all are there already, and stay"
+    assert len(moves(old / "report")) == 3
+    assert run(old / "report", "--undo") == 0
+    assert content(new) == {}
+    assert content(old / "photos") == {
+        str(old / os.path.relpath(path, new)): text for path, text in before.items()
+    }
+
+
+def test_a_list_without_a_place_is_undone(tmp_path):
+    report = write_report(tmp_path / "report", photos_of(tmp_path / "photos"))
+    before = content(tmp_path)
+    assert run(report, "--top", 3) == 0
+    path = report / "quarantine" / "manifest.json"
+    listed = json.loads(path.read_text())
+    assert listed.pop("place") == os.path.realpath(report / "quarantine")
+    path.write_text(json.dumps(listed))
+    assert run(report, "--undo") == 0
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "album"])
+def test_a_folder_of_that_name_is_its_owners(tmp_path, capsys, name):
+    photos = tmp_path / "photos"
+    theirs = photos / "quarantine"
+    (theirs / name).parent.mkdir(parents=True)
+    (theirs / name).mkdir() if name == "album" else (theirs / name).write_text("mine")
+    paths = photos_of(photos, ["a.png", "b.png"])
+    write_report(tmp_path / "report", paths)
+    for table in ("scores.csv", "scores.jsonl"):
+        shutil.copy(tmp_path / "report" / table, photos)
+    before = content(photos)
+    assert run(photos, "--top", 1) == 2
+    said = capsys.readouterr().err
+    assert f"{theirs} holds files that quarantine did not move there: rename that folder" in said
+    assert run(photos, "--undo") == 2
+    assert "nothing to undo" in capsys.readouterr().err
+    assert content(photos) == before and os.listdir(theirs) == [name]
+
+
+def test_an_empty_folder_goes_only_with_its_list(tmp_path):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(tmp_path / "report", paths)
+    folder = report / "quarantine"
+    folder.mkdir()
+    (tmp_path / "list.txt").write_text(str(tmp_path / "photos" / "gone.png"))
+    for arguments in (["--undo"], ["--list", tmp_path / "list.txt"]):
+        assert run(report, *arguments) == 2
+        assert os.listdir(folder) == []
+    (folder / ".DS_Store").write_text("a file browser's")
+    assert run(report, "--top", 2) == 0
+    (folder / ".DS_Store").unlink()
+    assert run(report, "--undo") == 0 and not folder.exists()
+    assert run(report, "--list", tmp_path / "list.txt") == 2 and not folder.exists()
 
 
 def test_none_back_is_an_error_and_keeps_the_list(tmp_path, capsys):
@@ -513,6 +624,56 @@ def test_a_link_is_moved_while_it_leads_to_the_ranked_picture(tmp_path, place):
         assert run(report, "--top", 3) == 3
         assert [os.path.lexists(path) for path in (first, *links)] == [False, True, False]
         assert run(report, "--undo") == 0
+
+
+def test_a_photo_that_became_a_link_to_nowhere_is_not_the_ranked_one(tmp_path, place, capsys):
+    photos = tmp_path / "photos"
+    first, second, third = photos_of(photos, ["a.png", "b.png", "c.png"])
+    link = photos / "link.png"
+    link.symlink_to(second)
+    report = write_report(place / "report", [first, second, link, third])
+    first.unlink()
+    first.symlink_to("nowhere.png")
+    third.unlink()
+    third.symlink_to(second)  # a ranked picture, and another one
+    before = content(photos)
+    assert run(report, "--top", 4) == 3
+    said = capsys.readouterr().err
+    for path in (first, third):
+        assert f"stays: {path} was changed or replaced since it was ranked" in said
+        assert path.is_symlink()
+    assert not os.path.lexists(second) and not os.path.lexists(link)
+    check_list(before, photos, report)
+    assert run(report, "--undo") == 0
+    assert content(photos) == before
+
+
+@pytest.mark.parametrize("command", ["move", "undo"])
+def test_a_ctrl_c_that_a_callback_swallowed_is_heard_between_two_files(
+    tmp_path, place, monkeypatch, command
+):
+    paths = photos_of(tmp_path / "photos")
+    report = write_report(place / "report", paths)
+    before = content(tmp_path, place)
+    if command == "undo":
+        assert run(report, "--top", 4) == 0
+    move = quarantine._move
+
+    def move_and_swallow(*arguments):
+        move(*arguments)
+        exits._interrupts.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exits, "_interrupts", [])
+        patch.setattr(quarantine, "_move", move_and_swallow)
+        with pytest.raises(KeyboardInterrupt):
+            quarantine.undo(report) if command == "undo" else quarantine.move_aside(
+                report, map(str, paths)
+            )
+    assert len(moves(report)) == (3 if command == "undo" else 1)
+    check_list(before, tmp_path / "photos", report)
+    assert run(report, "--undo") == 0
+    assert content(tmp_path, place) == before
 
 
 def test_the_same_command_works_again_after_undo(tmp_path, place):
