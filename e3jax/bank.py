@@ -16,7 +16,9 @@ import itertools
 import json
 import os
 import re
+import stat
 import uuid
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ _FORMAT = 2
 _MARK = re.compile(rb'\s*\{\s*"e3jax"\s*:\s*"bank"\s*,\s*"generation"\s*:\s*"(\w+)"')
 # Files of a shard, and of a task.
 _SHARD, _TASK = 4096, 256
+_MOST = 10**7  # shards that have names
 _THUMBNAIL = 96
 _ENDINGS = ("arrow", "npy", "npz")
 _PARTIAL = re.compile(rf"\.(bank\.json|\d{{7}}\.({'|'.join(_ENDINGS)}))\.e3jax\.partial")
@@ -308,7 +311,7 @@ def join(folder: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> rea
 
 def _check_different(paths: Joined) -> None:
     """Raises an InputError if a file occurs twice. Of each only a digest of 8 bytes is held."""
-    identity = _identities()
+    identity = identities()
     digests = np.fromiter((hash(identity(path)) for path in paths), np.int64, len(paths))
     ordered = np.sort(digests)
     twice = paths[np.isin(digests, ordered[1:][ordered[1:] == ordered[:-1]])]
@@ -327,7 +330,7 @@ def _place(folder: str | os.PathLike) -> tuple:
     return state[:2] if state != FileState() else (os.path.realpath(folder),)
 
 
-def _identities() -> Callable[[str], tuple]:
+def identities() -> Callable[[str], tuple]:
     """A function of paths that tells which file each is, however its folder is spelled."""
     place = functools.cache(_place)
 
@@ -481,7 +484,7 @@ def _renamed(folder: Path, about: dict) -> tuple[Callable[[str], str], list[read
     places = collections.defaultdict(set)  # of the files of a branch: True = where they were
     sample = [
         (path, _branch(os.path.dirname(path), moved.before)[1], state)
-        for path, state in _sample(folder)
+        for path, state in _sample(folder, range(_counted(about)))
     ]
     for path, branch, state in sample:
         there = [at for at in (path, moved(path)) if os.path.exists(at)]
@@ -501,9 +504,9 @@ def _renamed(folder: Path, about: dict) -> tuple[Callable[[str], str], list[read
     return (moved._replace(stayed=stayed) if was_moved else str), notes[:1]
 
 
-def _sample(folder: Path) -> Iterator[tuple[str, FileState]]:
-    """A few files of a bank, from all over it, as they were when they were read."""
-    tables = _files_of_shards(folder, "arrow")
+def _sample(folder: Path, numbers: range) -> Iterator[tuple[str, FileState]]:
+    """A few files of these shards of a bank, from all over it, as they were when they were read."""
+    tables = _files_of_shards(folder, numbers, "arrow")
     for i in _evenly(len(tables)):
         with contextlib.suppress(*_DAMAGED):
             table = _load_table(folder, int(tables[i].stem))
@@ -535,7 +538,7 @@ def write(
 
     Args:
       folder: of the bank.
-      paths: image files.
+      paths: image files; one that comes twice, however its folder is spelled, is read once.
       side, fit: as of ``read_files``.
       left_out: what else the bank is to list as left out.
       on_file: called with the number of files done.
@@ -547,21 +550,25 @@ def write(
       OSError: it cannot be written.
     """
     folder, here = _resolved(folder), os.getcwd()
-    paths = [os.path.join(here, os.fsdecode(path)) for path in paths]
+    paths = _each_once(os.path.join(here, os.fsdecode(path)) for path in paths)
     shards = [paths[start : start + _SHARD] for start in range(0, len(paths), _SHARD)]
     settings = {"format": _FORMAT, "side": side, "fit": fit, "has_paths": True}
     with _begun(folder, settings) as before:
         renamed = _renamed(folder, before)[0] if before else str
         _check_listed(folder, before, paths, renamed)
+        counted = _counted(before)
+        _check_free(folder, range(counted, len(shards)))
         names = _new_names(folder, shards, renamed)
         as_before = before.get("finished") and all(new == {} for new in names)
-        if as_before and not _beyond(folder, len(shards)):
+        if as_before and not _files_of_shards(folder, range(len(shards), counted)):
             generation, scale = before["generation"], _scale(before)
             on_file(len(paths))
         else:
             # Until all have their new names, those of before follow the bank from where it was.
             place = {"place": before.get("place", str(folder))}
-            generation = _write_about(folder, settings | place | {"finished": False})
+            begun = {"finished": False, "shards": max(counted, len(shards))}
+            generation = _write_about(folder, settings | place | begun)
+            _forget(_files_of_shards(folder, range(len(shards), counted)))
             _fill(folder, shards, names, settings, on_file, each)
             scale = _develop(folder, len(shards))
         _finish(folder, settings, generation, len(shards), left_out, scale)
@@ -572,6 +579,14 @@ def write(
             "least 2: an outlier needs other images to differ from"
         )
     return collection
+
+
+def _each_once(paths: Iterable[str]) -> list[str]:
+    """Paths without those of a file that came before, with its folder spelled in another way."""
+    identity, each_once = identities(), {}
+    for path in paths:
+        each_once.setdefault(identity(path), path)
+    return list(each_once.values())
 
 
 def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> reading.Collection:
@@ -590,8 +605,9 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> rea
     with _begun(folder, settings) as before:
         counts, generation = before.get("counts"), before.get("generation")
         others = InputError(f"{folder} is a finished bank of other arrays: name another folder")
+        begun = settings | {"finished": False, "shards": _counted(before)}
         if counts is None:
-            generation = _write_about(folder, settings | {"finished": False})
+            generation = _write_about(folder, begun)
         for number, pixels in enumerate(itertools.chain([first], blocks)):
             digests = _digests(folder, number)
             if np.array_equal(digests, copies.digests(pixels)):
@@ -599,12 +615,16 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> rea
             if counts is not None:
                 if digests is not None or number >= len(counts):
                     raise others
-                generation = _write_about(folder, settings | {"finished": False})  # a damaged shard
+                generation = _write_about(folder, begun)  # a damaged shard
+            if number >= begun["shards"]:
+                _check_free(folder, range(number, number + 1))
+                begun["shards"] = number + 1
+                _write_about(folder, begun, generation)
             rows = [_Row(b"", FileState(), None)] * len(pixels)
             _write_pixels(folder, number, pixels, _table(rows))
         if counts is not None and number + 1 < len(counts):
             raise others
-        _forget(_beyond(folder, number + 1))
+        _forget(_files_of_shards(folder, range(number + 1, begun["shards"])))
         _finish(folder, settings, generation, number + 1, (), FileScale())
     return open_bank(folder)
 
@@ -652,7 +672,7 @@ def _begun(folder: Path, settings: dict) -> Iterator[dict]:
     with locks.held(folder, "bank"):
         _check_folder(folder)
         for path in folder.glob(".*"):
-            if _PARTIAL.fullmatch(path.name):
+            if _PARTIAL.fullmatch(path.name) and _is_plain(path):
                 path.unlink()
         before = _about(folder)
         if before and _kind(before) != _kind(settings):
@@ -661,9 +681,15 @@ def _begun(folder: Path, settings: dict) -> Iterator[dict]:
                     f"{folder} is a finished bank {_kind(before)}, not {_kind(settings)}: name "
                     "another folder"
                 )
-            _forget(_files_of_shards(folder))
+            _forget(_files_of_shards(folder, range(_counted(before))))
             before = {}
         yield before
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is a regular file that has no other name, so that removing it removes it only."""
+    state = os.lstat(path)
+    return stat.S_ISREG(state.st_mode) and state.st_nlink == 1
 
 
 def _check_folder(folder: Path) -> None:
@@ -688,9 +714,27 @@ def _kind(about: dict) -> str:
     return f"of {what} with image size {about['side']}" + (f" and resize {fit}" if fit else "")
 
 
+def _counted(about: dict) -> int:
+    """How many shards a bank may have files of; whatever else has such a name is not its own."""
+    if "counts" in about:
+        return len(about["counts"])
+    return about.get("shards", _MOST if about else 0)
+
+
+def _check_free(folder: Path, numbers: range) -> None:
+    """Raises an InputError if files that the bank did not write have names of these shards."""
+    names = (f"{number:07d}.{ending}" for number in numbers for ending in _ENDINGS)
+    for name in names:
+        if os.path.lexists(folder / name):
+            raise InputError(
+                f"{folder} has a file {name} that is not the bank's and would be overwritten: "
+                "move it"
+            )
+
+
 def _check_listed(folder: Path, before: dict, paths: Iterable[str], renamed: Callable) -> None:
     """Raises an InputError if a finished bank has an image whose file exists and is not listed."""
-    identity = _identities()
+    identity = identities()
     listed = set(map(identity, paths))
     for shard, count in enumerate(before.get("counts", ())):
         held = ()
@@ -714,19 +758,23 @@ def _new_names(
     folder: Path, shards: Sequence[Sequence[str]], renamed: Callable[[str], str]
 ) -> list[dict[str, str] | None]:
     """For each shard the files that have other names now, by those; None if it is to be read."""
-    identity, names = _identities(), []
+    identity, names = identities(), []
     for shard, paths in enumerate(shards):
         try:
             table, n = _load_table(folder, shard), len(_load_pixels(folder, shard))
             before = list(map(os.fsdecode, table["path"].to_pylist()))
             states = zip(*(table[name].to_pylist() for name in FileState._fields), strict=True)
+            has_thumbnail = table["thumbnail"].slice(0, n).is_valid().to_pylist()
         except _DAMAGED:
             names.append(None)
             continue
         listed = {identity(path): path for path in paths}
         now = [listed.get(identity(renamed(path))) for path in before]
         is_current = (
-            n == table["reason"].null_count
+            n == table["reason"].null_count == len(has_thumbnail)
+            # Files of more than 8 bits have none, and values that wait.
+            and {i for i in range(n) if not has_thumbnail[i]}
+            == _deep_rows(_path(folder, shard, "npz"))
             and len(now) == len(paths)
             and set(now) == set(listed.values())
             and all(
@@ -759,7 +807,6 @@ def _fill(
     each: engines.Each,
 ) -> None:
     """Makes a bank have these shards, of which those with `_new_names` are only renamed."""
-    _forget(_beyond(folder, len(shards)))
     for shard, new in enumerate(names):
         if new:
             table = _load_table(folder, shard)
@@ -809,11 +856,18 @@ def _write_shard(folder: Path, shard: int, rows: Sequence[_Row], side: int) -> N
     black = np.zeros((side, side, 3), np.uint8)
     pixels = [black if i in deep else row.pixels for i, row in enumerate(good)]
     values = {f"{i}.{name}": value for i, d in deep.items() for name, value in d._asdict().items()}
-    for ending in ("arrow", "npz"):  # the table first: without it a shard is not whole
-        _path(folder, shard, ending).unlink(missing_ok=True)
+    waiting = _path(folder, shard, "npz")
+    is_ours = bool(_deep_rows(waiting))
+    if deep and not is_ours and os.path.lexists(waiting):
+        raise InputError(
+            f"{waiting} is damaged or not the bank's, and would be overwritten: move it, and "
+            f"{_AGAIN}"
+        )
+    _path(folder, shard, "arrow").unlink(missing_ok=True)  # first: without it a shard is not whole
+    if is_ours:
+        waiting.unlink()
     if deep:
-        write = functools.partial(np.savez, **values)
-        files.write_atomically(_path(folder, shard, "npz"), write)
+        files.write_atomically(waiting, functools.partial(np.savez, **values))
     pixels = np.stack(pixels) if pixels else black[None][:0]
     _write_pixels(folder, shard, pixels, _table(good + bad))
 
@@ -870,12 +924,15 @@ def _develop(folder: Path, shards: int) -> FileScale:
     waiting = {}
     for shard in range(shards):
         path = _path(folder, shard, "npz")
-        if path.exists():
-            with np.load(path) as arrays:
-                values = {name: arrays[name][()] for name in arrays}
-            rows = {name.split(".")[0] for name in values}
-            of = {i: Deep(*(values[f"{i}.{field}"] for field in Deep._fields)) for i in rows}
-            waiting[shard] = {int(i): deep for i, deep in of.items()}
+        if rows := _deep_rows(path):
+            try:
+                with np.load(path) as arrays:
+                    values = {name: arrays[name][()] for name in arrays}
+            except (*_DAMAGED, zipfile.BadZipFile) as error:
+                raise InputError(f"{path} is damaged: remove it, and {_AGAIN}") from error
+            waiting[shard] = {
+                i: Deep(*(values[f"{i}.{field}"] for field in Deep._fields)) for i in rows
+            }
     scale = decoding.common_scale([deep for each in waiting.values() for deep in each.values()])
     for shard, images in waiting.items():
         before = reading.in_colours(_load_pixels(folder, shard), 3)
@@ -912,16 +969,26 @@ def _write_about(folder: Path, about: dict, generation: str = "") -> str:
     return start["generation"]
 
 
-def _files_of_shards(folder: Path, ending: str = "*") -> list[Path]:
-    """Files of shards, tables first; of a folder that is a bank, as others may have such names."""
+def _files_of_shards(folder: Path, numbers: range, ending: str = "*") -> list[Path]:
+    """Files of these shards, tables first, where the folder is a bank; others have such names."""
     if not is_bank(folder):
         return []
     names = (f"{'[0-9]' * 7}.{each}" for each in _ENDINGS if ending in ("*", each))
-    return [path for name in names for path in sorted(folder.glob(name))]
+    paths = [path for name in names for path in sorted(folder.glob(name))]
+    paths = [path for path in paths if int(path.stem) in numbers]
+    return [path for path in paths if path.suffix != ".npz" or _deep_rows(path)]
 
 
-def _beyond(folder: Path, shards: int) -> list[Path]:
-    return [path for path in _files_of_shards(folder) if int(path.stem) >= shards]
+def _deep_rows(path: Path) -> set[int]:
+    """Rows whose values of more than 8 bits are in a file; none if it is not ours, or not there."""
+    try:
+        with zipfile.ZipFile(path) if path.is_file() else contextlib.nullcontext() as archive:
+            names = archive.namelist() if archive else []
+    except (*_DAMAGED, zipfile.BadZipFile, NotImplementedError):
+        return set()
+    rows = {int(row) for row in (name.split(".")[0] for name in names) if row.isdecimal()}
+    ours = {f"{row}.{field}.npy" for row in rows for field in Deep._fields}
+    return rows if ours == set(names) else set()
 
 
 def _forget(paths: Iterable[Path]) -> None:

@@ -380,6 +380,105 @@ def test_what_a_kill_leaves_is_no_other_programs(photos, tmp_path):
     assert content(folder) == whole | {".mine.e3jax.partial": b""}
 
 
+def test_files_with_names_of_shards_that_the_bank_did_not_write_stay(photos, tmp_path):
+    folder = tmp_path / "bank"
+    write(folder, photos)  # shards 0 to 3
+    theirs = {"0000005.npy": b"mine", "0000004.arrow": b"mine", "0000000.npz": b"mine"}
+    np.savez(tmp_path / "numbers.npz", a=np.arange(3))
+    theirs["0000001.npz"] = (tmp_path / "numbers.npz").read_bytes()
+    for name, text in theirs.items():
+        (folder / name).write_bytes(text)
+
+    def check():
+        assert content(folder).items() >= theirs.items()
+
+    write(folder, photos)
+    check()
+    Image.new("L", (9, 9), 77).save(photos / "0.png")  # shard 0 is read again
+    write(folder, photos)
+    check()
+    for path in sorted(photos.glob("1?.png")):  # a shard fewer or two
+        path.unlink()
+    assert len(write(folder, photos).bank.images) == 19
+    assert not (folder / "0000003.arrow").exists()
+    check()
+    for i in range(30):
+        shutil.copy(photos / "1.png", photos / f"z{i}.png")
+    before = content(folder)
+    with pytest.raises(
+        InputError, match="has a file 0000004.arrow that is not the bank's .*move it"
+    ):
+        write(folder, photos)
+    assert content(folder) == before
+    # A bank of arrays, begun and given up.
+    folder, theirs = tmp_path / "arrays", {"0000001.npy": b"mine"}
+
+    def arrays():
+        yield np.zeros((9, 32, 32), np.uint8)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bank.write_arrays(folder, arrays())
+    (folder / "0000001.npy").write_bytes(b"mine")
+    with pytest.raises(InputError, match="has a file 0000001.npy that is not the bank's"):
+        bank.write_arrays(folder, [np.zeros((9, 32, 32), np.uint8)])
+    check()
+    assert len(bank.write_arrays(folder, [np.zeros((8, 32, 32), np.uint8)]).bank.images) == 8
+    check()
+
+
+def test_values_of_more_than_8_bits_that_are_lost_are_read_again(photos, tmp_path):
+    paths = [photos / name for name in ("deep.png", *(f"{i}.png" for i in range(10, 17)))]
+    folder, read = tmp_path / "bank", []
+    before = bank.write(folder, paths, each=map).bank.images[:]
+    waiting = folder / "0000000.npz"
+    whole = waiting.read_bytes()
+    waiting.write_bytes(b"mine")
+    with pytest.raises(InputError, match="0000000.npz is damaged or not the bank's, .*: move it"):
+        bank.write(folder, paths, each=map)
+    assert waiting.read_bytes() == b"mine"
+    waiting.unlink()
+    opened = bank.write(folder, paths, each=counted(read))
+    assert len(read) == 8 and waiting.exists()
+    np.testing.assert_array_equal(opened.bank.images[:], before)
+    at = whole.index(b"NUMPY") + 200  # in the values
+    waiting.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    paths.append(photos / "3.png")
+    with pytest.raises(InputError, match="0000000.npz is damaged: remove it, and give the command"):
+        bank.write(folder, paths, each=map)
+    waiting.unlink()
+    assert (bank.write(folder, paths, each=map).bank.images[:-1] == before).all()
+
+
+def test_a_file_that_comes_by_several_names_of_its_folder_is_read_once(photos, tmp_path):
+    (tmp_path / "link").symlink_to(photos)
+    names = ["1.png", "2.png"]
+    paths = [os.path.join(photos, name) for name in names]
+    others = [tmp_path / "link" / "1.png", f"{photos}/../photos/2.png", photos / "1.png"]
+    read = []
+    for _ in range(2):
+        opened = bank.write(tmp_path / "bank", [*paths, *others], each=counted(read))
+        assert opened.bank.ids.tolist() == paths
+        assert read == names
+    identity = bank.identities()
+    assert len(set(map(identity, map(str, [*paths, *others])))) == 2
+
+
+def test_only_plain_files_are_taken_for_what_a_kill_left(photos, tmp_path):
+    write(tmp_path / "bank", photos)
+    (tmp_path / "mine").write_bytes(b"mine")
+    linked, link, plain, folder = (
+        files.partial(tmp_path / "bank" / f"000000{i}.npy") for i in range(4)
+    )
+    os.link(tmp_path / "mine", linked)
+    link.symlink_to(tmp_path / "mine")
+    plain.write_bytes(b"half")
+    folder.mkdir()
+    write(tmp_path / "bank", photos)
+    assert linked.read_bytes() == b"mine" and link.is_symlink() and folder.is_dir()
+    assert not plain.exists()
+
+
 def test_whoever_reads_a_bank_that_is_changed_is_told(photos, tmp_path):
     opened = write(tmp_path / "bank", photos)
     images = opened.bank.images[:]
