@@ -28,7 +28,7 @@ def collect(X) -> np.ndarray | list:
       InputError: it is none of these; names the position of the element.
     """
     X = _column(X)
-    if isinstance(X, dict) or _is_picture(X):
+    if isinstance(X, (dict, bytes, bytearray, memoryview)) or _is_picture(X):
         raise InputError(f"a {type(X).__name__} is no collection: give a list of images or files")
     if (array := _array(X)) is not None and array.dtype.kind not in "OUS":
         return array
@@ -80,11 +80,13 @@ def _source(i: int, item):
     if is_path(item) or isinstance(item, bytes) or _is_picture(item):
         return item
     if hasattr(item, "read"):
-        return item.read()
+        return _content(i, item)
     array = _array(item)
-    if array is None or array.dtype.kind not in "biuf":
+    if array is None or array.dtype.kind not in "biuf" or not array.ndim:
+        value = f" ({array})" if array is not None and not array.ndim else ""
         raise InputError(
-            f"element {i} is a {type(item).__name__}, expected a file or an image: leave it out"
+            f"element {i} is a {type(item).__name__}{value}, expected a file or an image: leave "
+            "it out"
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
         raise InputError(
@@ -92,6 +94,16 @@ def _source(i: int, item):
             "4: move channels last"
         )
     return array
+
+
+def _content(i: int, file) -> bytes:
+    """What is left to read of element i, an open file."""
+    try:
+        return file.read()
+    except (OSError, ValueError) as error:  # closed, or open for writing or as text
+        raise InputError(
+            f"element {i} cannot be read ({error}): open it in mode 'rb', or give its path"
+        ) from error
 
 
 def _is_file(item: dict) -> bool:
@@ -114,8 +126,11 @@ def _array(item) -> np.ndarray | None:
     """An array of what says that it is one, or of nested lists of numbers; else None."""
     if hasattr(item, "detach"):  # a tensor of PyTorch, perhaps on another device
         item = item.detach().cpu()
+        if str(item.dtype) == "torch.bfloat16":  # which NumPy does not have
+            item = item.float()
     if isinstance(item, (np.generic, np.ndarray, int, float)) or hasattr(item, "__array__"):
-        return np.asarray(item)
+        array = np.asarray(item)
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     if isinstance(item, (list, tuple)) and item and isinstance(item[0], (list, tuple, int, float)):
         with contextlib.suppress(ValueError):  # they differ in their shapes
             return np.asarray(item)

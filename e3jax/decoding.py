@@ -17,9 +17,12 @@ import numpy as np
 
 from e3jax import essentials, kinds
 from e3jax.images import (
+    MOST,
+    common_bulk,
     common_extremes,
     has_vanished,
     inner_extremes,
+    is_near_white,
     opaque,
     sample_stride,
     strips,
@@ -77,9 +80,13 @@ class Deep(NamedTuple):
     inside:    float32 [h, w, 1], 1, or 0 in borders and where there are no data.
     lowest, highest: extreme values of the file, without isolated ones, see
       `e3jax.images.value_extremes`; NaN if all of it is transparent.
+    bulk:     largest value without 1 % of all, isolated or not; NaN if all of it is transparent.
     outermost: float64 [2], extreme values, with isolated ones.
     moments:   float64 [3], sums over pixels and channels of the file of squares of opacities,
       times 1, values and their squares; 0 if all pixels are opaque.
+    spread:   such a sum of squares of opacities' differences from their mean.
+    shade:    a value: most of the opacity is at this one or nearer to white; NaN if all pixels are
+      opaque or transparent.
     lacks_data: whether there are pixels without data.
     are_floats: else integers.
     inverted:  the smallest value is white.
@@ -90,8 +97,11 @@ class Deep(NamedTuple):
     inside: np.ndarray
     lowest: float
     highest: float
+    bulk: float
     outermost: np.ndarray
     moments: np.ndarray
+    spread: float
+    shade: float
     lacks_data: bool
     are_floats: bool
     inverted: bool
@@ -107,7 +117,9 @@ class Deep(NamedTuple):
         shades = (self.values - black * np.float64(self.alpha)) / ((white - black) or 1)
         opacity, values, squares = map(float, self.moments)
         difference = white**2 * opacity - 2 * white * values + squares
-        if not has_vanished(difference, (white - black) ** 2 * opacity):
+        is_white = is_near_white((self.shade - black) / ((white - black) or 1))
+        unit = (white - black) ** 2
+        if not has_vanished(difference, unit * opacity, unit * self.spread, is_white):
             shades = shades + self.inside - self.alpha  # transparent is white
         pixels = (255 * shades).clip(0, 255).round()
         return np.broadcast_to(np.uint8(pixels), (*pixels.shape[:2], 3))
@@ -126,7 +138,9 @@ def common_scale(images: list[Deep], known: FileScale | None = None) -> FileScal
     Integers from 0: the smallest of 8, 10, 12, 14 and 16 bits that holds them all. Floats: 0 to 1
     or 0 to 255, with a tolerance for rounding, if more than a quarter of that is used. Otherwise
     from the smallest to the largest value, which start at 0 for integers that are not negative.
-    Isolated values, and a few files that are unlike the others, do not count.
+    Isolated values, and a few files that are unlike the others, do not count. For the bits of
+    integers neither do values up to twice as large as these bits hold, if they are up to 1 %
+    of a file, or in up to a quarter of five files or more.
     """
     groups = [[image for image in images if image.are_floats == are] for are in (False, True)]
     shared = FileScale(*(_range(group) if group else None for group in groups))
@@ -139,15 +153,23 @@ def common_scale(images: list[Deep], known: FileScale | None = None) -> FileScal
 
 def _range(images: list[Deep]) -> tuple[float, float]:
     """The range that images, all of integers or all of floats, share."""
-    extremes = np.array([(image.lowest, image.highest) for image in images])
+    extremes = np.array([(image.lowest, image.highest, image.bulk) for image in images])
     extremes = extremes[np.isfinite(extremes).all(axis=1)]
+    extremes, bulks = extremes[:, :2], extremes[:, 2]
     lowest, highest = common_extremes(extremes) if len(extremes) else (0.0, 0.0)
     if images[0].are_floats:
         tops = [
             top for top in (1, 255) if -1e-3 * top <= lowest and top / 4 < highest <= 1.001 * top
         ]
     else:
-        tops = [top for top in (255, 1023, 4095, 16383, 65535) if 0 <= lowest <= highest <= top]
+        # A gap shows what takes more than twice, but depths differ by four times.
+        bulk = common_bulk(extremes, bulks) if len(bulks) else 0.0
+        depths = (255, 1023, 4095, 16383, 65535)
+        tops = [
+            top
+            for top in depths
+            if 0 <= lowest and (highest <= top or (bulk <= top and highest <= 2 * top < 65535))
+        ]
         lowest = min(lowest, 0.0)
     return (0, tops[0]) if tops else (lowest, highest)
 
@@ -438,8 +460,11 @@ def _deep(file: BinaryIO, picture, shrinks: Sequence[Shrink], exif: bytes | None
             inside=inside[i][..., None],
             lowest=extremes[0],
             highest=extremes[1],
+            bulk=extremes[2],
             outermost=visible.outermost,
             moments=visible.moments,
+            spread=visible.spread,
+            shade=visible.shade(inverted),
             lacks_data=data is not None,
             are_floats=are_floats,
             inverted=inverted,
@@ -452,7 +477,9 @@ class _Visible:
     """What the values of a file's pixels that are not transparent tell, strip by strip."""
 
     def __init__(self, size: tuple[int, int], channels: int):
-        self._stride, self._sample = sample_stride(size[0] * size[1] * channels), []
+        self._count = size[0] * size[1] * channels
+        self._stride, self._sample, self._weights = sample_stride(self._count), [], []
+        self._opacity = 0.0
         self.outermost, self.moments = np.array([np.inf, -np.inf]), np.zeros(3)
 
     def add(self, values: np.ndarray, opacity: np.ndarray | None) -> np.ndarray:
@@ -464,20 +491,41 @@ class _Visible:
             visible, weights = values[is_visible], np.square(opacity)
             powers = (weights, weights * values, weights * np.square(values))
             self.moments += [power.sum() for power in powers]
+            self._opacity += float(opacity.sum())
+            self._weights.append(opacity[is_visible][:: self._stride].copy())
             values = values * opacity
         if visible.size:
             lowest, highest = self.outermost
             self.outermost = np.array([min(lowest, visible.min()), max(highest, visible.max())])
-            self._sample.append(visible.ravel()[:: self._stride].copy())  # not all of the strip
+        self._sample.append(visible.ravel()[:: self._stride].copy())  # not all of the strip
         return values
 
-    def extremes(self) -> tuple[float, float]:
-        """Extreme values without isolated ones; NaN if all pixels are transparent."""
-        if not self._sample:
-            return np.nan, np.nan
+    def extremes(self) -> tuple[float, float, float]:
+        """Extreme values without isolated ones, and the largest without 1 % of all.
+
+        NaN if all pixels are transparent.
+        """
+        sample = np.concatenate(self._sample)
+        if not sample.size:
+            return np.nan, np.nan, np.nan
+        bulk = np.sort(sample)[-1 - len(sample) // 100]
         ends = [] if self._stride == 1 else [self.outermost]
-        [[lowest, highest]] = inner_extremes(np.concatenate([*self._sample, *ends])[None])
-        return float(lowest), float(highest)
+        [[lowest, highest]] = inner_extremes(np.concatenate([sample, *ends])[None])
+        return float(lowest), float(highest), float(bulk)
+
+    @property
+    def spread(self) -> float:
+        """The sum of squares of opacities' differences from their mean."""
+        return float(self.moments[0] - self._opacity**2 / self._count)
+
+    def shade(self, inverted: bool) -> float:
+        """The value at which or nearer to white most of the opacity is; NaN if all are opaque."""
+        sample = np.concatenate(self._sample)
+        if not self._weights or not sample.size:
+            return np.nan
+        order = np.argsort(sample if inverted else -sample)
+        sums = np.cumsum(np.concatenate(self._weights)[order])
+        return float(sample[order][np.searchsorted(sums, MOST * sums[-1], side="right")])
 
 
 def _product(*channels: _Channel | None) -> _Channel | None:

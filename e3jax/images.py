@@ -13,6 +13,7 @@ from e3jax.errors import InputError
 _SAMPLE = 1 << 16  # values of an image that are sorted
 _STRIP = 1 << 18  # pixels that are converted at a time
 _VANISHED = 0.1  # how far a drawing is from white at most, relative to its opacity
+MOST = 0.75  # share of a drawing's opacity that is most of it
 
 
 class ImageBank(NamedTuple):
@@ -191,15 +192,32 @@ def common_extremes(extremes: np.ndarray) -> tuple[float, float]:
 
     At either end up to a quarter of the images is left out, if the gap between their values and
     the others' is wider than the range of all others, whose contrast would be less than half. Of
-    four images or fewer all count; images of a single value are not numbered among them.
+    four images or fewer all count. Images of a single value do not, if there are three others.
 
     Args:
       extremes: float64 [n, 2], finite.
     """
-    lowest, highest = np.sort(np.float64(extremes), axis=0).T
+    lowest, highest = np.sort(np.float64(extremes)[_are_counted(extremes)], axis=0).T
     n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
-    [[low, high]] = _inner(lowest[None], highest[None], n // 4 if n > 4 else 0)
+    [[low, high]] = _inner(lowest[None], highest[None], _most_unlike(n))
     return float(low), float(high)
+
+
+def common_bulk(extremes: np.ndarray, bulks: np.ndarray) -> float:
+    """The largest of images' values [n], without a quarter of the images of `common_extremes`."""
+    n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
+    return float(np.sort(bulks[_are_counted(extremes)])[-1 - _most_unlike(n)])
+
+
+def _are_counted(extremes: np.ndarray) -> np.ndarray:
+    """Which images are not of a single value; all, if that leaves fewer than three."""
+    are_varied = extremes[:, 0] < extremes[:, 1]
+    return are_varied if are_varied.sum() > 2 else np.ones_like(are_varied)
+
+
+def _most_unlike(n: int) -> int:
+    """How many of n images may be unlike the others."""
+    return n // 4 if n > 4 else 0
 
 
 def _inner(lowest: np.ndarray, highest: np.ndarray, count: int) -> np.ndarray:
@@ -239,38 +257,57 @@ def opaque(picture):
 
     The ground is white, as pages are, or black if the image vanishes on white: white drawings are
     usual, too. It does if its pixels differ from white by less than a tenth of their opacity, in
-    the root mean square.
+    the root mean square; or if three quarters of it do, and the rest, a small dark part, shows
+    less on white than the drawing on black.
     """
-    on_white, opacity = _on_ground(picture, "white")
+    on_white, opacity, white = _on_ground(picture, "white")
     counts = np.reshape(on_white.histogram(), (3, 256)).mean(axis=0)
     difference = counts @ np.arange(255, -1, -1) ** 2
-    if not has_vanished(difference, opacity @ np.arange(256) ** 2):
+    total, squares = (float(opacity @ np.arange(256) ** power) for power in (1, 2))
+    spread = squares - total**2 / opacity.sum()
+    if not has_vanished(difference, squares, spread, white > MOST * total):
         return on_white
     del on_white  # before there is another one
     return _on_ground(picture, "black")[0]
 
 
-def has_vanished(difference: float, opacity: float) -> bool:
+def has_vanished(difference: float, opacity: float, spread: float, is_white: bool) -> bool:
     """Whether an image vanishes on white, see `opaque`.
 
     Args:
       difference: sum of squares of pixels' differences from white, on white.
       opacity: sum of squares of pixels' opacities, which these differences cannot exceed.
+      spread: sum of squares of the opacities' differences from their mean, which is what a white
+        drawing shows on black.
+      is_white: whether most of the image is white, see `is_near_white`.
     """
-    return bool(difference < _VANISHED**2 * opacity)
+    return bool(difference < _VANISHED**2 * opacity or (is_white and 2 * difference < spread))
+
+
+def is_near_white(shades, white: float = 1):
+    """Whether shades, from 0, which is black, can hardly be told from white."""
+    return shades > (1 - _VANISHED) * white
 
 
 def _on_ground(picture, colour: str) -> tuple:
-    """An image on a ground, RGB, and how many pixels have each opacity, int64 [256]."""
+    """An image on a ground, RGB, what its opacities are, and how much of them is near white.
+
+    Returns:
+      The image; how many pixels have each opacity, int64 [256]; the sum of opacities of what is
+      nearly white, in the mean of the colours.
+    """
     from PIL import Image
 
-    flat, opacity = Image.new("RGB", picture.size), np.zeros(256, np.int64)
+    flat, opacity, white = Image.new("RGB", picture.size), np.zeros(256, np.int64), 0.0
     for box in strips(picture.size):
         strip = picture.crop(box).convert("RGBA")
-        opacity += strip.getchannel("A").histogram()
+        alpha = strip.getchannel("A")
+        opacity += alpha.histogram()
+        is_white = is_near_white(np.asarray(strip)[..., :3], 255).mean(axis=-1)
+        white += float((is_white * np.asarray(alpha)).sum())
         ground = Image.new("RGBA", strip.size, colour)
         flat.paste(Image.alpha_composite(ground, strip).convert("RGB"), box)
-    return flat, opacity
+    return flat, opacity, white
 
 
 def strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

@@ -3,6 +3,7 @@
 import io
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -62,6 +63,12 @@ def pictures(few):
     return [Image.fromarray(image) for image in few[..., 0]]
 
 
+def closed_file():
+    file = io.BytesIO(b"content")
+    file.close()
+    return file
+
+
 FORMS = {
     "a generator of paths": lambda few, photos: (p for p in sorted(photos.iterdir())),
     "a glob": lambda few, photos: photos.glob("*.png"),
@@ -100,6 +107,8 @@ FORMS = {
     "arrays": lambda few, photos: list(few),
     "nested lists": lambda few, photos: few[..., 0].tolist(),
     "a tensor": lambda few, photos: torch.from_numpy(few),
+    "a tensor of half the precision": lambda few, photos: torch.from_numpy(few).bfloat16(),
+    "arrays of JAX's of half the precision": lambda few, photos: list(jnp.asarray(few, "bfloat16")),
     "tensors that need a gradient": lambda few, photos: [
         torch.from_numpy(image / np.float32(255)).requires_grad_() for image in few
     ],
@@ -164,6 +173,10 @@ def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, g
         ),
         ([{"x": 1}], "element 0 has the keys x, expected one of"),
         ([], "shape|0 of 0 files"),
+        (["a.png", "b.png", np.nan], r"element 2 is a float \(nan\), expected a file or an image"),
+        (["a.png", np.int64(7)], r"element 1 is a int64 \(7\), expected a file .*: leave it out"),
+        (b"content", "a bytes is no collection: give a list of images or files"),
+        (["a.png", closed_file()], "element 1 cannot be read .*closed.*: open it in mode"),
     ],
 )
 def test_what_is_no_collection_is_told_with_the_elements_position(collection, sentence, fitted):

@@ -80,6 +80,57 @@ def test_files_of_far_values_leave_all_others_as_they_are(tmp_path, range_, spoi
     assert [note.endswith(said) for note in after.scale.notes] == [True]
 
 
+# The largest value of a depth, and one that the next depth alone holds.
+NEAR = [(255, 256), (255, 400), (1023, 1500), (4095, 4100), (4095, 7000), (16383, 20000)]
+
+
+def spoilt_brightness(values, near):
+    values[:] = values * (near / values.max())
+
+
+@pytest.mark.parametrize("top, near", NEAR)
+@pytest.mark.parametrize(
+    "spoil, n, count",
+    [
+        (spoilt_pixels, 12, 1),
+        (spoilt_pixels, 12, 12),
+        (spoilt_pixels, 3, 1),
+        (spoilt_brightness, 5, 1),
+        (spoilt_brightness, 12, 3),
+    ],
+)
+def test_a_few_values_of_the_next_depth_do_not_set_it(tmp_path, top, near, spoil, n, count):
+    arrays = list(np.uint16(top * drawings(n)))
+    for array in arrays[:count]:
+        spoil(array, near)
+    assert read_values(tmp_path, arrays).scale == FileScale((0, top), clipped=(count, 0))
+
+
+@pytest.mark.parametrize("top, near", NEAR)
+@pytest.mark.parametrize(
+    "spoil, n, count",
+    [
+        (spoilt_areas, 12, 4),
+        (spoilt_areas, 4, 1),
+        (spoilt_brightness, 12, 4),
+        (spoilt_brightness, 1, 1),
+    ],
+)
+def test_what_many_files_or_pixels_use_sets_the_depth(tmp_path, top, near, spoil, n, count):
+    arrays = list(np.uint16(top * drawings(n)))
+    for array in arrays[:count]:
+        spoil(array, near)
+    next_top = {255: 1023, 1023: 4095, 4095: 16383, 16383: 65535}[top]
+    assert read_values(tmp_path, arrays).scale == FileScale((0, next_top))
+
+
+def test_files_of_a_single_value_set_no_scale_while_three_others_are_left(tmp_path):
+    arrays = [*np.uint16(4095 * drawings(3)), *np.full((4, 40, 40), 65535, np.uint16)]
+    assert read_values(tmp_path, arrays).scale == FileScale((0, 4095), clipped=(4, 0))
+    flat = [np.full((40, 40), value, np.uint16) for value in [100] * 9 + [300] * 3]
+    assert read_values(tmp_path, flat).scale == FileScale((0, 1023))
+
+
 def test_of_values_without_a_gap_all_are_seen(tmp_path):
     """A few bright spots on a dark ground are what such pictures are of."""
     rng, arrays = np.random.default_rng(0), []
@@ -275,11 +326,36 @@ def test_a_drawing_that_vanishes_on_white_is_seen_on_black(form, colour, opacity
         np.testing.assert_array_equal(Image.open(io.BytesIO(small)).convert("RGB"), pixels)
 
 
-def test_a_few_dark_pixels_keep_a_white_drawing_on_white():
+def accented(part, colour):
+    """A white ring with an accent in the same place, uint8 [40, 40, 4]."""
     picture = logo((255, 255, 255))
-    picture[18:20, 18:20] = 0, 0, 0, 255
-    seen = read_files([picture], 40, least=1, colour=False).bank.images[0, ..., 0]
-    assert sorted(np.unique(seen)) == [0, 255] and (seen == 255).mean() > 0.9
+    picture[part] = *colour, 255
+    return picture
+
+
+@pytest.mark.parametrize("form", set(FORMS) - {"palette"})
+@pytest.mark.parametrize("colour", [(0, 0, 0), (220, 0, 0), (90, 90, 90)])
+@pytest.mark.parametrize("part", [np.s_[18:20, 18:20], np.s_[18:24, 18:24], np.s_[:1]])
+def test_a_small_dark_part_keeps_no_white_drawing_on_white(form, colour, part):
+    source, scale = FORMS[form](accented(part, colour)), FileScale((0, 65535))
+    [pixels] = read_files([source], 40, least=1, colour=True, scale=scale).bank.images
+    assert (pixels[-1] == 0).all() and (pixels.min(axis=-1) > 250).sum() > 150
+
+
+def test_what_shows_on_white_stays_there():
+    dark = logo((40, 40, 40))
+    dark[18:20, 18:20] = 255
+    halves = accented(np.s_[16:26, 16:26], (0, 0, 0))  # a third is dark
+    page = np.full((40, 40, 4), 255, np.uint8)  # with a transparent corner
+    page[10:30:4, 10:30, :3], page[:4, :4, 3] = 0, 0
+    sources = [
+        form(picture)
+        for form in (FORMS["colours"], FORMS["16 bits"])
+        for picture in (dark, halves, page)
+    ]
+    scale = FileScale((0, 65535))
+    seen = read_files(sources, 40, colour=False, scale=scale).bank.images
+    assert (seen[:, 0, 0] == 255).all()
 
 
 def test_the_ground_is_the_same_at_every_size_and_fit():

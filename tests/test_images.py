@@ -226,6 +226,14 @@ def test_up_to_a_quarter_of_five_images_or_more_set_no_range(n, is_counted):
     assert usual_range(np.concatenate([blank, [[2.0, 90.0]]])) == (2, 90)
 
 
+@pytest.mark.parametrize("n, flat", [(4, 1), (4, 2), (9, 3), (3, 9)])
+@pytest.mark.parametrize("value", [0, 65535])
+def test_images_of_a_single_value_set_no_range_and_are_none_of_the_quarter(n, flat, value):
+    extremes = np.array([[2.0, 5.0]] * n + [[value, value]] * flat)
+    assert usual_range(extremes) == (2, 5)
+    assert usual_range(np.concatenate([extremes, [[7.0, 90.0]]])) == ((2, 5 if n > 3 else 90))
+
+
 @pytest.mark.parametrize("c", [1, 3])
 @pytest.mark.parametrize("fit", FITS)
 def test_resized_arrays_keep_their_channels_and_flat_colours(c, fit):
