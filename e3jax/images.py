@@ -13,7 +13,8 @@ from e3jax.errors import InputError
 _SAMPLE = 1 << 16  # values of an image that are sorted
 _STRIP = 1 << 18  # pixels that are converted at a time
 _VANISHED = 0.1  # how far a drawing is from white at most, relative to its opacity
-MOST = 0.75  # share of a drawing's opacity that is most of it
+MOST = 0.68  # share of a white drawing's opacity that is white; of a yellow one's two thirds are
+_SMALL = 1 / 3  # of what a drawing shows on black, the most that a small dark part shows on white
 
 
 class ImageBank(NamedTuple):
@@ -257,8 +258,8 @@ def opaque(picture):
 
     The ground is white, as pages are, or black if the image vanishes on white: white drawings are
     usual, too. It does if its pixels differ from white by less than a tenth of their opacity, in
-    the root mean square; or if three quarters of it do, and the rest, a small dark part, shows
-    less on white than the drawing on black.
+    the root mean square; or if most of it does, and the rest, a small dark part, shows less
+    than a third as much on white as the drawing on black.
     """
     on_white, opacity, white = _on_ground(picture, "white")
     counts = np.reshape(on_white.histogram(), (3, 256)).mean(axis=0)
@@ -281,7 +282,7 @@ def has_vanished(difference: float, opacity: float, spread: float, is_white: boo
         drawing shows on black.
       is_white: whether most of the image is white, see `is_near_white`.
     """
-    return bool(difference < _VANISHED**2 * opacity or (is_white and 2 * difference < spread))
+    return bool(difference < _VANISHED**2 * opacity or (is_white and difference < _SMALL * spread))
 
 
 def is_near_white(shades, white: float = 1):

@@ -606,12 +606,12 @@ def test_transparent_pixels_of_16_bits_are_white(good, tmp_path, channels):
     array = np.zeros((32, 32, channels), np.uint16)
     array[..., 0] = 4095
     array[:16, ..., -1] = 65535
-    array[:4] = 65535 if channels == 4 else (2048, 65535)
+    array[:6] = 65535 if channels == 4 else (2048, 65535)
     (tmp_path / "x.png").write_bytes(png16(array))
     scale = FileScale((0, 4095))
     seen = read_files([tmp_path / "x.png"], least=1, colour=True, scale=scale).bank.images[0]
     middle = (255,) * 3 if channels == 2 else (255, 0, 0)
-    assert (seen[5:15] == middle).all() and (seen[17:] == 255).all()
+    assert (seen[7:15] == middle).all() and (seen[17:] == 255).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
