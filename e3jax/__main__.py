@@ -1,5 +1,6 @@
 """``python -m e3jax`` is the command ``e3jax``; imports take seconds, in which Ctrl-C is heard."""
 
+import contextlib
 import sys
 
 from e3jax import exits
@@ -13,12 +14,19 @@ def main() -> int:
 
         return cli.main()
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        _say("Stopped.")
         return exits.STOPPED
     except Exception as error:  # of an import, say
         sentence, code = exits.crash(error)
-        print(f"error: {sentence}", file=sys.stderr)
+        _say(f"error: {sentence}")
         return code
+    finally:
+        exits.finished()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

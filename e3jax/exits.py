@@ -9,7 +9,7 @@ import traceback
 
 # What a command's exit codes mean; argparse ends with BAD_INPUT, too.
 DONE, DOUBTFUL, BAD_INPUT, PARTLY, CRASHED, STOPPED = 0, 1, 2, 3, 4, 130
-_interrupts, _is_starting = [], []
+_interrupts, _is_starting, _hearing = [], [], []
 
 
 def hear_interrupts() -> None:
@@ -41,11 +41,18 @@ def hear_interrupts() -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = again
+    _hearing.append(True)
 
 
 def started() -> None:
     """From now on a Ctrl-C is raised; what is under way may be kept."""
     _is_starting.clear()
+
+
+def finished() -> None:
+    """From now on a Ctrl-C changes nothing: the command has done its work, or said why not."""
+    if _hearing:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def check_interrupts() -> None:

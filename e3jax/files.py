@@ -20,6 +20,7 @@ from e3jax import locks
 from e3jax.errors import InputError
 from e3jax.version import versions
 
+_LONGEST = 255  # bytes of a name, with what it has while it is written
 _SEARCHED = 1 << 16  # bytes at both ends of a file, where a mark is looked for
 
 
@@ -91,7 +92,10 @@ def _csv_line(values: Iterable) -> str:
 
 
 def check_output(
-    path: str | os.PathLike, mark: str, inputs: Iterable[str | os.PathLike] = ()
+    path: str | os.PathLike,
+    mark: str,
+    inputs: Iterable[str | os.PathLike] = (),
+    is_ours: Callable[[Path], bool] | None = None,
 ) -> None:
     """Raises an InputError unless a file may be written at ``path``, and changes nothing.
 
@@ -101,8 +105,11 @@ def check_output(
       path: of the output.
       mark: text near the start or the end of each such output, and of no other program's.
       inputs: files that are read, which no output replaces, however they are spelled.
+      is_ours: whether a file is such an output, where a mark does not suffice.
     """
     path = Path(path)
+    if len(os.fsencode(partial(path).name)) > _LONGEST:
+        raise InputError(f"{printable(path)} is too long a name: choose a shorter one")
     if not os.path.lexists(path):
         return
     for source in inputs:
@@ -113,7 +120,7 @@ def check_output(
             )
     if path.is_dir():
         raise InputError(f"{printable(path)} is a folder, expected a file: choose another name")
-    if not is_marked(path, mark):
+    if not (is_ours(path) if is_ours else is_marked(path, mark)):
         raise InputError(
             f"{printable(path)} exists and was not written by e3jax, so it is not overwritten: "
             "move it, or choose another place for the output"
@@ -301,6 +308,11 @@ class Store:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
+
+
+def kept_work(folder: Path) -> list[Path]:
+    """The folders of unfinished computations in a folder, which may not exist."""
+    return sorted(about.parent for about in folder.glob(f"*/{_ABOUT}") if is_marked(about, _MARK))
 
 
 def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:

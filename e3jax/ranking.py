@@ -144,8 +144,17 @@ def check_outputs(folder: str | os.PathLike, bank: bool) -> None:
 
 
 def _check_output(path: Path) -> None:
-    marks = _MARKS[path.name]
-    files.check_output(path, next((m for m in marks if files.is_marked(path, m)), marks[0]))
+    files.check_output(path, _MARKS[path.name][0], is_ours=_is_ours)
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name == tables.LINES and not tables.is_line(path):
+        return False
+    # Of files that were left out, a list may have other origins than a report.
+    beside = {tables.SCORES, tables.LINES} if path.name == tables.UNREADABLE else ()
+    return any(files.is_marked(path, mark) for mark in _MARKS[path.name]) and (
+        not beside or any(_is_ours(path.with_name(name)) for name in beside)
+    )
 
 
 def write_tables(folder: str | os.PathLike, ranking: Ranking) -> None:

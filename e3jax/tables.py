@@ -28,6 +28,16 @@ def is_number(path: str) -> bool:
     return not path or path.isdecimal()
 
 
+def is_line(path: Path) -> bool:
+    """Whether a file begins as scores.jsonl does."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            line = json.loads(file.readline(1 << 16))
+        return {*COLUMNS, *STATE} <= line.keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def read_scores(folder: str | os.PathLike, most: int | None = None) -> list[dict[str, str]]:
     """The rows of scores.csv in the order of their ranks, or the first of them.
 

@@ -31,6 +31,7 @@ from sweep.provenance import provenance, versions
 from sweep.store import append_rows
 
 from e3jax import baselines, devices, files, fitting, networks, priority, training
+from e3jax.cli.main import path
 from e3jax.methods import E3OUTLIER, FACTORED
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
@@ -58,8 +59,8 @@ def parse_args() -> argparse.Namespace:
     add("--network", default="wrn-10-4", help="of E3Outlier's programs")
     add("--images", type=int, default=7777, help="in the bank")
     add("--batch-size", type=int, default=128, help="views per step")
-    add("--out", type=Path, default="results/compiled.csv", help="table that grows by rows")
-    add("--hlo", type=Path, metavar="FOLDER", help="also keep the optimised programs there")
+    add("--out", type=path, default="results/compiled.csv", help="table that grows by rows")
+    add("--hlo", type=path, metavar="FOLDER", help="also keep the optimised programs there")
     args = parser.parse_args()
     for target in args.target:
         if not any(map(importlib.util.find_spec, TARGETS[target]["compilers"])):

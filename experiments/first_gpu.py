@@ -33,6 +33,7 @@ from sweep.provenance import provenance
 from sweep.store import append_rows
 
 from e3jax import datasets, devices, fitting, images, networks, operations, runtime, training
+from e3jax.cli.main import path
 
 # Differences from the CPU in float32: rounding alone, of sums in another order.
 _LIMITS = {"views": 1e-5, "logits": 1e-3, "step": 1e-2, "scores": 1e-3}
@@ -44,8 +45,8 @@ def parse_args() -> argparse.Namespace:
     add("--parts", nargs="+", default=tuple(PARTS), choices=tuple(PARTS), help="in this order")
     add("--minutes", type=float, default=9, help="limit of a part")
     add("--toy", action="store_true", help="everything tiny, to try the command on a CPU")
-    add("--results-dir", type=Path, default="results/first_gpu", help="where it all goes")
-    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
+    add("--results-dir", type=path, default="results/first_gpu", help="where it all goes")
+    add("--data-dir", type=path, help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
     add("--source", default="auto", choices=datasets.SOURCES, help="of the images")
     return parser.parse_args()
 

@@ -27,6 +27,7 @@ from sweep import flags, store
 from sweep.provenance import provenance
 
 from e3jax import datasets, metrics, runtime
+from e3jax.cli.main import path
 
 CASES = ("photos", "few", "limits", "large", "clean")
 LIMITS = {"mnist": "408", "fashion_mnist": "781"}
@@ -137,8 +138,8 @@ def as_table(rows: pd.DataFrame) -> str:
 def main() -> int:
     parser = flags.parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="what to measure")
-    parser.add_argument("--data-dir", help="folder of data prepared by TFDS")
-    parser.add_argument("--out", type=Path, default="runs/folders.csv", help="the rows")
+    parser.add_argument("--data-dir", type=path, help="folder of data prepared by TFDS")
+    parser.add_argument("--out", type=path, default="runs/folders.csv", help="the rows")
     parser.add_argument("--table", action="store_true", help="print the rows' table, do nothing")
     args = parser.parse_args()
     stopped = f"Finished rows are in {args.out}; the same command continues."

@@ -24,6 +24,7 @@ from sweep import flags, store
 from sweep.provenance import provenance
 
 from e3jax import E3Outlier, bank, datasets, gallery, ranking, reading, runtime
+from e3jax.cli.main import path
 
 
 def main() -> int:
@@ -35,13 +36,13 @@ def main() -> int:
     decode.add_argument("--rounds", type=flags.positive, default=5, help="turns")
     text = "large ones; 10 and 50 times as many small ones"
     decode.add_argument("--files", type=flags.positive, default=60, help=text)
-    decode.add_argument("--out", type=Path, default="runs/decoding.csv", help="the rows")
+    decode.add_argument("--out", type=path, default="runs/decoding.csv", help="the rows")
     decode.set_defaults(do=decode_all)
     rank = add_command("rank", help="time and memory of stages", description=rank_all.__doc__)
     rank.add_argument("--images", type=flags.positive, nargs="+", default=[10**4, 10**5, 10**6])
     rank.add_argument("--steps", type=flags.positive, help="of the training (default: auto)")
     rank.add_argument("--score-operations", type=flags.positive, help="(default: auto)")
-    rank.add_argument("--out", type=Path, default="runs/large.csv", help="the rows")
+    rank.add_argument("--out", type=path, default="runs/large.csv", help="the rows")
     rank.set_defaults(do=rank_all)
     rank_one = add_command("rank-one", help="what rank starts for each size")
     rank_one.add_argument("how", type=json.loads)
@@ -87,8 +88,8 @@ def decode_all(args: argparse.Namespace) -> None:
 
 
 def _pillow(paths: list[Path], draft: bool) -> None:
-    for path in paths:
-        with Image.open(path) as picture:
+    for file in paths:
+        with Image.open(file) as picture:
             if draft:
                 picture.draft("RGB", (64, 64))
             picture.convert("RGB").resize((32, 32))

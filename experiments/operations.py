@@ -8,7 +8,6 @@ to fuse the operations' scores.
 
 import argparse
 import sys
-from pathlib import Path
 
 import command
 import jax
@@ -32,6 +31,7 @@ from e3jax import (
     scoring,
     sheet,
 )
+from e3jax.cli.main import path
 from e3jax.methods import FACTORED
 
 _RATIO = 0.1
@@ -49,11 +49,11 @@ def main() -> int:
     measure.add_argument("--steps", type=flags.positive, default=steps, help="of each training")
     measure.add_argument("--max-images", type=int, default=QUICK_IMAGES, help="of each set")
     measure.add_argument("--seed", type=int, default=0, help="draws sets and trainings")
-    measure.add_argument("--out", type=Path, default="runs", help="folder of the tables")
+    measure.add_argument("--out", type=path, default="runs", help="folder of the tables")
     measure.set_defaults(do=measure_all)
     draw = add_command("draw", help="draw the figure", description=draw_all.__doc__)
-    draw.add_argument("tables", type=Path, help="folder of the tables")
-    draw.add_argument("--out", type=Path, default="operations.png", help="figure to write")
+    draw.add_argument("tables", type=path, help="folder of the tables")
+    draw.add_argument("--out", type=path, default="operations.png", help="figure to write")
     draw.set_defaults(do=draw_all)
     args = parser.parse_args()
     return command.run(lambda: args.do(args), "The same command continues.")

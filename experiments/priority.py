@@ -23,6 +23,7 @@ from sweep import curves, flags, methods, plan, progress, store
 from sweep.provenance import provenance
 
 from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, sheet, training
+from e3jax.cli.main import path
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
 _NAMES = ["_".join(name) for name in itertools.product(curves.QUANTITIES, curves.GROUPS)]
@@ -198,7 +199,7 @@ def main() -> int:
     add("--probe-views", type=flags.positive, default=2000, help="fixed views measured for Fig. 2")
     add("--probe-images", type=flags.positive, default=60, help="images measured for Fig. 3")
     add("--overhead", action="store_true", help="instead: time training with and without recording")
-    add("--results-dir", type=Path, default="runs/priority", help="where pages and points go")
+    add("--results-dir", type=path, default="runs/priority", help="where pages and points go")
     args = parser.parse_args()
     stopped = "Finished trainings are kept; the same command continues."
     return command.run(lambda: Study(args).do(), stopped)

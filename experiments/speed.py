@@ -20,6 +20,8 @@ from speed.worker import COLUMNS
 from sweep import flags
 from sweep.store import append_rows, check_csv
 
+from e3jax.cli.main import path
+
 _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
 
 
@@ -44,8 +46,13 @@ def parse_args() -> argparse.Namespace:
     add("--growth", action="store_true", help="instead: cost per view as images and devices grow")
     add("--growth-images", type=positive, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
     add("--growth-devices", type=positive, nargs="+", default=[1, 2, 4, 8], help="simulated")
-    add("--results-dir", default="results", help="where speed.csv and growth.csv grow by rows")
-    add("--out", help="another file than RESULTS_DIR/speed.csv (or growth.csv)")
+    add(
+        "--results-dir",
+        type=path,
+        default="results",
+        help="where speed.csv and growth.csv grow by rows",
+    )
+    add("--out", type=path, help="another file than RESULTS_DIR/speed.csv (or growth.csv)")
     args = parser.parse_args()
     for name in args.network or ():
         if not re.fullmatch(r"wrn-(\d+)-([1-9]\d*)", name) or (int(name.split("-")[1]) - 4) % 6:

@@ -12,6 +12,7 @@ from paper import figures, tables
 from sweep import store
 
 from e3jax import files
+from e3jax.cli.main import path
 
 ROOT = Path(__file__).parents[1]
 # The tables that the page is made of, besides those of inlier priority.
@@ -25,8 +26,8 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="results.csv files, e.g. results/quick.csv")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--summary", action="store_true", help="means only, one line per method")
-    what.add_argument("--figures", metavar="FOLDER", type=Path, help="draw Figs. 1 b, 5 and 6")
-    what.add_argument("--write", metavar="PAGE", type=Path, help="write the page of all results/")
+    what.add_argument("--figures", metavar="FOLDER", type=path, help="draw Figs. 1 b, 5 and 6")
+    what.add_argument("--write", metavar="PAGE", type=path, help="write the page of all results/")
     args = parser.parse_args()
     if bool(args.files) == bool(args.write):
         parser.error("give files of results, or --write PAGE, which reads those in results/")
@@ -38,11 +39,11 @@ def work(args: argparse.Namespace) -> None:
         files.check_output(args.write, _MARK)
         return files.write_text(args.write, page(ROOT / "results"))
     rows = []
-    for path in args.files:
+    for file in args.files:
         try:
-            rows += store.read_csv(path)
+            rows += store.read_csv(file)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is no results.csv of benchmark.py: {error!r}") from error
+            raise ValueError(f"{file} is no results.csv of benchmark.py: {error!r}") from error
     if args.figures:
         print(*figures.draw(args.figures, rows), sep="\n")
     else:

@@ -38,6 +38,7 @@ from sweep import flags, store
 from sweep.provenance import provenance
 
 from e3jax import contamination, datasets, operations, priority, runtime
+from e3jax.cli.main import path
 from e3jax.images import to_unit
 from e3jax.sheet import check_output, save_figure
 
@@ -270,14 +271,19 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
+    add("--data-dir", type=path, help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
     most = f"real images (default: {', '.join(DATASETS)} if a data folder is given, else mnist)"
     add("--datasets", nargs="*", choices=datasets.NAMES, help=most)
     ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
     add("--ratios", type=float, nargs="+", default=ratios, help="outliers' shares of the set")
     add("--initialisations", type=int, default=200, help="of the network, at least 10 (200)")
     add("--hidden", type=flags.positive, default=64, help="units L (64)")
-    add("--results-dir", default="runs/theory", help="for theory.csv, .png, .pdf (runs/theory)")
+    add(
+        "--results-dir",
+        type=path,
+        default="runs/theory",
+        help="for theory.csv, .png, .pdf (runs/theory)",
+    )
     args = parser.parse_args()
     if args.initialisations < 10:
         parser.error("--initialisations must be at least 10: fewer give no interval")

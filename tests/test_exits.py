@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def heard(monkeypatch):
     """Ctrl-C as a command hears it once it has started."""
-    for name in ("_interrupts", "_is_starting"):
+    for name in ("_interrupts", "_is_starting", "_hearing"):
         monkeypatch.setattr(exits, name, [])
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

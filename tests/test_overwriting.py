@@ -232,3 +232,51 @@ def test_of_two_equal_commands_one_is_refused_and_the_other_ends_as_if_alone(pla
     report = {path: path.read_bytes() for path in sorted((place / "out").iterdir())}
     assert cli.main(COMMANDS["rank a bank"][0]) in (0, 1)
     assert {path: path.read_bytes() for path in sorted((place / "out").iterdir())} == report
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("unreadable.csv", "path,reason\n/x/contract.pdf,signed\n"),
+        ("scores.jsonl", '{"rank": 1, "path": "my own"}\n'),
+        ("scores.csv", "rank,path,points\n1,a,3\n"),
+    ],
+)
+def test_tables_of_others_that_look_alike_stay(place, capsys, name, text):
+    (place / "out").mkdir()
+    (place / "out" / name).write_text(text)
+    assert name in refused(COMMANDS["rank"][0], place, capsys)
+
+
+def test_a_folder_in_two_spellings_is_read_once(place, capsys):
+    os.symlink("photos", "link")
+    command = ["rank", "photos", "photos/../photos", "link", "photos/0.png", *QUICK, "--out", "out"]
+    assert cli.main(command) in (0, 1)
+    assert "reading: 8 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [("out/scores.csv", "is a part of the report"), (f"{'n' * 245}", "is too long a name")],
+)
+def test_a_place_for_a_detector_that_cannot_be_is_told_at_once(place, capsys, target, sentence):
+    assert sentence in refused([*COMMANDS["rank"][0], "--save", target], place, capsys)
+
+
+def test_a_detector_may_be_saved_into_the_report(place):
+    assert cli.main([*COMMANDS["rank"][0], "--save", "out/model"]) in (0, 1)
+    assert (place / "out" / "model").exists()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize(("command", "codes"), [("rank", {0, 1}), ("no such folder", {2})])
+def test_a_full_disk_under_the_output_changes_no_exit_code(place, stream, command, codes):
+    words = COMMANDS["rank"][0] if command == "rank" else ["rank", "nowhere"]
+    program = "import tiny, sys; from e3jax.__main__ import main; sys.exit(main())"
+    env = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    other = "stderr" if stream == "stdout" else "stdout"
+    with open("/dev/full", "w") as full:
+        pipes = {stream: full, other: subprocess.DEVNULL}
+        done = subprocess.run([sys.executable, "-c", program, *words], env=env, **pipes)
+    assert done.returncode in codes
+    assert (place / "out" / "scores.csv").exists() == (command == "rank")

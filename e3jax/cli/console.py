@@ -17,6 +17,14 @@ SHOWN = 20  # files of a list
 
 
 class Console(console.Console):
+    """A console whose reader may have enough, or whose disk may be full: the work goes on."""
+
+    def print(self, *arguments, **options) -> None:
+        try:
+            super().print(*arguments, **options)
+        except OSError:
+            ignore(self.file)
+
     def on_broken_pipe(self) -> None:
         ignore(self.file)
 

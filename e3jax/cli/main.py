@@ -39,9 +39,9 @@ def _add_rank(commands) -> None:
     parser = _command(commands, "rank", "learn a folder of images and rank its images")
     add = parser.add_argument
     _add_photos(parser, "PHOTOS")
-    add("--out", type=_path, default="report", help="folder for the report")
+    add("--out", type=path, default="report", help="folder for the report")
     add("--contamination", type=_contamination, default=0.1, help="share of outliers, or auto")
-    add("--save", type=_path, metavar="MODEL", help="save the trained detector to this file")
+    add("--save", type=path, metavar="MODEL", help="save the trained detector to this file")
     add("--seed", type=int, default=0, help="seed of all randomness")
     add("--time-budget", type=_seconds, metavar="TIME", help="approximate, e.g. 90s, 5m or 1h")
     add("--steps", type=int, help="length of the training (default: by the images' number)")
@@ -63,7 +63,7 @@ def _add_bank(commands) -> None:
     text = "read folders of images once, or join banks, into a bank that rank and score take"
     parser = _command(commands, "bank", text)
     _add_photos(parser, "PHOTOS")
-    parser.add_argument("--out", type=_path, default="bank", help="folder for the bank")
+    parser.add_argument("--out", type=path, default="bank", help="folder for the bank")
     _add_shape(parser)
     _add_engine(parser)
 
@@ -81,31 +81,31 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shard(parser: argparse.ArgumentParser) -> None:
-    text = "score a part of a bank alone"
+    text = "score one of N parts of a bank (default: all of it)"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
 
 
 def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
     text = "folders, of which all images below them are taken, and files"
-    parser.add_argument("photos", type=_path, nargs="+", metavar=name, help=text)
+    parser.add_argument("photos", type=path, nargs="+", metavar=name, help=text)
 
 
 def _add_score(commands) -> None:
     parser = _command(commands, "score", "score new images with a saved detector")
-    parser.add_argument("model", type=_path, metavar="MODEL", help="file of rank --save")
+    parser.add_argument("model", type=path, metavar="MODEL", help="file of rank --save")
     _add_photos(parser, "NEW_PHOTOS")
     # Not the default of rank, whose report it would replace.
-    parser.add_argument("--out", type=_path, default="report-new", help="folder for the report")
+    parser.add_argument("--out", type=path, default="report-new", help="folder for the report")
     _add_engine(parser)
     _add_shard(parser)
 
 
 def _add_views(commands) -> None:
     parser = _command(commands, "views", "draw all views of an image")
-    parser.add_argument("image", type=_path, metavar="IMAGE", help="file")
+    parser.add_argument("image", type=path, metavar="IMAGE", help="file")
     parser.add_argument("--operations", default="RA+IA+PR", help="families of operations")
     parser.add_argument(
-        "--out", type=_path, default="views.png", help="file to draw to: .png, .pdf or .svg"
+        "--out", type=path, default="views.png", help="file to draw to: .png, .pdf or .svg"
     )
 
 
@@ -113,10 +113,10 @@ def _add_quarantine(commands) -> None:
     parser = _command(
         commands, "quarantine", "move the most outlying images aside; deletes nothing"
     )
-    parser.add_argument("report", type=_path, metavar="REPORT", help="folder of rank or score")
+    parser.add_argument("report", type=path, metavar="REPORT", help="folder of rank or score")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--top", type=int, metavar="N", help="how many to move")
-    what.add_argument("--list", type=_path, metavar="FILE", help="move those the gallery saved")
+    what.add_argument("--list", type=path, metavar="FILE", help="move those the gallery saved")
     what.add_argument("--undo", action="store_true", help="move all of them back")
 
 
@@ -134,18 +134,19 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Says the default of each option that has one, unless its text does."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        says_it = action.default is None or action.default is False or "default" in action.help
+        says_it = action.default in (None, False) or "default" in action.help
         return action.help if says_it else super()._get_help_string(action)
 
 
-def _path(text: str) -> Path:
+def path(text: str) -> Path:
+    """For argparse: a file or folder; "~" is the user's home."""
     if not text:  # as of a variable of the shell that is not set; Path would take it for "."
         raise argparse.ArgumentTypeError("an empty name: name a file or folder")
-    path = Path(text)
+    named = Path(text)
     # The shell leaves "~" as it is in --out=~/report.
     with contextlib.suppress(RuntimeError):  # no such home
-        return path if os.path.lexists(path) else path.expanduser()
-    return path
+        return named if os.path.lexists(named) else named.expanduser()
+    return named
 
 
 def _contamination(text: str) -> float | str:

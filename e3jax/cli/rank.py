@@ -25,12 +25,15 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
     )
     # All that can be wrong is told before hours of work, not after them.
     detector.check_parameters()
-    if args.save:
+    in_report = args.save and args.save.absolute().parent == args.out.absolute()
+    if args.save and not in_report:
         checkpoint.check_target(args.save)
     found = source.find(args)
     runtime.prepare()
     runtime.devices()
     with report.folder(args, found), console.bars(screen) as on_progress:
+        if in_report:  # whose folder is there now
+            checkpoint.check_target(args.save)
         found = source.on_disk(found, args, args.image_size, args.resize, screen, on_progress)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():

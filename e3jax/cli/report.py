@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from e3jax import engines, exits, gallery, locks, ranking, tables
+from e3jax import engines, exits, files, gallery, locks, ranking, tables
 from e3jax.cli import console
 from e3jax.cli.source import Source, say_left_out
 from e3jax.errors import InputError
@@ -27,6 +27,10 @@ def folder(args: argparse.Namespace, found: Source) -> Iterator[None]:
         raise InputError(f"{out} is a file, expected a folder for the report: choose another")
     ranking.check_outputs(out, found.is_large)
     gallery.check_output(out / _GALLERY)
+    save = getattr(args, "save", None)
+    names = (tables.SCORES, tables.LINES, tables.PARQUET, tables.UNREADABLE, _GALLERY)
+    if save and save.name in names and save.absolute().parent == out.absolute():
+        raise InputError(f"{save} is a part of the report: choose another name for the detector")
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise InputError(f"{out} cannot be written to: choose another folder with --out")
@@ -53,11 +57,8 @@ def forget_work(args: argparse.Namespace, detector: E3Outlier, screen: console.C
     """Deletes what was kept beside a report, unless other shards may still read it."""
     if args.shard == (1, 1):
         detector.forget_work()
-        if (args.out / WORK).is_dir():
-            screen.print(
-                f"{args.out / WORK} has work of other options or versions, which was not finished "
-                "and is not needed for this report"
-            )
+        for folder in files.kept_work(args.out / WORK):
+            screen.print(f"{folder} has unfinished work of other options or versions")
 
 
 def write(args, ranked: ranking.Ranking, found: Source, on_progress) -> None:
@@ -79,7 +80,7 @@ def sum_up(screen: console.Console, out: Path, ranked: ranking.Ranking, closed) 
     lines = [f"{score:.3f}  {printable(str(path))}\n" for score, path in pairs]
     try:
         print("".join(lines), end="", flush=True)
-    except BrokenPipeError:
+    except OSError:  # a reader that has enough, a full disk
         console.ignore(sys.stdout)
     if count > console.SHOWN:
         screen.print(f"... and {count - console.SHOWN} more")

@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 def find(args: argparse.Namespace) -> Source:
     """The images of PHOTOS, by absolute paths, each once, without those in a quarantine."""
-    paths, closed = {}, []
+    paths, closed, identity = {}, [], bank.identities()
     if any(map(bank.is_bank, args.photos)):
         if len(args.photos) > 1:
             raise InputError(
@@ -48,9 +48,10 @@ def find(args: argparse.Namespace) -> Source:
         found, left_out = [photos.absolute()], []
         if not photos.is_file():
             found, left_out = reading.find_files(photos.absolute())
-        paths |= dict.fromkeys(found)
+        for file in found:  # a folder may be given twice, in other words
+            paths.setdefault(identity(str(file)), file)
         closed += left_out
-    return Source(list(paths), closed)
+    return Source(list(paths.values()), closed)
 
 
 def on_disk(found: Source, args, side: int, fit: str, console, on_progress) -> Source:

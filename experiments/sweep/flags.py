@@ -6,13 +6,13 @@ import re
 from command import say
 
 from e3jax import datasets, devices, runtime
+from e3jax.cli.main import HelpFormatter, path
 from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser that shows defaults."""
-    how = argparse.ArgumentDefaultsHelpFormatter
-    return argparse.ArgumentParser(description=description, formatter_class=how)
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
 
 
 def positive(text: str) -> int:
@@ -29,7 +29,7 @@ def positive(text: str) -> int:
 def add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dataset", required=True, choices=datasets.NAMES, help="benchmark")
-    add("--data-dir", help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
+    add("--data-dir", type=path, help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
     text = "tfds: prepared data or a download; embedded: 5,000 MNIST images; auto: what works first"
     add("--source", default="auto", choices=datasets.SOURCES, help=text)
 
@@ -90,8 +90,18 @@ def sweep_parser(description: str) -> argparse.ArgumentParser:
     add = sweep.add_argument
     add("--classes", type=int, nargs="+", help="inlier classes (default: each in turn)")
     add("--seeds", type=positive, default=1, help="number of seeds: 0, 1, ...")
-    add("--results-dir", default="runs", help="where results go, and where finished ones are found")
-    add("--tensorboard", metavar="DIR", help="event files of all trainings, with inlier priority")
+    add(
+        "--results-dir",
+        type=path,
+        default="runs",
+        help="where results go, and where finished ones are found",
+    )
+    add(
+        "--tensorboard",
+        type=path,
+        metavar="DIR",
+        help="event files of all trainings, with inlier priority",
+    )
     add("--checkpoint-minutes", type=float, default=3, help="between saves inside a training")
     text = "runs in flight, each on its share of the devices; auto: one per device and training"
     add("--runs-at-once", type=_auto_or_positive, default="auto", help=text)
