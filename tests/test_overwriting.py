@@ -175,7 +175,9 @@ def test_a_full_disk_and_a_folder_that_may_not_be_written_lose_nothing(place, na
     done = subprocess.run(limited, env=env, capture_output=True, text=True)
     for folder in folders:
         os.chmod(folder, 0o755)
-    after = content(place)
+    # Of a bank, work that a stop left may be there.
+    work = place / "out" / "unfinished"
+    after = {path: text for path, text in content(place).items() if work not in path.parents}
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert after.keys() == before.keys()
     changed = {str(path.relative_to(place)) for path in before if before[path] != after[path]}
