@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,9 +100,10 @@ def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
 
 
 def _descriptor(path: Path, flags: int) -> int:
-    try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe would block
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would block
             raise _foreign(path)
+    try:
         return os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
