@@ -657,9 +657,9 @@ def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, mnist, tmp
 
     other = cluster.add_node(num_cpus=1)
     process = score(cluster.address, "ray")
-    wait_until((tmp_path / "ray-parts" / "evidence0000000.npz").exists, process)
+    wait_until(lambda: list((tmp_path / "ray-parts").glob("*/evidence0000000.npz")), process)
     cluster.remove_node(other, allow_graceful=False)
-    assert len(list((tmp_path / "ray-parts").glob("evidence*"))) < 12
+    assert len(list((tmp_path / "ray-parts").glob("*/evidence*"))) < 12
     end(process)
     end(score("", "here"))
     found = [np.load(tmp_path / f"{name}.npy") for name in ("ray", "here")]
