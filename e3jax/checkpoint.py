@@ -3,7 +3,6 @@
 A file is written whole or not at all, and holds numbers and text only: loading one runs no code.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import numbers
@@ -82,7 +81,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         | {"e3jax": VERSION, "python": platform.python_version()},
     }
     text = json.dumps(about, default=_plain)
-    metadata = {"e3jax": text, "sha256": _digest(text, arrays)}
+    metadata = {"e3jax": text, "sha256": files.digest_of(arrays, text)}
     content = safetensors.numpy.save(arrays, metadata)
     files.write_atomically(path, lambda file: file.write(content))
 
@@ -117,7 +116,7 @@ def load(path: str | os.PathLike) -> E3Outlier:
         ) from error
     if "e3jax" not in metadata:
         raise InputError(f"{path} is no detector of e3jax: give a file that it saved")
-    if metadata.get("sha256") != _digest(metadata["e3jax"], arrays):
+    if metadata.get("sha256") != files.digest_of(arrays, metadata["e3jax"]):
         raise InputError(f"{path} is damaged: fit and save it again")
     about = json.loads(metadata["e3jax"])
     if about["format"] != _FORMAT:
@@ -172,15 +171,6 @@ def _paths(arrays: dict[str, np.ndarray]) -> np.ndarray:
     if "numbers" in arrays:
         return arrays.pop("numbers")
     return np.array(list(map(os.fsdecode, arrays.pop("paths").tobytes().split(b"\0")[:-1])))
-
-
-def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The state of a training under way, in a file that holds numbers only and is written whole."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ class TrainCheckpoint:
         """Saves a state and notes to it, arrays by name; returns when it is on disk."""
         if self._is_first:
             arrays = _bits(state, notes)
-            metadata = {"e3jax": "training", "sha256": _digest(arrays)}
+            metadata = {"e3jax": "training", "sha256": files.digest_of(arrays)}
             content = safetensors.numpy.save(arrays, metadata)
             files.write_atomically(self.folder / FILE, lambda file: file.write(content))
 
@@ -93,7 +92,7 @@ class TrainCheckpoint:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if file.metadata()["sha256"] == _digest(arrays):
+                if file.metadata()["sha256"] == files.digest_of(arrays):
                     return arrays
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
             pass
@@ -114,11 +113,3 @@ def _bits(state: TrainState, notes: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
