@@ -10,32 +10,32 @@ __version__ = VERSION
 
 # Where the names of the package are; imported on the first use, for JAX takes seconds.
 _HOMES = {
-    "E3Outlier": "estimator",
-    "E3OutlierDetector": "sklearn_adapter",
+    "E3Outlier": "detector.estimator",
+    "E3OutlierDetector": "detector.adapter",
     "ImageBank": "images",
     "InputError": "errors",
     "Operation": "operations",
     "TrainConfig": "training",
     "all_views": "operations",
     "auroc": "metrics",
-    "contaminate": "contamination",
-    "fit": "fitting",
-    "load": "checkpoint",
+    "contaminate": "datasets.contamination",
+    "fit": "methods.fitting",
+    "load": "detector.saving",
     "operation_set": "operations",
     "paper_config": "training",
     "quick_config": "training",
-    "save": "checkpoint",
-    "score": "fitting",
-    "write_gallery": "gallery",
+    "save": "detector.saving",
+    "score": "methods.fitting",
+    "write_gallery": "report.gallery",
 }
 __all__ = sorted(_HOMES)
-_ROOMS = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
+_WINGS = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
 
 
 def __getattr__(name: str):
     if name in _HOMES:
         return getattr(importlib.import_module(f"e3jax.{_HOMES[name]}"), name)
-    if name in _ROOMS:
+    if name in _WINGS:
         return importlib.import_module(f"e3jax.{name}")
     raise AttributeError(f"module 'e3jax' has no attribute {name!r}")
 
@@ -45,4 +45,4 @@ if os.environ.get("EAGER_IMPORT"):  # as other packages have it, for tools that 
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_ROOMS})
+    return sorted({*globals(), *_HOMES, *_WINGS})

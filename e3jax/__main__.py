@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from e3jax import exits
+from e3jax.work import exits
 
 
 def main() -> int:

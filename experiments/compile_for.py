@@ -30,9 +30,11 @@ from sweep import flags, store
 from sweep.provenance import provenance, versions
 from sweep.store import append_rows
 
-from e3jax import baselines, devices, files, fitting, networks, priority, training
+from e3jax import devices, methods, networks, priority, training
 from e3jax.cli.main import path
-from e3jax.methods import E3OUTLIER, FACTORED
+from e3jax.methods import fitting
+from e3jax.methods.e3outlier import E3OUTLIER, FACTORED
+from e3jax.work import files
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
 _METHODS = ("cae", "drae", "rdae", "dagmm", "cae-views")
@@ -92,7 +94,7 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     name, _, part = case.program.partition(" ")
     grey, shape = case.channels == 1, (case.images, _SIDE, _SIDE, case.channels)
     if part:
-        method = baselines.METHODS[name]
+        method = methods.METHODS[name]
         return fitting.programs(method, method.paper_config(grey), shape, mesh)[part]
     config = training.paper_config(grey)._replace(
         network=case.network, precision=case.precision, batch_size=case.batch_size

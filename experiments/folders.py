@@ -26,8 +26,9 @@ from PIL import Image
 from sweep import flags, store
 from sweep.provenance import provenance
 
-from e3jax import datasets, metrics, runtime
+from e3jax import datasets, metrics
 from e3jax.cli.main import path
+from e3jax.devices import runtime
 
 CASES = ("photos", "few", "limits", "large", "clean")
 LIMITS = {"mnist": "408", "fashion_mnist": "781"}

@@ -23,8 +23,11 @@ from PIL import Image
 from sweep import flags, store
 from sweep.provenance import provenance
 
-from e3jax import E3Outlier, bank, datasets, gallery, ranking, reading, runtime
+from e3jax import E3Outlier, datasets
 from e3jax.cli.main import path
+from e3jax.collection import bank, reading
+from e3jax.devices import runtime
+from e3jax.report import gallery, ranking
 
 
 def main() -> int:

@@ -19,20 +19,14 @@ from sweep import flags, store
 from sweep.plan import QUICK_IMAGES
 from sweep.provenance import provenance
 
-from e3jax import (
-    contamination,
-    datasets,
-    descriptors,
-    fitting,
-    fusion,
-    metrics,
-    operations,
-    runtime,
-    scoring,
-    sheet,
-)
+from e3jax import datasets, metrics, operations
 from e3jax.cli.main import path
-from e3jax.methods import FACTORED
+from e3jax.datasets import contamination
+from e3jax.devices import runtime
+from e3jax.evidence import descriptors, fusion
+from e3jax.methods import fitting, rules
+from e3jax.methods.e3outlier import FACTORED
+from e3jax.report import sheet
 
 _RATIO = 0.1
 _WHERE = ["dataset", "source", "inlier_class", "seed", "max_images", "steps"]
@@ -103,7 +97,7 @@ def measure(data: datasets.Dataset, columns: dict) -> tuple[list, list]:
         "plain mean": ne.mean(1),
         "by spread": scores.weighted_mean(),
         "by agreement": ne @ agreement,
-        "by spread and agreement": ne @ (agreement * scoring.view_weights(ne)),
+        "by spread and agreement": ne @ (agreement * rules.view_weights(ne)),
         "mean of surprises": -fusion.fuse_collection(dict(enumerate(-ne.T))),
         "median": np.median(ne, axis=1),
         **families.add_suffix(" alone"),
@@ -125,7 +119,7 @@ def fewer_operations(images: np.ndarray, ne: np.ndarray) -> dict[str, np.ndarray
     evidence = descriptors.distances(references, images)
     for count in (6, 12, 24, 48, ne.shape[1]):
         some = ne[:, operations.evenly(ne.shape[1], count)]
-        network = (some * scoring.view_weights(some)).mean(1)
+        network = (some * rules.view_weights(some)).mean(1)
         ways[f"network, {count} operations"] = network
         fused = fusion.fuse_collection(evidence | {fusion.NETWORK: -network})
         ways[f"e3outlier+, {count} operations"] = -fused

@@ -22,8 +22,13 @@ from paper import figures, tables
 from sweep import curves, flags, methods, plan, progress, store
 from sweep.provenance import provenance
 
-from e3jax import devices, files, fitting, metrics, priority, runtime, scoring, sheet, training
+from e3jax import devices, metrics, priority, training
 from e3jax.cli.main import path
+from e3jax.devices import runtime
+from e3jax.evidence import health
+from e3jax.methods import fitting
+from e3jax.report import sheet
+from e3jax.work import files
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
 _NAMES = ["_".join(name) for name in itertools.product(curves.QUANTITIES, curves.GROUPS)]
@@ -118,7 +123,7 @@ class Study:
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
         files.write_text(self.path(run), json.dumps(outcome, default=np.ndarray.tolist))
         auroc = metrics.auroc(scores["pl"], data.is_outlier)
-        bar.finish(f"{run.title}: PL AUROC {auroc:.1%}", scoring.check_fit(evaluation))
+        bar.finish(f"{run.title}: PL AUROC {auroc:.1%}", health.check_fit(evaluation))
 
     def case(self, runs: list[plan.Run]) -> str:
         """The name of a case's files: all that distinguishes it from others."""

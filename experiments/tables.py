@@ -11,8 +11,8 @@ import pandas as pd
 from paper import figures, tables
 from sweep import store
 
-from e3jax import files
 from e3jax.cli.main import path
+from e3jax.work import files
 
 ROOT = Path(__file__).parents[1]
 # The tables that the page is made of, besides those of inlier priority.

@@ -37,10 +37,12 @@ from matplotlib.figure import Figure
 from sweep import flags, store
 from sweep.provenance import provenance
 
-from e3jax import contamination, datasets, operations, priority, runtime
+from e3jax import datasets, operations, priority
 from e3jax.cli.main import path
+from e3jax.datasets import contamination
+from e3jax.devices import runtime
 from e3jax.images import to_unit
-from e3jax.sheet import check_output, save_figure
+from e3jax.report.sheet import check_output, save_figure
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
 OPERATIONS = ["identity", "shift(0,-8)", "turn90", "rotate30", "patches3210"]

@@ -14,7 +14,8 @@ import pytest
 import tiny  # noqa: F401 - a network's name, "tiny-8"
 from xdist.scheduler import LoadScopeScheduling
 
-from e3jax import contamination, datasets
+from e3jax import datasets
+from e3jax.datasets import contamination
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -15,8 +15,11 @@ import sys
 
 import tiny  # noqa: F401, a network that compiles in a second
 
-from e3jax import bank, cli, engines, estimator, version
+from e3jax import cli, version
 from e3jax.cli import source
+from e3jax.collection import bank
+from e3jax.detector import estimator
+from e3jax.devices import engines
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 

@@ -14,7 +14,8 @@ import signal
 import sys
 import time
 
-from e3jax import cli, files, locks, quarantine
+from e3jax import cli, quarantine
+from e3jax.work import files, locks
 
 WATCHED = {quarantine.__file__, files.__file__, locks.__file__}
 

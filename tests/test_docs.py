@@ -12,7 +12,9 @@ import pytest
 from conftest import ROOT
 
 import e3jax
-from e3jax import descriptors, operations, scoring
+from e3jax import operations
+from e3jax.evidence import descriptors
+from e3jax.methods import rules
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -20,7 +22,7 @@ PAGES += sorted(DOCS.glob("*.md"))
 # From top to bottom in one folder; ```console is what takes hours or installs.
 RUN = ("clean-a-folder", "extend", "from-python", "inlier-priority", "reproduce")
 NOTEBOOK = DOCS / "digits.ipynb"
-REGISTRIES = (scoring, "RULES"), (descriptors, "DESCRIPTORS"), (operations, "FAMILIES")
+REGISTRIES = (rules, "RULES"), (descriptors, "DESCRIPTORS"), (operations, "FAMILIES")
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

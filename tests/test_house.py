@@ -11,18 +11,15 @@ import e3jax
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "e3jax"
-# A file may import only from rooms above its own; the files of a folder may share code.
-ROOMS = """version choices errors exits locks files images quarantine tables copies collecting
-kinds essentials decoding reading runtime engines bank datasets contamination operations
-convolutions networks devices scoring losses training descriptors fusion
-methods metrics priority baselines fitting ranking thresholds estimator sklearn_adapter
-checkpoint gallery sheet cli __main__""".split()
+# A file may import from its own wing and from those before it.
+WINGS = """version choices errors metrics work operations images devices networks datasets
+collection training methods priority evidence report quarantine detector cli __main__""".split()
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 LAZY = {"PIL", "matplotlib", "mlxtend", "tensorflow", "tensorflow_datasets"}
 
 
-def room(file):
+def wing(file):
     return file.split("/")[0].removesuffix(".py")
 
 
@@ -38,14 +35,14 @@ def imports(path):
     return found
 
 
-def rooms_imported(path):
-    """Rooms of e3jax that a file imports; "" is e3jax itself, for a name that is no room."""
+def wings_imported(path):
+    """Wings of e3jax that a file imports; "" is e3jax itself, for a name that is no wing."""
     found = set()
     for module, name in imports(path):
         top, *below = module.split(".")
         if top == "e3jax":
             below += [name] if name else []
-            found.add(below[0] if below and below[0] in ROOMS else "")
+            found.add(below[0] if below and below[0] in WINGS else "")
     return found
 
 
@@ -71,26 +68,27 @@ def private_names(path):
 def test_the_reader_of_imports_sees_every_form(tmp_path):
     path = tmp_path / "file.py"
     path.write_text(
-        "import e3jax.gallery as r\nfrom e3jax import scoring, fit, _x\n"
-        "def f():\n    from e3jax.baselines.cae import CAE\n    import flax.linen as nn\n"
-        "    return scoring._score\n"
+        "import e3jax.report.gallery as r\nfrom e3jax import fit, _x\n"
+        "from e3jax.methods import rules\n"
+        "def f():\n    from e3jax.methods.cae import CAE\n    import flax.linen as nn\n"
+        "    return rules._score\n"
     )
-    assert rooms_imported(path) == {"gallery", "scoring", "", "baselines"}
+    assert wings_imported(path) == {"report", "methods", ""}
     assert packages_imported(path) == {"flax"}
-    assert private_names(path) == {"_x", "scoring._score"}
+    assert private_names(path) == {"_x", "rules._score"}
 
 
-def test_rooms_import_from_rooms_above_and_only_networks_imports_flax():
-    assert {room(file) for file in FILES} == {*ROOMS, "__init__"}
+def test_wings_import_from_wings_below_and_only_networks_imports_flax():
+    assert {wing(file) for file in FILES} == {*WINGS, "__init__"}
     wrong, with_flax = {}, set()
     for file, path in FILES.items():
         if file == "__init__.py":
             continue
-        above = set(ROOMS[: ROOMS.index(room(file))]) | ({room(file)} if "/" in file else set())
-        if beyond := rooms_imported(path) - above:
+        below = set(WINGS[: WINGS.index(wing(file))]) | ({wing(file)} if "/" in file else set())
+        if beyond := wings_imported(path) - below:
             wrong[file] = beyond
         if "flax" in packages_imported(path):
-            with_flax.add(room(file))
+            with_flax.add(wing(file))
     assert not wrong and with_flax == {"networks"}
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from e3jax import bank
 from e3jax.cli import console, source
+from e3jax.collection import bank
 from e3jax.errors import InputError
 
 

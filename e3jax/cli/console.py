@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from rich import console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from e3jax import exits
-from e3jax.files import printable
+from e3jax.work import exits
+from e3jax.work.files import printable
 
 SHOWN = 20  # files of a list
 

@@ -12,8 +12,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from e3jax import choices, cli, exits
+from e3jax import choices, cli
 from e3jax.version import VERSION
+from e3jax.work import exits
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

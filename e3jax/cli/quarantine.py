@@ -3,10 +3,11 @@
 import argparse
 import json
 
-from e3jax import quarantine, tables
+from e3jax import quarantine
 from e3jax.cli import console
 from e3jax.errors import InputError
-from e3jax.files import FileState
+from e3jax.report import tables
+from e3jax.work.files import FileState
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:

@@ -3,10 +3,11 @@
 import argparse
 import warnings
 
-from e3jax import checkpoint, runtime
 from e3jax.cli import console, report, source
-from e3jax.estimator import E3Outlier
-from e3jax.ranking import HealthWarning
+from e3jax.detector import saving
+from e3jax.detector.estimator import E3Outlier
+from e3jax.devices import runtime
+from e3jax.evidence.health import HealthWarning
 from e3jax.training.checkpoint import TrainCheckpoint
 
 
@@ -27,13 +28,13 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
     detector.check_parameters()
     in_report = args.save and args.save.absolute().parent == args.out.absolute()
     if args.save and not in_report:
-        checkpoint.check_target(args.save)
+        saving.check_target(args.save)
     found = source.find(args)
     runtime.prepare()
     runtime.devices()
     with report.folder(args, found), console.bars(screen) as on_progress:
         if in_report:  # whose folder is there now
-            checkpoint.check_target(args.save)
+            saving.check_target(args.save)
         found = source.on_disk(found, args, args.image_size, args.resize, screen, on_progress)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
         ranked = detector.ranking_
         report.write(args, ranked, found, on_progress)
         if args.save:
-            checkpoint.save(detector, args.save)
+            saving.save(detector, args.save)
         report.forget_work(args, detector, screen)
     report.sum_up(screen, args.out, ranked, found.closed)
     health = detector.health_

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from e3jax import engines, exits, files, gallery, locks, ranking, tables
 from e3jax.cli import console
 from e3jax.cli.source import Source, say_left_out
+from e3jax.detector.estimator import E3Outlier
+from e3jax.devices import engines
 from e3jax.errors import InputError
-from e3jax.estimator import E3Outlier
-from e3jax.files import printable
+from e3jax.report import gallery, ranking, tables
+from e3jax.work import exits, locks
+from e3jax.work.files import printable
+from e3jax.work.store import kept_work
 
 WORK = "unfinished"  # beside the report
 _GALLERY = "gallery.html"
@@ -57,7 +60,7 @@ def forget_work(args: argparse.Namespace, detector: E3Outlier, screen: console.C
     """Deletes what was kept beside a report, unless other shards may still read it."""
     if args.shard == (1, 1):
         detector.forget_work()
-        for folder in files.kept_work(args.out / WORK):
+        for folder in kept_work(args.out / WORK):
             screen.print(f"{folder} has unfinished work of other options or versions")
 
 

@@ -2,12 +2,13 @@
 
 import argparse
 
-from e3jax import checkpoint, runtime
 from e3jax.cli import console, report, source
+from e3jax.detector import saving
+from e3jax.devices import runtime
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
-    detector = checkpoint.load(args.model)
+    detector = saving.load(args.model)
     found = source.find(args)
     runtime.prepare()
     runtime.devices()

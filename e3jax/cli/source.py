@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from e3jax import bank, engines, reading
 from e3jax.cli import console
+from e3jax.collection import bank, collection, finding
+from e3jax.detector.estimator import LARGE
+from e3jax.devices import engines
 from e3jax.errors import InputError
-from e3jax.estimator import LARGE
-from e3jax.files import printable
+from e3jax.work.files import printable
 
 
 class Source(NamedTuple):
     """What is ranked: files, or a bank with its thumbnails."""
 
     X: list[Path] | Path
-    closed: list[reading.Unreadable]
+    closed: list[collection.Unreadable]
     thumbnails: Sequence[bytes] = ()
     pictures: Any = None
 
@@ -47,7 +48,7 @@ def find(args: argparse.Namespace) -> Source:
     for photos in args.photos:
         found, left_out = [photos.absolute()], []
         if not photos.is_file():
-            found, left_out = reading.find_files(photos.absolute())
+            found, left_out = finding.find_files(photos.absolute())
         for file in found:  # a folder may be given twice, in other words
             paths.setdefault(identity(str(file)), file)
         closed += left_out
@@ -86,7 +87,7 @@ def write_bank(folder: Path, found: Source, args, side: int, fit: str, on_progre
 
 
 def say_left_out(screen: console.Console, left_out, scale) -> None:
-    unreadable = [entry for entry in left_out if not isinstance(entry, reading.NotLookedAt)]
+    unreadable = [entry for entry in left_out if not isinstance(entry, collection.NotLookedAt)]
     console.list_files(screen, "left out", [f"{path}: {reason}" for path, reason in unreadable])
     for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
         screen.print(printable(note))

@@ -2,9 +2,11 @@
 
 import argparse
 
-from e3jax import operations, reading, sheet
+from e3jax import operations
 from e3jax.cli import console
+from e3jax.collection import reading
 from e3jax.errors import InputError
+from e3jax.report import sheet
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:

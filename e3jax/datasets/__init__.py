@@ -16,7 +16,7 @@ from e3jax.datasets.embedded import embedded
 from e3jax.datasets.specs import SIDE, SPECS, Dataset, Unavailable, content_order
 from e3jax.datasets.tfds import prepared
 from e3jax.errors import InputError
-from e3jax.files import cache_folder
+from e3jax.work.files import cache_folder
 
 __all__ = ["NAMES", "SIDE", "SOURCES", "Dataset", "content_order", "load"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from e3jax.datasets.specs import SPECS, Candidate, Dataset, make_dataset
-from e3jax.files import write_atomically
+from e3jax.work.files import write_atomically
 
 FORMAT = "e3jax-dataset-1"
 _DIGITS = 64

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from e3jax.convolutions import conv, conv_transpose
+from e3jax.networks.convolutions import conv, conv_transpose
 from e3jax.networks.layers import batch_norm, uniform_fan_in
 
 _WIDTHS = (64, 128, 256)

@@ -10,7 +10,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from e3jax.convolutions import conv
+from e3jax.networks.convolutions import conv
 
 # He normal as PyTorch's kaiming_normal_: not truncated, as jax.nn.initializers.he_normal is.
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

@@ -10,9 +10,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from e3jax import devices, files
+from e3jax import devices
 from e3jax.errors import InputError
 from e3jax.training.step import TrainState
+from e3jax.work import files
+from e3jax.work.store import digest_of
 
 _log = logging.getLogger(__name__)
 FILE = "state.safetensors"
@@ -45,7 +47,7 @@ class TrainCheckpoint:
         """Saves a state and notes to it, arrays by name; returns when it is on disk."""
         if self._is_first:
             arrays = _bits(state, notes)
-            metadata = {"e3jax": "training", "sha256": files.digest_of(arrays)}
+            metadata = {"e3jax": "training", "sha256": digest_of(arrays)}
             content = safetensors.numpy.save(arrays, metadata)
             files.write_atomically(self.folder / FILE, lambda file: file.write(content))
 
@@ -92,7 +94,7 @@ class TrainCheckpoint:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if file.metadata()["sha256"] == files.digest_of(arrays):
+                if file.metadata()["sha256"] == digest_of(arrays):
                     return arrays
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
             pass

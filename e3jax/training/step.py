@@ -13,7 +13,7 @@ import optax
 
 from e3jax import devices, operations
 from e3jax.images import to_unit
-from e3jax.losses import Batch, Loss
+from e3jax.training.batch import Batch, Loss
 from e3jax.training.batches import DrawnBatches
 
 
@@ -21,7 +21,7 @@ class Objective(NamedTuple):
     """What a training minimises.
 
     Attributes:
-      loss: see :mod:`e3jax.losses`.
+      loss: see :mod:`e3jax.methods.losses`.
       metrics: ``(outputs, batch) -> {name: float32}``, of one device's part of a batch, for the
         log.
       inputs: ``(views, image_index, extra) -> views``: what the network is applied to.

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from e3jax import training
-from e3jax.sheet import check_output, save_figure
+from e3jax.report.sheet import check_output, save_figure
 from paper import tables
 
 _INLIERS, _OUTLIERS = "#4477aa", "#ee6677"

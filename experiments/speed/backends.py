@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from e3jax import devices, fitting, images, operations, runtime, training
-from e3jax.methods import E3OUTLIER
+from e3jax import devices, images, operations, training
+from e3jax.devices import runtime
+from e3jax.methods import fitting
+from e3jax.methods.e3outlier import E3OUTLIER
 
 VIEWS_PER_CALL = 1024
 

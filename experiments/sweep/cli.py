@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from e3jax import devices, networks, priority, sheet
-from e3jax.contamination import Contaminated
+from e3jax import devices, networks, priority
+from e3jax.datasets.contamination import Contaminated
+from e3jax.report import sheet
 from e3jax.training import TrainConfig
 from e3jax.training.checkpoint import TrainCheckpoint
 from sweep import curves, engines, flags, plan

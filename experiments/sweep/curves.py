@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import priority, training
-from e3jax.contamination import Contaminated
+from e3jax.datasets.contamination import Contaminated
 from e3jax.errors import InputError
 from e3jax.training import TrainConfig
 

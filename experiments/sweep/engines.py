@@ -25,7 +25,8 @@ from typing import Any
 
 import jax
 
-from e3jax import devices, engines, runtime
+from e3jax import devices
+from e3jax.devices import engines, runtime
 
 
 def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray"]]:

@@ -5,8 +5,9 @@ import re
 
 from command import say
 
-from e3jax import datasets, devices, runtime
+from e3jax import datasets, devices
 from e3jax.cli.main import HelpFormatter, path
+from e3jax.devices import runtime
 from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
 
 

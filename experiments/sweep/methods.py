@@ -1,6 +1,6 @@
 """What can be run: each entry is done once on a set and gives the scores of one or more methods.
 
-A method of the library is an entry by being in :data:`e3jax.baselines.METHODS`; anything else is
+A method of the library is an entry by being in :data:`e3jax.methods.METHODS`; anything else is
 added to ``ENTRIES``.
 """
 
@@ -13,10 +13,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from e3jax import baselines, descriptors, devices, files, fitting, fusion, scoring
-from e3jax.baselines import pixels
-from e3jax.methods import E3OUTLIER, FACTORED, Method
+from e3jax import devices, methods
+from e3jax.evidence import descriptors, fusion
+from e3jax.methods import fitting, pixels
+from e3jax.methods.e3outlier import E3OUTLIER, FACTORED
+from e3jax.methods.method import Method
+from e3jax.methods.rules import ViewScores
 from e3jax.training import TrainConfig
+from e3jax.work import files, progress
 from sweep.plan import OURS, Protocol, Run
 from sweep.provenance import versions
 
@@ -31,7 +35,8 @@ class Entry(NamedTuple):
       scores: the methods' names in tables. The first is the entry's own: ``method`` of its runs,
         and the score that is drawn.
       describe: ``(protocol, grey) -> dict``, the fields of :class:`sweep.plan.Run` that say how.
-      do: ``(run, images, mesh, options) -> Outcome``, with options of :func:`e3jax.fitting.fit`.
+      do: ``(run, images, mesh, options) -> Outcome``, with options of
+      :func:`e3jax.methods.fitting.fit`.
         Without a training it takes no accelerator on a cluster, and one process of a job does it
         for all.
     """
@@ -59,7 +64,7 @@ def perform(do, run: Run, bank: np.ndarray, ids, options: dict, *, mesh: Mesh) -
 
 FUSED = "e3outlier+"
 # What a run trains, by its method; E3Outlier if it is not here.
-_TRAINED = baselines.METHODS | {FUSED: FACTORED}
+_TRAINED = methods.METHODS | {FUSED: FACTORED}
 
 
 def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,)) -> Outcome:
@@ -69,12 +74,12 @@ def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,
     finished epochs are kept with the state of the training, so that nothing is done twice.
     """
     method, config = _TRAINED.get(run.method, E3OUTLIER), TrainConfig(**run.config)
-    fitted, outcome, seconds, rules, kept = None, {}, 0.0, method.scores, None
+    fitted, outcome, seconds, scores, kept = None, {}, 0.0, method.scores, None
     for epoch in epochs:
         end = config.num_steps(len(images))
         if epoch:
             end = config._replace(epochs=epoch).num_steps(len(images))
-            rules = {f"e3outlier-epoch{epoch:02d}": method.scores["e3outlier"]}
+            scores = {f"e3outlier-epoch{epoch:02d}": method.scores["e3outlier"]}
             # The other processes of a job keep none, and nobody asks for theirs.
             if "checkpoint" in options and jax.process_index() == 0:
                 kept = options["checkpoint"].folder / f"epoch{epoch:02d}.npz"
@@ -84,22 +89,22 @@ def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,
         if fitted.steps > end:  # it was restored from beyond this epoch
             found = {name: array[()] for name, array in np.load(kept).items()} if kept else {}
         else:
-            found = _evaluate(fitted, run, images, mesh, rules, options)
+            found = _evaluate(fitted, run, images, mesh, scores, options)
             if kept:
                 files.write_atomically(kept, partial(np.savez, **found))
         seconds += time.monotonic() - began
         columns = {"steps": end, "pretext_accuracy": found.pop("pretext_accuracy", "")}
-        outcome |= {name: columns | {"scores": scores} for name, scores in found.items()}
+        outcome |= {name: columns | {"scores": values} for name, values in found.items()}
     measured = {"train_seconds": fitted.seconds, "score_seconds": seconds}
     return {name: columns | measured for name, columns in outcome.items()}
 
 
-def _evaluate(fitted, run: Run, images, mesh: Mesh, rules, options: dict) -> dict[str, Any]:
+def _evaluate(fitted, run: Run, images, mesh: Mesh, scores, options: dict) -> dict[str, Any]:
     """Scores by name, and the pretext accuracy where there are pseudo labels."""
-    progress = options.get("on_progress", fitting.silent)
-    evaluation = fitting.score(fitted, images, mesh=mesh, on_progress=progress)
-    found = {name: np.asarray(rule(run.key, evaluation)) for name, rule in rules.items()}
-    if isinstance(evaluation, scoring.ViewScores):
+    on_progress = options.get("on_progress", progress.silent)
+    evaluation = fitting.score(fitted, images, mesh=mesh, on_progress=on_progress)
+    found = {name: np.asarray(rule(run.key, evaluation)) for name, rule in scores.items()}
+    if isinstance(evaluation, ViewScores):
         found["pretext_accuracy"] = float(evaluation.accuracy.mean())
     return found
 
@@ -185,7 +190,7 @@ def score_untrained(run: Run, images: np.ndarray, mesh: Mesh, options: dict) -> 
 
 _EPOCH_SCORES = [f"e3outlier-epoch{e:02d}" for e in range(EPOCHS, 0, -1)]
 _train_epochs = partial(train, epochs=range(1, EPOCHS + 1))
-_library = (E3OUTLIER, *baselines.METHODS.values())
+_library = (E3OUTLIER, *methods.METHODS.values())
 ENTRIES = [
     *(Entry(tuple(m.scores), partial(_describe, m), train) for m in _library),
     Entry((FUSED, FACTORED.name), _describe_fused, train_and_fuse),

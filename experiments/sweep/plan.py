@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from e3jax import contamination, datasets
+from e3jax import datasets
+from e3jax.datasets import contamination
 from e3jax.errors import InputError
-from e3jax.methods import E3OUTLIER, FACTORED, Method
+from e3jax.methods.e3outlier import E3OUTLIER, FACTORED
+from e3jax.methods.method import Method
 from e3jax.training import TrainConfig, quick_config
 from sweep.provenance import libraries
 

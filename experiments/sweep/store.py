@@ -21,9 +21,12 @@ import numpy as np
 import pandas as pd
 from paper import figures, tables
 
-from e3jax import files, metrics, scoring, sheet
-from e3jax.contamination import Contaminated
+from e3jax import metrics
+from e3jax.datasets.contamination import Contaminated
 from e3jax.errors import InputError
+from e3jax.evidence import health
+from e3jax.report import sheet
+from e3jax.work import files
 from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
 from sweep.provenance import commit, is_of_these_versions
 
@@ -243,9 +246,9 @@ def _warning(row: dict) -> str:
     of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
     equal = np.allclose(found, of_equal_scores, rtol=0, atol=1e-5)
     scores = np.array([0, 0 if equal else 1 + found[0]])
-    if (warning := scoring.check_scores(scores)) or row["pretext_accuracy"] in ("", None):
+    if (warning := health.check_scores(scores)) or row["pretext_accuracy"] in ("", None):
         return warning
-    return scoring.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
+    return health.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
 
 
 def rows_of(path: str | os.PathLike) -> pd.DataFrame:

@@ -101,7 +101,8 @@ def with_this_machine(numbers: Mapping[str, np.ndarray], images: np.ndarray) -> 
 
 
 def main() -> None:
-    from e3jax import contamination, datasets
+    from e3jax import datasets
+    from e3jax.datasets import contamination
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)

@@ -9,11 +9,14 @@ import optax
 import pytest
 from trainers import make_trainer, run
 
-from e3jax import devices, losses, operations, training
+from e3jax import devices, operations, training
+from e3jax.methods import losses
 from e3jax.operations import Operation
 from e3jax.training import step as steps
 
-TURNS = operations.tables(tuple(Operation(quarter_turns=turns) for turns in range(4)), 8)
+TURNS = operations.compile_operations(
+    tuple(Operation(quarter_turns=turns) for turns in range(4)), 8
+)
 RATE, L2 = 0.1, 0.01
 OPTIMIZER = training.make_optimizer(
     training.TrainConfig(optimizer="sgd", learning_rate=RATE, weight_decay=L2)

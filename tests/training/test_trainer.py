@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from trainers import CONFIG, OPERATIONS, make_trainer, run
 
-from e3jax import devices, losses, training
+from e3jax import devices, training
+from e3jax.methods import losses
 
 
 @pytest.fixture(scope="module")

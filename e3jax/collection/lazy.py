@@ -1,0 +1,82 @@
+"""Arrays in pieces, each loaded when it is needed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+_BLOCK = 4096  # items that iteration loads at a time
+
+
+class Joined:
+    """An array [n, ...] in pieces, each loaded when an index, a slice or positions, needs it.
+
+    Args:
+      load: ``piece -> array``, indexed by positions.
+      counts: items of each piece.
+      like: an empty array of the shape [0, ...] and dtype.
+      convert: of what was indexed in a piece.
+      rows: int [n], the items that these are; default: all.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Any],
+        counts: Sequence[int],
+        like: np.ndarray,
+        convert: Callable[[Any], np.ndarray] = np.asarray,
+        rows: np.ndarray | None = None,
+    ):
+        self._load, self._like, self._convert, self._rows = load, like, convert, rows
+        self._counts, self._ends = tuple(counts), np.cumsum(counts)
+        n = sum(self._counts) if rows is None else len(rows)
+        self.shape, self.dtype, self.ndim = (n, *like.shape[1:]), like.dtype, like.ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def of(self, rows: np.ndarray) -> "Joined":
+        """Some of the items, by their positions int [m]."""
+        rows = rows if self._rows is None else self._rows[rows]
+        return Joined(self._load, self._counts, self._like, self._convert, rows)
+
+    def __getitem__(self, index) -> np.ndarray:
+        index = _positions(index, len(self))
+        if index.ndim == 0:
+            return self[index[None]][0]
+        rows = index if self._rows is None else self._rows[index]
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for piece, here, within in _by_piece(rows, self._ends):
+            found[here] = self._convert(self._load(piece)[within])
+        return found
+
+    def __iter__(self) -> Iterator:
+        for start in range(0, len(self), _BLOCK):
+            yield from self[start : start + _BLOCK]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def tolist(self) -> list:
+        return self[:].tolist()
+
+
+def _positions(index, n: int) -> np.ndarray:
+    """An index of any kind as positions."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(n))
+    index = np.asarray(index)
+    if index.dtype == bool:
+        return np.flatnonzero(index)
+    if index.size and not -n <= index.min() <= index.max() < n:
+        raise IndexError(f"an index beyond the {n} items")
+    return index.astype(np.int64) % n
+
+
+def _by_piece(rows: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields pieces, which of the rows they have, and where in the piece these are."""
+    piece = np.searchsorted(ends, rows, side="right")
+    order = np.argsort(piece, kind="stable")
+    found, starts = np.unique(piece[order], return_index=True)
+    for number, here in zip(found, np.split(order, starts)[1:], strict=True):
+        yield int(number), here, rows[here] - (ends[number - 1] if number else 0)

@@ -1,0 +1,325 @@
+"""What holds on devices that are not here: programs for absent platforms, plug-ins, odd counts."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+
+import compile_for
+import flax.linen as nn
+import jax
+import jax.export
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from e3jax import E3Outlier, devices, methods, training
+from e3jax.methods import e3outlier, fitting
+
+CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=None)
+
+STEPS, SEED = 12, 1
+# Surprises are ranks, which the rounding of another number of devices may exchange.
+RANK = (
+    *("--evidence", "network", "--network", "wrn-10-1"),
+    *("--operations", "PR", "--steps", STEPS, "--seed", SEED),
+)
+SWEEP = (
+    *("--dataset", "mnist", "--source", "embedded", "--classes", 4, "--max-images", 20),
+    *("--steps", STEPS, "--operations", "PR", "--network", "tiny-8", "--runs-at-once", 1),
+    *("--methods", "e3outlier", "cae"),
+)
+
+
+@pytest.mark.campaign
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
+def test_any_number_of_devices_of_a_plugin_does(digits, run_script, tmp_path):
+    """A report and a sweep on 3 devices, of which a batch of 128 takes 2, as here."""
+    folder = tmp_path
+    (folder / "photos").mkdir()
+    for i, digit in enumerate(digits[:20]):
+        Image.fromarray(digit[..., 0]).save(folder / "photos" / f"{i:02d}.png")
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "3",
+        "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
+    }
+    for script, *arguments in (
+        ("e3jax/__main__.py", "rank", folder / "photos", "--out", folder, *RANK),
+        ("experiments/benchmark.py", *SWEEP, "--results-dir", folder / "sweep"),
+    ):
+        done = run_script(script, *arguments, plugin=True, env=env)
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    scores = {row["path"]: float(row["score"]) for row in rows(folder / "scores.csv")}
+    scores = [scores[path] for path in sorted(scores)]
+    assert len(scores) == 20 and np.ptp(scores) > 0.05, "the case is too easy"
+    how = {"evidence": "network", "network": "wrn-10-1", "operations": "PR"}
+    plain = E3Outlier(**how, steps=STEPS, random_state=SEED).fit(digits[:20])
+    np.testing.assert_allclose(scores, plain.decision_scores_, atol=1e-5)
+    found = rows(folder / "sweep" / "results.csv")
+    assert {row["device"] for row in found} == {"3 x cpu"}
+    assert {row["precision"] for row in found} == {"float32"}
+    assert {row["method"] for row in found} >= {"e3outlier", "cae"}
+
+
+CUDA = "jax_cuda12_plugin"
+# What a plug-in finds where there is no driver.
+FAILING = "def initialize():\n    raise RuntimeError('no CUDA-capable device is detected')\n"
+LOOK = """
+import warnings
+warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as caught:
+    from e3jax import devices
+    from e3jax.devices import runtime
+    runtime.devices(), devices.device_mesh()
+    words = runtime.describe_devices()
+for warning in caught:
+    print(warning.message)
+print(words)
+"""
+
+
+@pytest.mark.parametrize(
+    "installed, chosen, is_told",
+    [
+        (["module"], {}, True),
+        (["distribution"], {}, True),
+        (["module", "distribution"], {}, True),
+        (["module", "distribution"], {"JAX_PLATFORMS": "cpu"}, False),
+        (["module", "distribution"], {"JAX_PLATFORM_NAME": "cpu"}, False),
+        (["module", "distribution"], {"CUDA_VISIBLE_DEVICES": ""}, False),
+        ([], {}, False),
+    ],
+)
+def test_a_plugin_that_fails_is_told_once(tmp_path, installed, chosen, is_told):
+    """JAX itself goes on with the CPU, and says nothing that a user sees."""
+    made = {"jax_plugins/xla_cuda12/__init__.py": FAILING}
+    if "module" in installed:
+        made[f"{CUDA}/__init__.py"] = ""
+    if "distribution" in installed:
+        made[f"{CUDA}-1.0.dist-info/METADATA"] = f"Name: {CUDA}\nVersion: 1.0\n"
+    for name, text in made.items() if installed else ():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    cpu = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
+    env = {name: value for name, value in os.environ.items() if name not in cpu}
+    env |= {"PYTHONPATH": str(tmp_path), "JAX_NUM_CPU_DEVICES": "1"} | chosen
+    done = subprocess.run([sys.executable, "-c", LOOK], env=env, capture_output=True, text=True)
+    *told, words = done.stdout.splitlines()
+    assert words == "CPU, 1 device", done.stderr
+    assert len(told) == is_told
+    for sentence in told:
+        assert f"runs on the CPU, which is much slower, although {CUDA} is installed" in sentence
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_batch_takes_as_many_devices_as_it_divides_over():
+    mesh = devices.device_mesh()
+    assert devices.part_for_batch(mesh, 64) is mesh
+    assert devices.part_for_batch(mesh, 33).size == 1
+
+
+@pytest.mark.parametrize(
+    "precision, word", [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "HIGH")]
+)
+def test_programs_are_exported_for_absent_platforms_at_their_precision(precision, word):
+    """Without a precision, accelerators round the factors of float32 products."""
+    mesh = devices.device_mesh(jax.devices()[:1])
+    config = CONFIG._replace(precision=precision)
+    programs = fitting.programs(e3outlier.E3OUTLIER, config, (20, 32, 32, 3), mesh)
+    assert set(programs) == {"init", "draw", "train", "score"}
+    for name in ("draw", "train", "score"):
+        function, arguments = programs[name]
+        exported = jax.export.export(function, platforms=("cuda", "tpu"))(*arguments)
+        assert exported.platforms == ("cuda", "tpu") and exported.out_avals
+        if name == "train":
+            lines = exported.mlir_module().splitlines()
+    convolutions = [line for line in lines if "stablehlo.convolution" in line]
+    assert len(convolutions) > 20
+    assert all(f"precision {word}>, #stablehlo<precision {word}>" in line for line in convolutions)
+
+
+@pytest.mark.parametrize("name", ["cae", "drae", "rdae", "dagmm", "cae-views"])
+def test_compared_methods_are_exported_for_absent_platforms(name):
+    method, mesh = methods.METHODS[name], devices.device_mesh()
+    programs = fitting.programs(method, method.quick_config(), (20, 32, 32, 3), mesh)
+    for kind, (function, arguments) in programs.items():
+        if kind != "init":
+            jax.export.export(function, platforms=("cuda", "tpu"))(*arguments)
+
+
+class Counted(nn.Module):
+    """A small network that counts how often its training is traced."""
+
+    num_outputs: int
+    dtype: object = None
+    axis_name: str | None = None
+    traced = []
+
+    @nn.compact
+    def __call__(self, x, train):
+        self.traced.append(train)
+        representation = nn.relu(nn.Conv(4, (3, 3), strides=4)(x)).mean((1, 2))
+        return nn.Dense(self.num_outputs)(representation), representation
+
+
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
+def test_one_program_serves_all_sizes_and_budgets(digits):
+    """In one trace: a program names its number of steps and images nowhere."""
+    traces = []
+    for n, steps in ((20, 15), (40, 15), (60, 15), (60, 25)):
+        how = {"evidence": "network", "network": Counted, "operations": "PR"}
+        detector = E3Outlier(**how, steps=steps, random_state=0)
+        assert np.isfinite(detector.fit(digits[:n]).decision_scores_).all()
+        traces.append(len(Counted.traced))
+    assert traces[0] > 0 and len(set(traces)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:pretext accuracy")
+def test_a_time_budget_is_measured_with_the_program_of_the_scores(digits):
+    how = {"network": Counted, "operations": "PR", "random_state": 0}
+    E3Outlier(**how, steps=15).fit(digits)
+    traces = len(Counted.traced)
+    E3Outlier(**how, time_budget=1).fit(digits)
+    assert len(Counted.traced) == traces
+
+
+def test_an_image_alone_takes_its_own_time(digits):
+    fitted = fitting.fit(jax.random.key(0), digits, config=CONFIG, until=0)
+    images = np.resize(digits, (64, *digits.shape[1:]))
+
+    def seconds(n):
+        start = time.perf_counter()
+        fitting.score(fitted, images[:n])
+        return time.perf_counter() - start
+
+    seconds(64)
+    assert min(seconds(1) for _ in range(5)) <= min(seconds(64) for _ in range(3)) / 10
+
+
+@pytest.mark.campaign
+def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(tmp_path, cache):
+    """It leaves the device to its parts, which would find a part of its memory taken."""
+    arguments = ("--toy", "--source", "embedded", "--results-dir", tmp_path, "--minutes", 5)
+    code = (
+        "import sys, first_gpu, jax._src.xla_bridge as backends; code = first_gpu.main()\n"
+        "assert not backends.backends_are_initialized(); sys.exit(code)"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT / "experiments")}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # nobody looks at these speeds
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = rows(tmp_path / "first_gpu.csv")
+    assert {row["part"] for row in found} == {"numerics", "speed", "class", "classes"}
+    limits = [row for row in found if row["limit"]]
+    assert len(limits) == 4 and all(float(r["value"]) <= float(r["limit"]) for r in limits)
+    assert {row["unit"] for row in found if row["part"] == "speed"} == {"views/s", "s"}
+    assert sum(row["what"].startswith("AUROC of class 4") for row in found) == 2 * 3
+
+
+HLO = """
+%branch_1_fun.7 (a: f32[8]) -> f32[8] {
+  %fusion.1 = bf16[128,32]{1,0:T(8,128)} fusion(%a), kind=kOutput, metadata={op_name="a/views_of/dot"}, backend_config={"window_config":{},"estimated_cycles":"100"}
+  %fusion.2 = (f32[64]{0}, f32[64]{0:T(128)S(1)}) fusion(%a), metadata={op_name="jvp(Net)/BatchNorm_2/mul"}, backend_config={"estimated_cycles":"40"}
+  %fusion.3 = f32[64]{0} fusion(%a), metadata={op_name="jvp(Net)/Conv_1/conv"}, backend_config={"estimated_cycles":"300"}
+  %all-reduce.1 = f32[64]{0} all-reduce(%a), metadata={op_name="jvp(Net)/BatchNorm_2/pmean"}
+  ROOT %gather.1 = f32[8]{0} gather(%a), metadata={op_name="take"}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %copy.1 = f32[8]{0} copy(%a), backend_config={"estimated_cycles":"7"}
+}
+"""  # noqa: E501
+
+
+def test_a_tpus_cycles_are_summed_by_kind_of_work():
+    cycles, unknown = compile_for.cycles_of_step(HLO)
+    assert +cycles == {"views": 100, "batch_norm": 40, "convolutions": 300}
+    assert unknown == 2
+
+
+def planned(monkeypatch, command: str) -> list[compile_for.Case]:
+    monkeypatch.setattr("sys.argv", ["compile_for.py", *command.split()])
+    monkeypatch.setattr(compile_for.importlib.util, "find_spec", lambda name: True)
+    return compile_for.plan(compile_for.parse_args())
+
+
+def test_every_case_of_a_compilation_is_planned_once(monkeypatch):
+    flags = "--target h100 v5e --precision float32 bfloat16 --programs draw train cae"
+    cases = planned(monkeypatch, flags)
+    assert [(c.program, c.precision) for c in cases if c.target == "v5e"] == [
+        ("draw", "float32"),
+        ("train", "float32"),
+        *((f"cae {part}", "float32") for part in ("init", "draw", "train", "score")),
+        ("train", "bfloat16"),
+    ]
+
+
+def test_what_the_table_has_by_the_same_versions_is_not_compiled_again(monkeypatch, tmp_path):
+    cases = planned(monkeypatch, "--target v5e --programs draw train --images 20")
+    older, other = compile_for.versions().rsplit(" ", 2)[0], "python=2.7"
+    rows = [
+        case._asdict() | {"versions": versions}
+        for case, versions in zip(cases, (older, other), strict=True)
+    ]
+    assert compile_for.left_to_do(cases, tmp_path / "table.csv") == cases
+    compile_for.append_rows(tmp_path / "table.csv", compile_for.COLUMNS["compiled"], rows)
+    assert compile_for.left_to_do(cases, tmp_path / "table.csv") == cases[1:]
+    longer = [case._replace(images=200) for case in cases]
+    assert compile_for.left_to_do(longer, tmp_path / "table.csv") == longer
+
+
+def test_what_was_optimised_less_is_compiled_again_without(monkeypatch, tmp_path):
+    table, cases = tmp_path / "table.csv", planned(monkeypatch, "--target v5e --programs draw")
+    made = cases[0]._asdict() | {"versions": compile_for.versions()}
+    rows = [made | {"optimization": "O0"}]
+    compile_for.append_rows(table, compile_for.COLUMNS["compiled"], rows)
+    assert compile_for.left_to_do(cases, table) == cases
+    jax.config.update("jax_optimization_level", "O0")
+    try:
+        assert compile_for.left_to_do(cases, table) == []
+    finally:
+        jax.config.update("jax_optimization_level", "UNKNOWN")
+    compile_for.append_rows(table, compile_for.COLUMNS["compiled"], [made])
+    assert compile_for.left_to_do(cases, table) == []
+
+
+def test_a_compiler_that_is_missing_is_one_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(compile_for.importlib.util, "find_spec", lambda name: None)
+    for target, sentence in (("v6e", "pip install libtpu"), ("a100", 'pip install "jax[cuda12]"')):
+        command = ["compile_for.py", "--target", target, "--out", str(tmp_path / "table.csv")]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit, match="2"):
+            compile_for.main()
+        assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_cases_are_the_librarys_programs():
+    mesh = devices.device_mesh(jax.devices()[:1])
+    for name in ("train", "watched", "magnitude", "dagmm score"):
+        case = compile_for.Case("v5e", 1, name, "wrn-10-1", "float32", 1, 20, 4)
+        function, arguments = compile_for.program_of(case, mesh)
+        assert jax.tree.leaves(function.trace(*arguments).out_info)
+
+
+def test_a_case_that_fails_is_a_row_and_stops_no_other(tmp_path):
+    case = compile_for.Case("v5e", 1, "draw", "no-network", "float32", 1, 20, 4)
+    rows = list(compile_for.compile_apart([case, case._replace(devices=16)], tmp_path))
+    assert rows[0]["compiles"].startswith("no: ")
+    assert rows[1]["compiles"] == "no: ValueError: a host has no 16 chips of v5e"
+    assert rows[0].keys() <= set(compile_for.COLUMNS["compiled"])
+
+
+def test_a_process_that_ends_is_a_row_with_its_reason(monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # Python itself ends at once
+    case = compile_for.Case("v5e", 1, "draw", "wrn-10-1", "float32", 1, 20, 4)
+    rows = list(compile_for.compile_apart([case, case._replace(channels=3)], None))
+    assert [row["channels"] for row in rows] == [1, 3]
+    assert all("ended in compile with code 1: ModuleNotFoundError" in r["compiles"] for r in rows)
