@@ -19,13 +19,13 @@ _HOMES = {
     "all_views": "operations",
     "auroc": "metrics",
     "contaminate": "datasets.contamination",
-    "fit": "methods.fitting",
+    "fit": "training.fitting",
     "load": "detector.saving",
     "operation_set": "operations",
     "paper_config": "training",
     "quick_config": "training",
     "save": "detector.saving",
-    "score": "methods.fitting",
+    "score": "training.fitting",
     "write_gallery": "report.gallery",
 }
 __all__ = sorted(_HOMES)

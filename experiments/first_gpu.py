@@ -35,7 +35,7 @@ from sweep.store import append_rows
 from e3jax import datasets, devices, images, networks, operations, training
 from e3jax.cli.main import path
 from e3jax.devices import runtime
-from e3jax.methods import fitting
+from e3jax.training import fitting
 
 # Differences from the CPU in float32: rounding alone, of sums in another order.
 _LIMITS = {"views": 1e-5, "logits": 1e-3, "step": 1e-2, "scores": 1e-3}

@@ -24,9 +24,9 @@ from e3jax.cli.main import path
 from e3jax.datasets import contamination
 from e3jax.devices import runtime
 from e3jax.evidence import descriptors, fusion
-from e3jax.methods import fitting, rules
-from e3jax.methods.e3outlier import FACTORED
 from e3jax.report import sheet
+from e3jax.training import fitting, rules
+from e3jax.training.e3outlier import FACTORED
 
 _RATIO = 0.1
 _WHERE = ["dataset", "source", "inlier_class", "seed", "max_images", "steps"]

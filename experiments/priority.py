@@ -26,8 +26,8 @@ from e3jax import devices, metrics, priority, training
 from e3jax.cli.main import path
 from e3jax.devices import runtime
 from e3jax.evidence import health
-from e3jax.methods import fitting
 from e3jax.report import sheet
+from e3jax.training import fitting
 from e3jax.work import files
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead

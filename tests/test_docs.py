@@ -14,7 +14,7 @@ from conftest import ROOT
 import e3jax
 from e3jax import operations
 from e3jax.evidence import descriptors
-from e3jax.methods import rules
+from e3jax.training import rules
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]

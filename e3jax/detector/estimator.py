@@ -29,11 +29,10 @@ from e3jax.errors import InputError
 from e3jax.evidence import descriptors, fusion, health, thresholds
 from e3jax.evidence.health import Health, HealthWarning
 from e3jax.images import memory
-from e3jax.methods import fitting, rules
-from e3jax.methods.e3outlier import E3OUTLIER, FACTORED
-from e3jax.methods.method import Method
 from e3jax.report import ranking
-from e3jax.training import sampling
+from e3jax.training import fitting, rules, sampling
+from e3jax.training.e3outlier import E3OUTLIER, FACTORED
+from e3jax.training.method import Method
 from e3jax.work import locks
 from e3jax.work.progress import silent
 from e3jax.work.store import Store, flat, nested, work_key
@@ -69,7 +68,7 @@ class E3Outlier(BaseEstimator):
         "auto": as many as are two deviations above the median by the network and by the
         descriptors, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": half the network, trained by
-        :func:`e3jax.methods.losses.factored_supervision` as :func:`e3jax.methods.losses.trimmed`
+        :func:`e3jax.training.losses.factored_supervision` as :func:`e3jax.training.losses.trimmed`
         trims it, half
         how far an image is from the collection by each of
         ``e3jax.evidence.descriptors.DESCRIPTORS``;
@@ -107,7 +106,7 @@ class E3Outlier(BaseEstimator):
         with the detector. For more than 20,000 images it is rounded to 8 bits, and no array but
         indexed like one.
       median_entropies_: float [k], the collection's median for each operation.
-      view_weights_: float [k], see :func:`e3jax.methods.rules.view_weights`; 1 for the network
+      view_weights_: float [k], see :func:`e3jax.training.rules.view_weights`; 1 for the network
       alone.
       remoteness_: float [n], how far above the median each image of the collection is, in what
         "auto" asks of an outlier, see :func:`e3jax.evidence.thresholds.remoteness`.

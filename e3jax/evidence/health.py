@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax.collection import collection
-from e3jax.methods.rules import ViewScores
+from e3jax.training.rules import ViewScores
 
 
 def check_fit(scores: ViewScores, k: int | None = None) -> str:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax import training
-from e3jax.methods import rules
-from e3jax.methods.method import Method
+from e3jax.training import rules
 from e3jax.training.batch import Batch
+from e3jax.training.method import Method
 
 
 class Reconstructions(NamedTuple):

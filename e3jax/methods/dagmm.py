@@ -13,8 +13,8 @@ import jax.scipy.linalg
 import numpy as np
 
 from e3jax import devices, training
-from e3jax.methods.method import Method
 from e3jax.training.batch import Batch
+from e3jax.training.method import Method
 
 _ENERGY_WEIGHT = 0.1
 _DIAGONAL_WEIGHT = 0.005

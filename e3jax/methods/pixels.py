@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from e3jax.methods import rules
+from e3jax.training import rules
 
 # Chosen, as e3jax's own quick protocol, by their results on MNIST alone.
 _NEIGHBOURS = 0.05

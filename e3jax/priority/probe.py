@@ -63,7 +63,7 @@ class PriorityLog(NamedTuple):
 def make_probe(
     network: str | Callable, num_outputs: int, precision: str = "float32"
 ) -> training.Probe:
-    """Builds a probe that records a :class:`PriorityLog`, for :func:`e3jax.methods.fitting.fit`.
+    """Builds a probe that records a :class:`PriorityLog`, for :func:`e3jax.training.fitting.fit`.
 
     Its ``probe_data`` is a :class:`ProbeSet` whose views and whose data are multiples of the
     devices. It serves any network whose last layer gives the logits from the representation. The

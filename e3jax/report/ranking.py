@@ -15,8 +15,8 @@ import numpy as np
 from e3jax import operations
 from e3jax.collection import collection, reading
 from e3jax.evidence.health import Health
-from e3jax.methods import rules
 from e3jax.report import tables
+from e3jax.training import rules
 from e3jax.work import files
 
 _ROWS = 8192  # in memory at a time

@@ -21,7 +21,7 @@ class Objective(NamedTuple):
     """What a training minimises.
 
     Attributes:
-      loss: see :mod:`e3jax.methods.losses`.
+      loss: see :mod:`e3jax.training.losses`.
       metrics: ``(outputs, batch) -> {name: float32}``, of one device's part of a batch, for the
         log.
       inputs: ``(views, image_index, extra) -> views``: what the network is applied to.

@@ -16,8 +16,8 @@ import numpy as np
 
 from e3jax import devices, images, operations, training
 from e3jax.devices import runtime
-from e3jax.methods import fitting
-from e3jax.methods.e3outlier import E3OUTLIER
+from e3jax.training import fitting
+from e3jax.training.e3outlier import E3OUTLIER
 
 VIEWS_PER_CALL = 1024
 

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 
 from e3jax import devices, methods
 from e3jax.evidence import descriptors, fusion
-from e3jax.methods import fitting, pixels
-from e3jax.methods.e3outlier import E3OUTLIER, FACTORED
-from e3jax.methods.method import Method
-from e3jax.methods.rules import ViewScores
-from e3jax.training import TrainConfig
+from e3jax.methods import pixels
+from e3jax.training import TrainConfig, fitting
+from e3jax.training.e3outlier import E3OUTLIER, FACTORED
+from e3jax.training.method import Method
+from e3jax.training.rules import ViewScores
 from e3jax.work import files, progress
 from sweep.plan import OURS, Protocol, Run
 from sweep.provenance import versions
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
         and the score that is drawn.
       describe: ``(protocol, grey) -> dict``, the fields of :class:`sweep.plan.Run` that say how.
       do: ``(run, images, mesh, options) -> Outcome``, with options of
-      :func:`e3jax.methods.fitting.fit`.
+      :func:`e3jax.training.fitting.fit`.
         Without a training it takes no accelerator on a cluster, and one process of a job does it
         for all.
     """

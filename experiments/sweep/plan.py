@@ -15,9 +15,9 @@ import numpy as np
 from e3jax import datasets
 from e3jax.datasets import contamination
 from e3jax.errors import InputError
-from e3jax.methods.e3outlier import E3OUTLIER, FACTORED
-from e3jax.methods.method import Method
 from e3jax.training import TrainConfig, quick_config
+from e3jax.training.e3outlier import E3OUTLIER, FACTORED
+from e3jax.training.method import Method
 from sweep.provenance import libraries
 
 QUICK_IMAGES = 500

@@ -58,7 +58,7 @@ class Meter(Progress):
 
 class Bar:
     """One run's part of a meter; ``on_progress`` and ``on_log`` are for
-    :mod:`e3jax.methods.fitting`."""
+    :mod:`e3jax.training.fitting`."""
 
     def __init__(self, meter: Meter, title: str, work: int, visible: bool = True):
         self.meter, self.work, self.done, self.note = meter, max(work, 1), 0, ""

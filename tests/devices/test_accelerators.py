@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from e3jax import E3Outlier, devices, methods, training
-from e3jax.methods import e3outlier, fitting
+from e3jax.training import e3outlier, fitting
 
 CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=None)
 

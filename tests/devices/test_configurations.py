@@ -22,8 +22,7 @@ from e3jax import (
 )
 from e3jax.detector import saving
 from e3jax.evidence import descriptors
-from e3jax.methods import e3outlier, fitting
-from e3jax.training import sampling
+from e3jax.training import e3outlier, fitting, sampling
 
 CONFIG = training.quick_config()._replace(network="tiny-8", operations="PR", steps=12)
 SMALL = {"network": "tiny-8", "operations": "PR", "steps": 12, "image_size": 8, "random_state": 0}

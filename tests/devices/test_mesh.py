@@ -17,7 +17,7 @@ from tiny import Tiny
 from e3jax import devices, operations, priority, training
 from e3jax.collection import bank
 from e3jax.devices import configuration, programs
-from e3jax.methods import losses, rules
+from e3jax.training import losses, rules
 
 CONFIG = training.TrainConfig(
     network="tiny-8",
@@ -35,7 +35,7 @@ import sys
 import jax, numpy as np, tiny
 from e3jax import datasets, devices, training
 from e3jax.datasets import contamination
-from e3jax.methods import fitting
+from e3jax.training import fitting
 from e3jax.training.checkpoint import TrainCheckpoint
 
 process, processes, port, folder, *counts = sys.argv[1:]
@@ -216,7 +216,7 @@ import concurrent.futures
 import jax, numpy as np, tiny
 from e3jax import datasets, devices, training
 from e3jax.datasets import contamination
-from e3jax.methods import fitting
+from e3jax.training import fitting
 
 config = training.TrainConfig(**CONFIG)
 mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)

@@ -11,8 +11,8 @@ from sweep.plan import Protocol, Run
 from tiny import Tiny
 
 from e3jax import devices, training
-from e3jax.methods.e3outlier import E3OUTLIER
 from e3jax.training.checkpoint import TrainCheckpoint
+from e3jax.training.e3outlier import E3OUTLIER
 
 QUICK, PAPER = Protocol("quick", 500), Protocol("paper", None)
 

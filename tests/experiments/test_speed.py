@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import e3jax
 from e3jax import images, networks, operations
-from e3jax.methods import e3outlier, fitting
+from e3jax.training import e3outlier, fitting
 
 SCRIPT = ROOT / "experiments/speed.py"
 SMALL = ("--rounds", 1, "--seconds", 0.01, "--images", 20, "--batch-size", 8, "--steps", 2)

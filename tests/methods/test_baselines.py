@@ -14,7 +14,8 @@ from tiny import TinyAutoencoder
 from e3jax import devices, metrics, operations
 from e3jax.datasets import contamination
 from e3jax.images import to_unit
-from e3jax.methods import METHODS, dagmm, drae, fitting, rdae
+from e3jax.methods import METHODS, dagmm, drae, rdae
+from e3jax.training import fitting
 from e3jax.training.batch import Batch
 
 pytestmark = pytest.mark.usefixtures("unoptimised")

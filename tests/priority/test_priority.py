@@ -10,7 +10,7 @@ from tiny import Plain, Tiny
 
 from e3jax import devices, operations, priority, training
 from e3jax.images import to_unit
-from e3jax.methods import fitting
+from e3jax.training import fitting
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 OPERATIONS = operations.operation_set("PR")

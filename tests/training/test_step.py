@@ -10,8 +10,8 @@ import pytest
 from trainers import make_trainer, run
 
 from e3jax import devices, operations, training
-from e3jax.methods import losses
 from e3jax.operations import Operation
+from e3jax.training import losses
 from e3jax.training import step as steps
 
 TURNS = operations.compile_operations(

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from e3jax import E3Outlier, InputError, devices, training
 from e3jax.evidence.health import HealthWarning
-from e3jax.methods import fitting
+from e3jax.training import fitting
 from e3jax.training.checkpoint import FILE, TrainCheckpoint
 
 NOTES = {"seconds": np.float32(7.5), "row": np.arange(3, dtype=np.int64)}

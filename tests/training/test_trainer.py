@@ -8,7 +8,7 @@ import pytest
 from trainers import CONFIG, OPERATIONS, make_trainer, run
 
 from e3jax import devices, training
-from e3jax.methods import losses
+from e3jax.training import losses
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 from tiny import Tiny
 
 from e3jax import operations, training
-from e3jax.methods import losses
+from e3jax.training import losses
 
 CONFIG = training.TrainConfig(
     network=Tiny, operations="PR", optimizer="sgd", learning_rate=0.01, batch_size=32

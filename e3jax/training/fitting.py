@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from e3jax import devices, operations, training
 from e3jax.errors import InputError
-from e3jax.methods.e3outlier import E3OUTLIER
-from e3jax.methods.method import Method
 from e3jax.training import evaluator
+from e3jax.training.e3outlier import E3OUTLIER
+from e3jax.training.method import Method
 from e3jax.work.progress import Progress, silent
 
 # (steps done, log of the steps since the last call, NumPy arrays). It may raise.
@@ -257,7 +257,7 @@ def score(
       chosen: positions of the operations whose views are evaluated; by default all.
 
     Returns:
-      The method's evaluation: :class:`e3jax.methods.rules.ViewScores` for E3Outlier. With it,
+      The method's evaluation: :class:`e3jax.training.rules.ViewScores` for E3Outlier. With it,
       ``method.scores[name](key, evaluation)`` are the scores by name.
     """
     n, state = len(images), fitted.state

@@ -16,7 +16,7 @@ class Method:
     """What one training learns, and the scores that follow. Methods are compared by identity.
 
     Attributes:
-      loss: ``(outputs, batch, extra) -> (losses [b], extra)``, see :mod:`e3jax.methods.losses`.
+      loss: ``(outputs, batch, extra) -> (losses [b], extra)``, see :mod:`e3jax.training.losses`.
       evaluate: ``(x, outputs, labels) -> pytree``, see
       :func:`e3jax.training.evaluator.make_evaluator`; its
         result for all images is the method's evaluation.

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from e3jax import training
-from e3jax.methods import losses, rules
-from e3jax.methods.method import Method
+from e3jax.training import losses, rules
+from e3jax.training.method import Method
 
 
 def _rule(name: str) -> Callable[[jax.Array, rules.ViewScores], np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from e3jax import devices, operations
-from e3jax.methods import losses
+from e3jax.training import losses
 from e3jax.training.batch import Batch
 
 pytestmark = pytest.mark.usefixtures("unoptimised")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from e3jax import devices
-from e3jax.methods import rules
+from e3jax.training import rules
 from e3jax.training.batch import Batch, Loss
 
 # Of images and operations, by their numbers modulo this: no size of a collection is a shape of a

@@ -10,8 +10,7 @@ from tiny import Tiny
 from e3jax import devices, operations
 from e3jax.evidence import health
 from e3jax.images import to_unit
-from e3jax.methods import rules
-from e3jax.training import evaluator
+from e3jax.training import evaluator, rules
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 OPERATIONS = operations.operation_set("IA")

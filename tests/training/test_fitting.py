@@ -11,8 +11,9 @@ from tiny import Tiny, TinyAutoencoder, TinyMixture
 
 from e3jax import E3Outlier, devices, methods, training
 from e3jax.evidence.health import HealthWarning
-from e3jax.methods import e3outlier, fitting, rdae
+from e3jax.methods import rdae
 from e3jax.operations import Operation
+from e3jax.training import e3outlier, fitting
 from e3jax.training.checkpoint import TrainCheckpoint
 
 CONFIG = training.quick_config()._replace(network=Tiny, operations="PR", batch_size=16, steps=24)
