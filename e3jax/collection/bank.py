@@ -30,7 +30,7 @@ from e3jax.collection.lazy import Joined
 from e3jax.devices import engines
 from e3jax.errors import InputError
 from e3jax.images import ImageBank, as_bank
-from e3jax.images.deep import Deep, FileScale, common_scale
+from e3jax.images.high_depth import HighDepthImage, ValueRange, common_range
 from e3jax.work import files, locks
 from e3jax.work.files import FileState
 
@@ -329,8 +329,8 @@ def _checked(folder: Path, about: dict, side: int | None, fit: str | None) -> di
     return about | {"scale": _scale(about)}
 
 
-def _scale(about: dict) -> FileScale:
-    return FileScale(*(pair and tuple(pair) for pair in about["scale"]))
+def _scale(about: dict) -> ValueRange:
+    return ValueRange(*(pair and tuple(pair) for pair in about["scale"]))
 
 
 def _common(folders: Sequence[Path], abouts: Sequence[dict]) -> dict:
@@ -550,7 +550,7 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> col
         if counts is not None and number + 1 < len(counts):
             raise others
         _forget(_files_of_shards(folder, range(number + 1, begun["shards"])))
-        _finish(folder, settings, generation, number + 1, (), FileScale())
+        _finish(folder, settings, generation, number + 1, (), ValueRange())
     return open_bank(folder)
 
 
@@ -709,7 +709,7 @@ def _new_names(
 
 
 class _Row(NamedTuple):
-    """A file as it was read: pixels uint8 [h, w, 3], a `Deep`, or the reason why not."""
+    """A file as it was read: pixels uint8 [h, w, 3], a `HighDepthImage`, or the reason why not."""
 
     path: bytes
     state: FileState
@@ -763,7 +763,9 @@ def _read(task: tuple[Sequence[str], int, str]) -> list[_Row]:
             rows.append(_Row(*file, threads.reason(result)))
         else:
             pixels, thumbnail = result
-            rows.append(_Row(*file, pixels, b"" if isinstance(thumbnail, Deep) else thumbnail))
+            rows.append(
+                _Row(*file, pixels, b"" if isinstance(thumbnail, HighDepthImage) else thumbnail)
+            )
     return rows
 
 
@@ -771,7 +773,7 @@ def _write_shard(folder: Path, shard: int, rows: Sequence[_Row], side: int) -> N
     """Writes a shard, images of more than 8 bits black; their values wait in a file beside it."""
     good = [row for row in rows if not isinstance(row.pixels, str)]
     bad = [row for row in rows if isinstance(row.pixels, str)]
-    deep = {i: row.pixels for i, row in enumerate(good) if isinstance(row.pixels, Deep)}
+    deep = {i: row.pixels for i, row in enumerate(good) if isinstance(row.pixels, HighDepthImage)}
     black = np.zeros((side, side, 3), np.uint8)
     pixels = [black if i in deep else row.pixels for i, row in enumerate(good)]
     values = {f"{i}.{name}": value for i, d in deep.items() for name, value in d._asdict().items()}
@@ -838,7 +840,7 @@ def _write_table(folder: Path, shard: int, table) -> None:
     files.write_atomically(_path(folder, shard, "arrow"), write)
 
 
-def _develop(folder: Path, shards: int) -> FileScale:
+def _develop(folder: Path, shards: int) -> ValueRange:
     """Gives images of more than 8 bits the scale that all of the collection share."""
     waiting = {}
     for shard in range(shards):
@@ -850,9 +852,10 @@ def _develop(folder: Path, shards: int) -> FileScale:
             except (*_DAMAGED, zipfile.BadZipFile) as error:
                 raise InputError(f"{path} is damaged: remove it, and {_AGAIN}") from error
             waiting[shard] = {
-                i: Deep(*(values[f"{i}.{field}"] for field in Deep._fields)) for i in rows
+                i: HighDepthImage(*(values[f"{i}.{field}"] for field in HighDepthImage._fields))
+                for i in rows
             }
-    scale = common_scale([deep for each in waiting.values() for deep in each.values()])
+    scale = common_range([deep for each in waiting.values() for deep in each.values()])
     for shard, images in waiting.items():
         before = reading.in_colours(_load_pixels(folder, shard), 3)
         pixels = before.copy()
@@ -864,7 +867,7 @@ def _develop(folder: Path, shards: int) -> FileScale:
 
 
 def _finish(
-    folder: Path, settings: dict, generation: str, shards: int, left_out, scale: FileScale
+    folder: Path, settings: dict, generation: str, shards: int, left_out, scale: ValueRange
 ) -> None:
     """Says of a bank that it is whole, and what is in it."""
     counts, channels, unreadable = [], [], []
@@ -906,7 +909,7 @@ def _deep_rows(path: Path) -> set[int]:
     except (*_DAMAGED, zipfile.BadZipFile, NotImplementedError):
         return set()
     rows = {int(row) for row in (name.split(".")[0] for name in names) if row.isdecimal()}
-    ours = {f"{row}.{field}.npy" for row in rows for field in Deep._fields}
+    ours = {f"{row}.{field}.npy" for row in rows for field in HighDepthImage._fields}
     return rows if ours == set(names) else set()
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax.images import ImageBank
-from e3jax.images.deep import FileScale
+from e3jax.images.high_depth import ValueRange
 
 
 class Unreadable(NamedTuple):
@@ -36,6 +36,6 @@ class Collection(NamedTuple):
     bank: ImageBank
     unreadable: list[Unreadable]
     thumbnails: Sequence[bytes] = ()
-    scale: FileScale = FileScale()
+    scale: ValueRange = ValueRange()
     digests: np.ndarray | None = None
     states: np.ndarray | None = None

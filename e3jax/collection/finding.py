@@ -91,13 +91,13 @@ def _kind(path: Path) -> str:
     """The kind of a file by its first bytes; "" also if it cannot be opened."""
     try:
         with formats.open_regular(path) as file:
-            return formats.kind_of(file.read(formats.HEAD))
+            return formats.format_of(file.read(formats.HEAD))
     except OSError:
         return ""
 
 
 def _is_readable(kind: str) -> bool:
-    return kind in formats.KINDS and kind != "web page" and not formats.remedy(kind)
+    return kind in formats.FORMATS and kind != "web page" and not formats.remedy(kind)
 
 
 def _notes(folder: Path, others: dict[str, list[Path]], links: list[str]) -> list[str]:

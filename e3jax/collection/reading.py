@@ -10,8 +10,8 @@ from e3jax.collection.collecting import is_path
 from e3jax.collection.collection import Collection, Unreadable
 from e3jax.collection.threads import in_threads, reason
 from e3jax.errors import InputError
-from e3jax.images import as_bank, decoding, deep, to_picture, to_square
-from e3jax.images.deep import Deep, FileScale
+from e3jax.images import as_bank, decoding, high_depth, to_picture, to_square
+from e3jax.images.high_depth import HighDepthImage, ValueRange
 from e3jax.images.thumbnails import encoded, shrunk
 from e3jax.work import files
 
@@ -23,7 +23,7 @@ def read_files(
     colour: bool | None = None,
     least: int = 2,
     on_file: Callable[[int], None] = lambda done: None,
-    scale: FileScale | None = None,
+    scale: ValueRange | None = None,
 ) -> Collection:
     """Reads image files into a bank of square images.
 
@@ -34,8 +34,9 @@ def read_files(
     expand to gigabytes. Only regular files are opened, and no other program is started.
 
     Files of more than 8 bits often use a part of their range, e.g. 12 of 16 bits. All of them
-    share one scale, so that a dark image stays dark, see :func:`e3jax.images.deep.common_scale`.
-    Their pixels without data, NaN or what GDAL's tag says, do not count and become black.
+    share one range, so that a dark image stays dark, see
+    :func:`e3jax.images.high_depth.common_range`. Their pixels without data, NaN or what GDAL's tag
+    says, do not count and become black.
 
     Args:
       sources: files, by their paths or contents, or images, arrays uint8 [h, w] or [h, w, c], c 1
@@ -80,7 +81,9 @@ def read_files(
             f"{len(ids)} of {len(sources)} files are readable images, expected at least {least}: "
             f"an outlier needs other images to differ from, so provide a larger collection{why}"
         )
-    scale = deep.common_scale([image for image in found if isinstance(image, Deep)], scale)
+    scale = high_depth.common_range(
+        [image for image in found if isinstance(image, HighDepthImage)], scale
+    )
     images = np.stack([_in_scale(image, scale) for image in found])
     is_grey = colour is False or (colour is None and (images == images[..., :1]).all())
     images = in_colours(images, 1 if is_grey else 3)
@@ -103,7 +106,8 @@ def read_each(
 
     Returns:
       For each source the exception that its decoder raised, of any type, or a list: pixels uint8
-      [h, w, 3], or a `Deep`; and where thumbnails are asked for, a WebP file's content or a `Deep`.
+      [h, w, 3], or a `HighDepthImage`; and where thumbnails are asked for, a WebP file's content
+      or a `HighDepthImage`.
 
     Raises:
       InputError: unknown fit.
@@ -135,19 +139,19 @@ def in_colours(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _finished(picture):
-    """uint8 [h, w, 3] of an RGB image of Pillow's; a `Deep` waits for the collection's scale."""
-    return picture if isinstance(picture, Deep) else np.asarray(picture)
+    """uint8 [h, w, 3] of an RGB image of Pillow's; a `HighDepthImage` as it is."""
+    return picture if isinstance(picture, HighDepthImage) else np.asarray(picture)
 
 
-def _in_scale(image, scale: FileScale):
-    return image.to_uint8(scale) if isinstance(image, Deep) else image
+def _in_scale(image, scale: ValueRange):
+    return image.to_uint8(scale) if isinstance(image, HighDepthImage) else image
 
 
 def thumbnails(
     pictures,
     side: int = 96,
     on_file: Callable[[int], None] = lambda done: None,
-    scale: FileScale | None = None,
+    scale: ValueRange | None = None,
 ) -> list[bytes]:
     """Makes thumbnails that keep each image's aspect ratio, as WebP files.
 
@@ -168,8 +172,8 @@ def thumbnails(
         if isinstance(picture, np.ndarray):
             return encoded(shrunk(to_picture(picture), side))
         [small] = decoding.decode(picture, (side, lambda picture: shrunk(picture, side)))
-        if isinstance(small, Deep):
-            small = small.to_uint8(deep.common_scale([small], scale))
+        if isinstance(small, HighDepthImage):
+            small = small.to_uint8(high_depth.common_range([small], scale))
         return encoded(small)
 
     results = in_threads(make, list(pictures), on_file)

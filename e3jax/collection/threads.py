@@ -28,7 +28,7 @@ def in_threads(
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)  # which holds on to the pixels
 
-    formats.formats()  # imports, which threads should find done
+    formats.readable_formats()  # imports, which threads should find done
     results = []
     with quiet:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:

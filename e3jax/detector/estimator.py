@@ -34,7 +34,7 @@ from e3jax.training import fitting, rules, sampling
 from e3jax.training.e3outlier import E3OUTLIER, FACTORED
 from e3jax.training.method import Method
 from e3jax.work import locks
-from e3jax.work.progress import silent
+from e3jax.work.progress import no_progress
 from e3jax.work.store import Store, flat, nested, work_key
 
 _log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class E3Outlier(BaseEstimator):
         resize="squash",
         value_range=None,
         random_state=None,
-        on_progress=silent,
+        on_progress=no_progress,
     ):
         self.contamination = contamination
         self.evidence = evidence
@@ -231,7 +231,9 @@ class E3Outlier(BaseEstimator):
             parts = self._open(work, name)
             del first, digests, name  # which take as much memory as what stays
             seed = np.int32(check_random_state(self.random_state).randint(_SEEDS))
-            seed = devices.from_first(parts.get_or_compute("seed", lambda: {"seed": seed})["seed"])
+            seed = devices.broadcast_from_first(
+                parts.get_or_compute("seed", lambda: {"seed": seed})["seed"]
+            )
             key = devices.key(seed[()])
             self._train(key, pictures, parts, work, began)
         if not self._listen(key, pictures, parts, work):
@@ -444,7 +446,7 @@ class E3Outlier(BaseEstimator):
         try:
             pickle.dumps(self.on_progress)
         except Exception:  # of any type
-            state = state | {"on_progress": silent}
+            state = state | {"on_progress": no_progress}
         return state
 
     def __getattr__(self, name: str):
@@ -618,14 +620,14 @@ class E3Outlier(BaseEstimator):
         if isinstance(X, np.ndarray):
             array = images.to_uint8(X, value_range)
             array = images.resize(array, side, fit)
-            scale = reading.FileScale(floats=self.value_range_)
+            scale = reading.ValueRange(floats=self.value_range_)
             return collection.Collection(images.as_bank(array, least=least), [], scale=scale)
         closed = []
         if is_path(X) and is_bank(X):
             found = open_bank(X, side, fit, self.colour_)
             if len(found.bank.images) < least:
                 raise InputError(f"{X} has fewer than {least} images: give a larger collection")
-            known = self.file_scale_ or reading.FileScale()
+            known = self.file_scale_ or reading.ValueRange()
             for ours, theirs in known.conflicts(found.scale):
                 raise InputError(
                     f"{X} has files of more than 8 bits, read from {theirs[0]:g} to "
@@ -644,7 +646,7 @@ class E3Outlier(BaseEstimator):
             self.colour_,
             least,
             lambda done: self.on_progress("reading", done, total),
-            scale=self.file_scale_ or reading.FileScale(floats=self.value_range_),
+            scale=self.file_scale_ or reading.ValueRange(floats=self.value_range_),
         )
         return found._replace(unreadable=closed + found.unreadable)
 
@@ -793,7 +795,7 @@ class E3Outlier(BaseEstimator):
         views = len(pictures) * self._scored(len(pictures))
         left = deadline - time.monotonic() - seconds_per_view * views
         steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
-        return devices.from_first(np.int32(min(config.steps, max(steps, _LEAST_STEPS))))
+        return devices.broadcast_from_first(np.int32(min(config.steps, max(steps, _LEAST_STEPS))))
 
     def _score(self, pictures: np.ndarray, stage: str = "scoring") -> rules.ViewScores:
         channels = 3 if self.colour_ else 1
@@ -813,7 +815,7 @@ class E3Outlier(BaseEstimator):
             fitted,
             pictures,
             on_progress=lambda _, done, total: self.on_progress(stage, done, total),
-            chosen=self._chosen,
+            operation_indices=self._chosen,
         )
 
     def _heard(self, pictures, work=None, digests=None) -> tuple[dict, np.ndarray] | None:

@@ -142,7 +142,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    detector.file_scale_ = reading.FileScale(*detector.file_scale_)
+    detector.file_scale_ = reading.ValueRange(*detector.file_scale_)
     detector.parameters_ = parameters
     detector.paths_ = _paths(arrays)
     tree = {name: {} for name in _TREES} | nested(arrays)  # which may be empty

@@ -82,7 +82,7 @@ def fetched(tree: Any) -> Any:
 
 
 @settings()
-def from_first(tree: Any) -> Any:
+def broadcast_from_first(tree: Any) -> Any:
     """Every process's tree of NumPy arrays, replaced by the first's, of the same shapes."""
     if jax.process_count() == 1:
         return tree

@@ -128,7 +128,7 @@ def run_once(function: Callable, mesh: Mesh) -> Callable:
 _building = threading.RLock()  # two threads on the same devices would both build
 
 
-def built_once(build: Callable) -> Callable:
+def cached_program(build: Callable) -> Callable:
     """Decorates what is built, and so compiled, once for all work of a kind on the same devices."""
     cached = functools.lru_cache(maxsize=32)(build)
 

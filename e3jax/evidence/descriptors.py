@@ -223,7 +223,7 @@ def _describe(names: tuple[str, ...], mesh: Mesh | None) -> devices.BatchMap:
     return _describer(names, describe, mesh or devices.device_mesh())
 
 
-@devices.built_once
+@devices.cached_program
 def _describer(names: tuple[str, ...], describe: tuple[Callable, ...], mesh: Mesh):
     def of_some(_, images: jax.Array) -> dict[str, jax.Array]:
         x = images.astype(jnp.float32) / 255

@@ -19,8 +19,8 @@ from e3jax.images.pillow import (
     turned,
 )
 from e3jax.images.visible import (
-    decode_deep,
-    is_deep,
+    decode_high_depth,
+    is_high_depth,
 )
 
 _REREAD = 1 << 28  # bytes of the largest file that is read without its metadata
@@ -40,7 +40,7 @@ def decode(source, *wanted: tuple[int, Shrink]) -> list:
         size, which depends on the side.
 
     Returns:
-      What each ``shrink`` made of the RGB image, or a `Deep`.
+      What each ``shrink`` made of the RGB image, or a `HighDepthImage`.
 
     Raises:
       Exception: of any type, as decoders raise for damaged files.
@@ -57,7 +57,7 @@ def decode(source, *wanted: tuple[int, Shrink]) -> list:
         except Exception as failure:
             error = failure.with_traceback(None)  # which holds on to the pixels
         file.seek(0)
-        kind = formats.kind_of(file.read(formats.HEAD))
+        kind = formats.format_of(file.read(formats.HEAD))
         if remedy := formats.remedy(kind):
             raise NotAnImage(f"{kind}: {remedy}")
         if results := _decode_essentials(kind, file, wanted):
@@ -73,7 +73,7 @@ def _decode_essentials(kind: str, file: BinaryIO, wanted) -> list:
         return []
     file.seek(0)
     try:
-        if found := repair.of(kind, file.read()):
+        if found := repair.strip_metadata(kind, file.read()):
             return _decode(io.BytesIO(found[0]), wanted, found[1])
     except MemoryError:
         raise
@@ -104,7 +104,7 @@ def _opened(source) -> contextlib.AbstractContextManager[BinaryIO]:
 
 def _convert(file: BinaryIO | None, picture, shrinks: Sequence[Shrink], exif: bytes | None) -> list:
     """What each of ``shrinks`` makes of a picture."""
-    if is_deep(picture):
-        return decode_deep(file, picture, shrinks, exif)
+    if is_high_depth(picture):
+        return decode_high_depth(file, picture, shrinks, exif)
     upright = to_rgb(turned(picture, exif))
     return [shrink(upright) for shrink in shrinks]

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 # What Pillow decodes by itself. Not EPS and WMF, which start or ask other programs, nor the stubs.
 # TGA has no first bytes to be known by, so it is the last.
-_FORMATS = tuple(
+_PILLOW_FORMATS = tuple(
     """JPEG MPO PNG GIF WEBP TIFF BMP DIB AVIF JPEG2000 ICO CUR ICNS PPM PCX DCX DDS SGI QOI PSD
     SUN MSP FITS BLP FTEX FLI PIXAR XBM XPM PCD TGA""".split()
 )
@@ -18,78 +18,85 @@ _FORMATS = tuple(
 _PLUGINS = {"pillow_heif": ("HEIF", "register_heif_opener"), "pillow_jxl": ("JXL", None)}
 
 
-class Kind(NamedTuple):
-    """A kind of files: how they start, and of those that are not read the endings and a remedy."""
+class Format(NamedTuple):
+    """A format of files.
+
+    Attributes:
+      start: a regular expression that matches how its files begin.
+      endings: of its files, without dots, if Pillow cannot read them by itself.
+      remedy: what to do about files that cannot be read; "" if Pillow reads them by itself.
+      plugin_format: Pillow's name of the format if a package makes it readable, else "".
+    """
 
     start: bytes
     endings: str = ""
     remedy: str = ""
-    format: str = ""
+    plugin_format: str = ""
 
 
 _EXPORT = "export them as JPEG or PNG"
-KINDS = {
-    "JPEG": Kind(rb"\xff\xd8\xff"),
-    "PNG": Kind(rb"\x89PNG\r\n\x1a\n"),
-    "GIF": Kind(rb"GIF8[79]a"),
-    "WebP": Kind(rb"RIFF.{4}WEBP"),
-    "BMP": Kind(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
-    "AVIF": Kind(rb".{4}ftypavi[fs]"),
-    "JPEG 2000": Kind(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
-    "PSD": Kind(rb"8BPS\0\x01"),
-    "raw": Kind(
+FORMATS = {
+    "JPEG": Format(rb"\xff\xd8\xff"),
+    "PNG": Format(rb"\x89PNG\r\n\x1a\n"),
+    "GIF": Format(rb"GIF8[79]a"),
+    "WebP": Format(rb"RIFF.{4}WEBP"),
+    "BMP": Format(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
+    "AVIF": Format(rb".{4}ftypavi[fs]"),
+    "JPEG 2000": Format(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    "PSD": Format(rb"8BPS\0\x01"),
+    "raw": Format(
         rb".{4}ftypcrx |FUJIFILM|II(RO|RS|U\0)|MMOR|FOVb|II\*\0.{4}CR",
         "dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr erf kdc dcr mrw mos iiq "
         "rwl raw gpr",
         _EXPORT,
     ),
-    "TIFF": Kind(rb"II[*+]\0|MM\0[*+]"),
-    "HEIC": Kind(
+    "TIFF": Format(rb"II[*+]\0|MM\0[*+]"),
+    "HEIC": Format(
         rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
         "heic heif hif heics heifs",
         "pip install pillow-heif",
         "HEIF",
     ),
-    "JPEG XL": Kind(
+    "JPEG XL": Format(
         rb"\xff\x0a|\0\0\0\x0cJXL ", "jxl", "pip install pillow-jxl-plugin", "JXL"
     ),
-    "SVG": Kind(rb"\s*(<\?xml.{0,300}?|<!--.{0,300}?)*<svg", "svg svgz", _EXPORT),
-    "PDF": Kind(rb"%PDF", "pdf ai", _EXPORT),
-    "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6", "eps ps", _EXPORT),
-    "metafile": Kind(rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF", "wmf emf", _EXPORT),
-    "OpenEXR": Kind(rb"\x76\x2f\x31\x01", "exr", _EXPORT),
-    "HDR": Kind(rb"#\?R", "hdr", _EXPORT),
-    "DICOM": Kind(rb".{128}DICM", "dcm dicom", _EXPORT),
-    "drawing": Kind(rb"gimp xcf", "xcf kra ora clip afphoto sketch", _EXPORT),
-    "archive": Kind(rb"PK\x03\x04|Rar!|7z\xbc\xaf", "zip rar 7z tar tgz cbz", "unpack them"),
-    "video": Kind(
+    "SVG": Format(rb"\s*(<\?xml.{0,300}?|<!--.{0,300}?)*<svg", "svg svgz", _EXPORT),
+    "PDF": Format(rb"%PDF", "pdf ai", _EXPORT),
+    "EPS": Format(rb"%!PS|\xc5\xd0\xd3\xc6", "eps ps", _EXPORT),
+    "metafile": Format(rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF", "wmf emf", _EXPORT),
+    "OpenEXR": Format(rb"\x76\x2f\x31\x01", "exr", _EXPORT),
+    "HDR": Format(rb"#\?R", "hdr", _EXPORT),
+    "DICOM": Format(rb".{128}DICM", "dcm dicom", _EXPORT),
+    "drawing": Format(rb"gimp xcf", "xcf kra ora clip afphoto sketch", _EXPORT),
+    "archive": Format(rb"PK\x03\x04|Rar!|7z\xbc\xaf", "zip rar 7z tar tgz cbz", "unpack them"),
+    "video": Format(
         rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI |\0\0\x01\xba",
         "mov mp4 m4v avi mkv webm mpg mpeg mts m2ts 3gp wmv",
         "save frames of them as images",
     ),
-    "web page": Kind(rb"\s*(?i:<!doctype html|<html)"),
+    "web page": Format(rb"\s*(?i:<!doctype html|<html)"),
 }  # fmt: skip
 HEAD = 512  # bytes
-OTHER_ENDINGS = {f".{end}": name for name, kind in KINDS.items() for end in kind.endings.split()}
+OTHER_ENDINGS = {f".{end}": name for name, of in FORMATS.items() for end in of.endings.split()}
 # Looked for in files of other endings, or of none; an archive or a page may be anything.
-PICTURES = KINDS.keys() - {"archive", "video", "web page", "PDF", "EPS"}
+PICTURES = FORMATS.keys() - {"archive", "video", "web page", "PDF", "EPS"}
 
 
 @functools.cache
-def formats() -> tuple[str, ...]:
-    """Names of the formats that are read, those of installed plug-ins with them."""
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, including those of installed plug-ins."""
     from PIL import Image
 
     Image.init()
-    found = [name for name in _FORMATS if name in Image.OPEN]
+    names = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
     for package, (name, register) in _PLUGINS.items():
         with contextlib.suppress(ImportError):
             module = importlib.import_module(package)
             if register:
                 getattr(module, register)()
-            found.insert(0, name)  # before AVIF, which takes some of their files for its own
+            names.insert(0, name)  # before AVIF, which takes some of their files for its own
     _teach_tiff()
-    return tuple(name for name in found if name in Image.OPEN)
+    return tuple(name for name in names if name in Image.OPEN)
 
 
 def _teach_tiff() -> None:
@@ -115,20 +122,20 @@ def endings() -> frozenset[str]:
     """Endings of the files that are read, lower case, with their dots."""
     from PIL import Image
 
-    known = {*formats(), "MPO"}
+    known = {*readable_formats(), "MPO"}
     return frozenset(end for end, name in Image.registered_extensions().items() if name in known)
 
 
-def kind_of(head: bytes) -> str:
-    """The kind of a file by its first 512 bytes, a key of ``KINDS``; "" if it is none of them."""
-    found = (name for name, kind in KINDS.items() if re.match(kind.start, head, re.DOTALL))
-    return next(found, "")
+def format_of(head: bytes) -> str:
+    """The format of a file by its first 512 bytes, a key of ``FORMATS``; "" if it is unknown."""
+    matches = (name for name, of in FORMATS.items() if re.match(of.start, head, re.DOTALL))
+    return next(matches, "")
 
 
-def remedy(kind: str) -> str:
-    """What to do about a kind of files that is not read; "" if it is."""
-    kind = KINDS.get(kind)
-    return kind.remedy if kind and kind.format not in formats() else ""
+def remedy(name: str) -> str:
+    """What to do about files of a format, a key of ``FORMATS`` or ""; "" if they can be read."""
+    of = FORMATS.get(name)
+    return of.remedy if of and of.plugin_format not in readable_formats() else ""
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -140,8 +147,8 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
       OSError: there is no such file, it may not be read, or it is not a regular one.
     """
     _check_regular(path, os.stat(path).st_mode)
-    how = getattr(os, "O_NONBLOCK", 0)  # should it become a pipe in between
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | how))
+    no_wait = getattr(os, "O_NONBLOCK", 0)  # should it become a pipe in between
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait))
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)
     except BaseException:

@@ -26,7 +26,7 @@ def open_picture(file: BinaryIO, side: int):
     """Opens an image, whose pixels are not decoded yet."""
     from PIL import Image
 
-    picture = Image.open(file, formats=formats.formats())
+    picture = Image.open(file, formats=formats.readable_formats())
     picture.draft("RGB", (2 * side, 2 * side))
     if picture.format == "TIFF" and picture.tile:
         _correct_tiff(picture)

@@ -15,13 +15,13 @@ _TIFF_TAGS |= {323, 324, 325, 330, 332, 333, 334, 338, 339, 347, 512, 513, 514, 
 _TIFF_TAGS |= {529, 530, 531, 532, 42113}
 
 
-def of(kind: str, content: bytes) -> tuple[bytes, bytes] | None:
+def strip_metadata(format: str, content: bytes) -> tuple[bytes, bytes] | None:
     """A file's content without metadata, and its EXIF data (b"" if there is none).
 
-    None for kinds other than JPEG, PNG, WebP and TIFF. What is damaged otherwise stays so.
+    None for formats other than JPEG, PNG, WebP and TIFF. Other damage stays.
     """
     known = {"JPEG": _jpeg, "PNG": _png, "WebP": _webp, "TIFF": _tiff}
-    return known[kind](content) if kind in known else None
+    return known[format](content) if format in known else None
 
 
 def _jpeg(content: bytes) -> tuple[bytes, bytes]:

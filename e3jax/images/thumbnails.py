@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from e3jax.images.deep import Deep
+from e3jax.images.high_depth import HighDepthImage
 from e3jax.images.squares import to_picture
 
 
@@ -14,9 +14,9 @@ def shrunk(picture, side: int):
     return picture
 
 
-def encoded(picture) -> bytes | Deep:
-    """A WebP file's content, lossless if it is small; a `Deep` waits for the collection's scale."""
-    if isinstance(picture, (Deep, bytes)):
+def encoded(picture) -> bytes | HighDepthImage:
+    """A WebP file's content, lossless if it is small; a `HighDepthImage` or bytes as they are."""
+    if isinstance(picture, (HighDepthImage, bytes)):
         return picture
     if isinstance(picture, np.ndarray):
         picture = to_picture(picture)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from e3jax.images.arrays import inner_extremes, sample_stride
-from e3jax.images.deep import Deep
+from e3jax.images.high_depth import HighDepthImage
 from e3jax.images.pillow import Shrink, open_picture, rawmode, set_rawmode, upright
 from e3jax.images.squares import MOST, strips
 
@@ -20,16 +20,16 @@ HUGE = 1e37  # what is larger overflows when pixels are averaged in single preci
 _COLOURS = re.compile(r"(RGB|RGBA|RGBX|LA|[RGBA]);16[BLN]")
 
 
-def is_deep(picture) -> bool:
+def is_high_depth(picture) -> bool:
     """Whether an image that is not decoded yet has values of more than 8 bits."""
     if picture.mode in ("RGB", "RGBA"):
         return _COLOURS.fullmatch(rawmode(picture)) is not None
     return picture.mode.startswith(("I", "F"))
 
 
-def decode_deep(
+def decode_high_depth(
     file: BinaryIO, picture, shrinks: Sequence[Shrink], exif: bytes | None
-) -> list[Deep]:
+) -> list[HighDepthImage]:
     """Decodes an image of more than 8 bits, a channel and a strip at a time, and shrinks it."""
     from PIL import Image
 
@@ -62,7 +62,7 @@ def decode_deep(
     alphas = inside if alpha is None else shrunk(opacity)
     extremes = visible.extremes()
     return [
-        Deep(
+        HighDepthImage(
             values=np.stack([colour[i] for colour in colours], axis=-1),
             alpha=alphas[i][..., None],
             inside=inside[i][..., None],

@@ -15,7 +15,7 @@ from e3jax.collection import reading
 from e3jax.evidence import fusion
 from e3jax.report.ranking import Ranking
 from e3jax.work import files
-from e3jax.work.progress import Progress, silent
+from e3jax.work.progress import Progress, no_progress
 
 # A page of more takes a browser seconds to open.
 _MOST = 20_000
@@ -33,7 +33,7 @@ def write_gallery(
     ranking: Ranking,
     pictures: Sequence[str | os.PathLike] | np.ndarray | None = None,
     title: str = "e3jax",
-    on_progress: Progress = silent,
+    on_progress: Progress = no_progress,
     thumbnails: Sequence[bytes] = (),
 ) -> None:
     """Writes images in the order of their scores, with a threshold to move and reasons to read.

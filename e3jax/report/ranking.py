@@ -67,7 +67,7 @@ class Ranking(NamedTuple):
     threshold: float
     unreadable: list[collection.Unreadable]
     health: Health
-    file_scale: reading.FileScale = reading.FileScale()
+    file_scale: reading.ValueRange = reading.ValueRange()
     states: np.ndarray | None = None
 
     @property

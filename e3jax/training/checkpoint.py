@@ -70,14 +70,14 @@ class TrainCheckpoint:
         saved = self._read() if self._is_first else None
         is_alike = saved is not None and _shapes(saved) == _shapes(wanted)
         # Every process of a job has to know, or the others would wait for the first.
-        exists, is_alike = devices.from_first(np.int32([saved is not None, is_alike]))
+        exists, is_alike = devices.broadcast_from_first(np.int32([saved is not None, is_alike]))
         if not exists:
             return None
         if not is_alike:
             raise InputError(
                 f"{self.folder / FILE} is the state of another training: choose another folder"
             )
-        saved = devices.from_first(saved if self._is_first else wanted)
+        saved = devices.broadcast_from_first(saved if self._is_first else wanted)
         leaves, structure = jax.tree.flatten((like, dict(notes)))
         names = zip(wanted, leaves, strict=True)
         numbers = [saved[name].view(leaf.dtype) for name, leaf in names]

@@ -36,7 +36,7 @@ def make_evaluator(
     precision: str = "float32",
     inputs: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda x, index, extra: x,
     views_per_call: int | None = None,
-    chosen: Sequence[int] | None = None,
+    operation_indices: Sequence[int] | None = None,
 ) -> Evaluator:
     """Builds one jitted pass that sends each image and all of its views through the network.
 
@@ -55,14 +55,17 @@ def make_evaluator(
       inputs: ``(x, image index [b], extra) -> x``: what the network is applied to, if not x.
       views_per_call: on one device (default: on a CPU one image's, or 128 without operations; else
         1,792, which is 16 images of the paper's operations).
-      chosen: positions of the operations that are used; by default all.
+      operation_indices: positions of the operations that are used; by default all.
     """
     mesh = mesh or devices.device_mesh()
     tables = operation_set or ()
     network = networks.build(network, len(tables) or 1, devices.dtype(precision))
     labels = np.arange(len(tables), dtype=np.int32)
-    if chosen is not None:
-        labels, tables = np.array(chosen, np.int32), operations.subset(operation_set, chosen)
+    if operation_indices is not None:
+        labels, tables = (
+            np.array(operation_indices, np.int32),
+            operations.subset(operation_set, operation_indices),
+        )
 
     def evaluate_some(shared: Any, some: tuple[jax.Array, jax.Array]) -> Any:
         (tables, variables, extra), (images, index) = shared, some

@@ -14,7 +14,7 @@ from e3jax.errors import InputError
 from e3jax.training import evaluator
 from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training.method import Method
-from e3jax.work.progress import Progress, silent
+from e3jax.work.progress import Progress, no_progress
 
 # (steps done, log of the steps since the last call, NumPy arrays). It may raise.
 OnLog = Callable[[int, training.StepLog], None]
@@ -48,7 +48,7 @@ class Fitted(NamedTuple):
         return int(self.state.step)
 
 
-@devices.built_once
+@devices.cached_program
 def operation_set(names: str | tuple, side: int) -> operations.OperationSet | None:
     """The operations of a config, compiled for images of a side; None for ""."""
     return operations.compile_operations(names, side) if names else None
@@ -61,7 +61,7 @@ def _trainer(method, config, side, n, mesh, probe=None, probe_every=50) -> train
     return _make_trainer(method, config, side, mesh or devices.device_mesh(), probe, probe_every)
 
 
-@devices.built_once
+@devices.cached_program
 def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Trainer:
     return training.make_trainer(
         config.network,
@@ -78,14 +78,16 @@ def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Tr
     )
 
 
-def _evaluator(method, config, side, mesh, chosen=None) -> evaluator.Evaluator:
+def _evaluator(method, config, side, mesh, operation_indices=None) -> evaluator.Evaluator:
     mesh = mesh or devices.device_mesh()
     names, precision = config.operations, config.precision
-    return _make_evaluator(method, config.network, names, precision, side, mesh, chosen)
+    return _make_evaluator(method, config.network, names, precision, side, mesh, operation_indices)
 
 
-@devices.built_once
-def _make_evaluator(method, network, names, precision, side, mesh, chosen) -> evaluator.Evaluator:
+@devices.cached_program
+def _make_evaluator(
+    method, network, names, precision, side, mesh, operation_indices
+) -> evaluator.Evaluator:
     return evaluator.make_evaluator(
         network,
         method.evaluate,
@@ -94,7 +96,7 @@ def _make_evaluator(method, network, names, precision, side, mesh, chosen) -> ev
         mesh=mesh,
         precision=precision,
         inputs=method.inputs,
-        chosen=chosen,
+        operation_indices=operation_indices,
     )
 
 
@@ -109,7 +111,7 @@ def fit(
     until: int | None = None,
     checkpoint: Any = None,
     save_seconds: float = 180,
-    on_progress: Progress = silent,
+    on_progress: Progress = no_progress,
     on_log: OnLog | None = None,
     probe: training.Probe | None = None,
     probe_every: int = 50,
@@ -243,8 +245,8 @@ def score(
     images: np.ndarray,
     *,
     mesh: Mesh | None = None,
-    on_progress: Progress = silent,
-    chosen: tuple[int, ...] | None = None,
+    on_progress: Progress = no_progress,
+    operation_indices: tuple[int, ...] | None = None,
 ) -> Any:
     """Evaluates images under a trained method.
 
@@ -254,14 +256,14 @@ def score(
         carries something per image (RDAE) takes those it was trained on, in the same order.
       mesh: devices to split the images over (default: all).
       on_progress: called as ("scoring", images done, n).
-      chosen: positions of the operations whose views are evaluated; by default all.
+      operation_indices: positions of the operations whose views are evaluated; by default all.
 
     Returns:
       The method's evaluation: :class:`e3jax.training.rules.ViewScores` for E3Outlier. With it,
       ``method.scores[name](key, evaluation)`` are the scores by name.
     """
     n, state = len(images), fitted.state
-    evaluator = _evaluator(fitted.method, fitted.config, fitted.side, mesh, chosen)
+    evaluator = _evaluator(fitted.method, fitted.config, fitted.side, mesh, operation_indices)
     return evaluator.run(
         state.variables, state.extra, images, lambda done: on_progress("scoring", done, n)
     )

@@ -60,7 +60,7 @@ def trimmed(loss: Loss, share: float) -> Loss:
       share: of a batch's views that count nothing, times PL; the others count as before.
 
     Returns:
-      A loss whose ``extra`` starts as :func:`no_certainty`.
+      A loss whose ``extra`` starts as :func:`initial_certainty`.
     """
 
     def of_batch(outputs: tuple, batch: Batch, certainty: jax.Array) -> tuple[jax.Array, Any]:
@@ -96,6 +96,6 @@ def _moved(averages: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Arra
     return averages.at[slots].add(weights * (values - averages[slots]))
 
 
-def no_certainty(images: np.ndarray) -> np.ndarray:
+def initial_certainty(images: np.ndarray) -> np.ndarray:
     """The ``extra`` of :func:`trimmed` before the first step, float32 [2, slots]."""
     return np.zeros((2, _SLOTS), np.float32)

@@ -151,7 +151,7 @@ class Sweep:
                 self.folder.unlock(run)
                 self.meter.tell(f"{run.title}: finished by another command")
         self.left = len(self.todo)
-        taken, self.left = devices.from_first(np.int32([taken, self.left])).tolist()
+        taken, self.left = devices.broadcast_from_first(np.int32([taken, self.left])).tolist()
         return self.runs[taken] if taken >= 0 else None
 
     def _start(self, bank, run: Run) -> None:

@@ -101,7 +101,7 @@ def train(run: Run, images: np.ndarray, mesh: Mesh, options: dict, epochs=(None,
 
 def _evaluate(fitted, run: Run, images, mesh: Mesh, scores, options: dict) -> dict[str, Any]:
     """Scores by name, and the pretext accuracy where there are pseudo labels."""
-    on_progress = options.get("on_progress", progress.silent)
+    on_progress = options.get("on_progress", progress.no_progress)
     evaluation = fitting.score(fitted, images, mesh=mesh, on_progress=on_progress)
     found = {name: np.asarray(rule(run.key, evaluation)) for name, rule in scores.items()}
     if isinstance(evaluation, ViewScores):

@@ -24,7 +24,7 @@ from e3jax.collection.finding import find_files
 from e3jax.collection.reading import FITS, read_each, read_files, thumbnails
 from e3jax.errors import InputError
 from e3jax.images import decoding, formats, memory
-from e3jax.images.deep import FileScale
+from e3jax.images.high_depth import ValueRange
 from e3jax.work import files
 
 
@@ -551,12 +551,12 @@ def test_the_scale_is_stated_and_serves_new_files(good, tmp_path):
     write_tiff(tmp_path / "a.tif", ramp(4095, "u2"))
     write_tiff(tmp_path / "b.tif", ramp(100, "u2"))
     scale = read_files([tmp_path / "a.tif"], least=1).scale
-    assert scale == FileScale((0, 4095), None)
+    assert scale == ValueRange((0, 4095), None)
     assert scale.notes == [
         "integer files of more than 8 bits are read from 0 (black) to 4095 (white)"
     ]
     assert grey(good, tmp_path / "b.tif", scale=scale).max() == 6
-    assert not FileScale((0, 65535), (0, 1)).notes and not read_files(good).scale.notes
+    assert not ValueRange((0, 65535), (0, 1)).notes and not read_files(good).scale.notes
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -611,7 +611,7 @@ def test_transparent_pixels_of_16_bits_are_white(good, tmp_path, channels):
     array[:16, ..., -1] = 65535
     array[:6] = 65535 if channels == 4 else (2048, 65535)
     (tmp_path / "x.png").write_bytes(png16(array))
-    scale = FileScale((0, 4095))
+    scale = ValueRange((0, 4095))
     seen = read_files([tmp_path / "x.png"], least=1, colour=True, scale=scale).bank.images[0]
     middle = (255,) * 3 if channels == 2 else (255, 0, 0)
     assert (seen[7:15] == middle).all() and (seen[17:] == 255).all()
@@ -847,7 +847,9 @@ def test_no_other_program_is_started(good, tmp_path, name, monkeypatch):
 
 
 def test_every_format_is_one_that_pillow_decodes_by_itself():
-    assert not {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "PDF"} & set(formats.formats())
+    assert not {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "PDF"} & set(
+        formats.readable_formats()
+    )
     assert {".jpg", ".png", ".tif", ".webp", ".gif", ".bmp", ".mpo"} <= formats.endings()
     assert not {".eps", ".ps", ".wmf", ".emf", ".mpg", ".pdf"} & formats.endings()
 

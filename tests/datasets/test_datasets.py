@@ -24,7 +24,7 @@ from PIL import Image
 
 from e3jax import datasets
 from e3jax.datasets import cache as caches
-from e3jax.datasets import content_order, download, formats, load, specs, tfds
+from e3jax.datasets import content_order, download, load, parsers, specs, tfds
 from e3jax.errors import InputError
 from e3jax.images import pad_to
 
@@ -98,7 +98,7 @@ def write_svhn(path, images, digits):
 def test_idx(tmp_path, shape):
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     (tmp_path / "x.gz").write_bytes(gzip.compress(idx(values)))
-    np.testing.assert_array_equal(formats.read_idx(tmp_path / "x.gz"), values)
+    np.testing.assert_array_equal(parsers.read_idx(tmp_path / "x.gz"), values)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_idx(tmp_path, shape):
 def test_files_that_are_not_idx_are_rejected(tmp_path, content, sentence):
     (tmp_path / "x.gz").write_bytes(gzip.compress(content))
     with pytest.raises(ValueError, match=sentence):
-        formats.read_idx(tmp_path / "x.gz")
+        parsers.read_idx(tmp_path / "x.gz")
 
 
 def test_cifar_tar_has_channel_planes_and_keeps_the_order_of_files(tmp_path):
     images, labels = random_images(6), np.arange(6, dtype=np.uint8)[:, None]
     path = tmp_path / "cifar.tar.gz"
     write_cifar_tar(path, {"b.bin": (labels[3:], images[3:]), "a.bin": (labels[:3], images[:3])})
-    got, got_labels = formats.read_cifar_tar(path, ["a.bin", "b.bin"], label_bytes=1)
+    got, got_labels = parsers.read_cifar_tar(path, ["a.bin", "b.bin"], label_bytes=1)
     np.testing.assert_array_equal(got, images)
     np.testing.assert_array_equal(got_labels, labels[:, 0])
 
@@ -129,9 +129,9 @@ def test_cifar_tar_with_missing_or_cut_members(tmp_path):
     path = tmp_path / "cifar.tar.gz"
     write_cifar_tar(path, {"a.bin": (np.zeros((2, 1)), random_images(2))})
     with pytest.raises(ValueError, match=r"has no b\.bin with records of 3073 bytes"):
-        formats.read_cifar_tar(path, ["a.bin", "b.bin"], label_bytes=1)
+        parsers.read_cifar_tar(path, ["a.bin", "b.bin"], label_bytes=1)
     with pytest.raises(ValueError, match=r"has no a\.bin with records of 3074 bytes"):
-        formats.read_cifar_tar(path, ["a.bin"], label_bytes=2)
+        parsers.read_cifar_tar(path, ["a.bin"], label_bytes=2)
 
 
 def test_files_that_are_not_svhn_are_rejected(tmp_path):
@@ -140,10 +140,10 @@ def test_files_that_are_not_svhn_are_rejected(tmp_path):
     path, images = tmp_path / "x.mat", np.zeros((32, 32, 3, 2), np.uint8)
     savemat(path, {"X": images})
     with pytest.raises(ValueError, match="no X"):
-        formats.read_svhn_mat(path)
+        parsers.read_svhn_mat(path)
     savemat(path, {"X": images, "y": np.array([[0], [11]])})
     with pytest.raises(ValueError, match="labels outside 1 to 10"):
-        formats.read_svhn_mat(path)
+        parsers.read_svhn_mat(path)
 
 
 # --- Downloads, from a real server on this machine -----------------------------------------

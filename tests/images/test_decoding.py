@@ -9,7 +9,7 @@ from test_reading import png16, write_tiff
 
 from e3jax.collection.reading import read_each, read_files, thumbnails
 from e3jax.images import opaque, to_uint8
-from e3jax.images.deep import FileScale, common_scale
+from e3jax.images.high_depth import ValueRange, common_range
 
 
 def drawings(n=12, side=40):
@@ -103,7 +103,7 @@ def test_a_few_values_of_the_next_depth_do_not_set_it(tmp_path, top, near, spoil
     arrays = list(np.uint16(top * drawings(n)))
     for array in arrays[:count]:
         spoil(array, near)
-    assert read_values(tmp_path, arrays).scale == FileScale((0, top), clipped=(count, 0))
+    assert read_values(tmp_path, arrays).scale == ValueRange((0, top), clipped=(count, 0))
 
 
 @pytest.mark.parametrize("top, near", NEAR)
@@ -121,14 +121,14 @@ def test_what_many_files_or_pixels_use_sets_the_depth(tmp_path, top, near, spoil
     for array in arrays[:count]:
         spoil(array, near)
     next_top = {255: 1023, 1023: 4095, 4095: 16383, 16383: 65535}[top]
-    assert read_values(tmp_path, arrays).scale == FileScale((0, next_top))
+    assert read_values(tmp_path, arrays).scale == ValueRange((0, next_top))
 
 
 def test_files_of_a_single_value_set_no_scale_while_three_others_are_left(tmp_path):
     arrays = [*np.uint16(4095 * drawings(3)), *np.full((4, 40, 40), 65535, np.uint16)]
-    assert read_values(tmp_path, arrays).scale == FileScale((0, 4095), clipped=(4, 0))
+    assert read_values(tmp_path, arrays).scale == ValueRange((0, 4095), clipped=(4, 0))
     flat = [np.full((40, 40), value, np.uint16) for value in [100] * 9 + [300] * 3]
-    assert read_values(tmp_path, flat).scale == FileScale((0, 1023))
+    assert read_values(tmp_path, flat).scale == ValueRange((0, 1023))
 
 
 def test_of_values_without_a_gap_all_are_seen(tmp_path):
@@ -143,30 +143,30 @@ def test_of_values_without_a_gap_all_are_seen(tmp_path):
         arrays.append(np.float32(array))
     seen = read_values(tmp_path, arrays)
     ends = min(map(np.min, arrays)), max(map(np.max, arrays))
-    assert seen.scale == FileScale(None, ends) and len(seen.scale.notes) == 1
+    assert seen.scale == ValueRange(None, ends) and len(seen.scale.notes) == 1
 
 
 def test_files_that_are_all_different_share_the_scale_of_all(tmp_path):
     tops = [0, 0, 0, 0, 0, 500, 900, 4000]  # black ones say nothing of the others
     arrays = [np.linspace(0, top, 1600).reshape(40, 40).astype(np.float32) for top in tops]
     seen = read_values(tmp_path, arrays)
-    assert seen.scale == FileScale(None, (0, 4000))
+    assert seen.scale == ValueRange(None, (0, 4000))
 
 
 def test_a_known_scale_clips_new_files_and_says_how_many(tmp_path):
-    known = FileScale((0, 1023), (0, 1), clipped=(7, 7), lacking=(7, 7))
+    known = ValueRange((0, 1023), (0, 1), clipped=(7, 7), lacking=(7, 7))
     arrays = [np.full((8, 8), value, "u2") for value in (3, 1024, 4000)]
     paths = [tmp_path / f"{i}.tif" for i in range(4)]
     for path, array in zip(paths, [*arrays, np.full((8, 8), 1.0005, "f4")], strict=True):
         write_tiff(path, array)
     seen = read_files(paths, scale=known)
-    assert seen.scale == FileScale((0, 1023), (0, 1), clipped=(2, 0))
+    assert seen.scale == ValueRange((0, 1023), (0, 1), clipped=(2, 0))
     assert seen.bank.images[:, 0, 0, 0].tolist() == [1, 255, 255, 255]
 
 
 def test_scales_of_two_collections_are_joined_and_their_files_added_up():
-    one, two = FileScale((0, 255), None, (1, 0), (2, 3)), FileScale(None, [0, 1], [1, 4], [0, 1])
-    assert one.filled(two) == FileScale((0, 255), [0, 1], (2, 4), (2, 4))
+    one, two = ValueRange((0, 255), None, (1, 0), (2, 3)), ValueRange(None, [0, 1], [1, 4], [0, 1])
+    assert one.filled(two) == ValueRange((0, 255), [0, 1], (2, 4), (2, 4))
     assert not one.conflicts(two) and not one.conflicts(one._replace(clipped=(9, 9)))
     assert two.filled(one).notes == [
         "integer files of more than 8 bits are read from 0 (black) to 255 (white), and values "
@@ -184,7 +184,7 @@ def test_transparent_pixels_set_no_scale(tmp_path):
     before = png16(array)
     array[:10, :, 0] = 65535
     seen = read_files([before, png16(array)])
-    assert seen.scale == FileScale((0, 1023))
+    assert seen.scale == ValueRange((0, 1023))
     np.testing.assert_array_equal(*seen.bank.images)
     array[..., 1] = 0
     assert (read_files([png16(array)], least=1).bank.images == 255).all()
@@ -246,12 +246,12 @@ def test_a_file_of_damaged_metadata_keeps_its_pixels_without_data(tmp_path):
     array[0] = 999
     write_tiff(tmp_path / "x.tif", array, more=[gdal("999"), (282, 2, 4, b"AAAA")])
     seen = read_files([tmp_path / "x.tif"], least=1)
-    assert seen.scale == FileScale((0, 255), lacking=(1, 0))
+    assert seen.scale == ValueRange((0, 255), lacking=(1, 0))
 
 
 def test_a_tag_that_is_no_number_says_nothing(tmp_path):
     write_tiff(tmp_path / "x.tif", np.full((8, 8), 7, "u2"), more=[gdal("no")])
-    assert read_files([tmp_path / "x.tif"], least=1).scale == FileScale((0, 255))
+    assert read_files([tmp_path / "x.tif"], least=1).scale == ValueRange((0, 255))
 
 
 def test_isolated_values_of_large_files_are_looked_for_in_a_sample(tmp_path):
@@ -261,7 +261,7 @@ def test_isolated_values_of_large_files_are_looked_for_in_a_sample(tmp_path):
     [[deep]] = read_each([tmp_path / "x.tif"], 32, "squash")
     assert deep.lowest == array.min() and 0.999 < deep.highest < 1
     assert deep.outermost.tolist() == [array.min(), 1e6]
-    assert common_scale([deep]) == FileScale(None, (0, 1), clipped=(0, 1))
+    assert common_range([deep]) == ValueRange(None, (0, 1), clipped=(0, 1))
 
 
 # --- Grounds -------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ FORMS = {
 def test_a_drawing_that_vanishes_on_white_is_seen_on_black(form, colour, opacity, is_black):
     if form == "palette" and opacity < 255:
         pytest.skip("is transparent or opaque")
-    source, scale = FORMS[form](logo(colour, opacity)), FileScale((0, 65535))
+    source, scale = FORMS[form](logo(colour, opacity)), ValueRange((0, 65535))
     [pixels] = read_files([source], 40, least=1, colour=True, scale=scale).bank.images
     [shape] = drawings(1) > 0.5
     assert (pixels[~shape] == (0 if is_black else 255)).all()
@@ -338,7 +338,7 @@ def accented(part, colour):
 @pytest.mark.parametrize("colour", [(0, 0, 0), (220, 0, 0), (90, 90, 90)])
 @pytest.mark.parametrize("part", [np.s_[18:20, 18:20], np.s_[18:24, 18:24], np.s_[[0, -1], :30]])
 def test_a_small_dark_part_keeps_no_white_drawing_on_white(form, colour, part):
-    source, scale = FORMS[form](accented(part, colour)), FileScale((0, 65535))
+    source, scale = FORMS[form](accented(part, colour)), ValueRange((0, 65535))
     [pixels] = read_files([source], 40, least=1, colour=True, scale=scale).bank.images
     assert (pixels[1:4] == 0).all() and (pixels.min(axis=-1) > 250).sum() > 150
 
@@ -354,7 +354,7 @@ def test_what_shows_on_white_stays_there():
         for form in (FORMS["colours"], FORMS["16 bits"])
         for picture in (dark, mixed, page)
     ]
-    scale = FileScale((0, 65535))
+    scale = ValueRange((0, 65535))
     seen = read_files(sources, 40, colour=False, scale=scale).bank.images
     assert (seen[:, 0, 0] == 255).all()
 

@@ -93,7 +93,7 @@ def test_views_of_the_least_certain_images_count_nothing():
     image, operation = jnp.array([4, 0, 3, 2, 2, 1, 5, 6, 7, 8]), jnp.arange(10) % 7
     logits += 9 * jax.nn.one_hot(operation, K)
     own = np.linspace(1, 0, 9)
-    certainty = losses.no_certainty(None).copy()
+    certainty = losses.initial_certainty(None).copy()
     certainty[0, :9], certainty[1, :7] = own, 0.1 * np.arange(7)
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     pl = np.exp(log_p[np.arange(10), operation]).mean()
@@ -117,12 +117,14 @@ def test_views_of_the_least_certain_images_count_nothing():
 
 def test_images_that_are_equally_certain_all_count():
     logits, image = jnp.zeros((4, K)), jnp.arange(4)
-    counts, after = trimmed_over_two_devices(0.5, logits, image, image, losses.no_certainty(None))
+    counts, after = trimmed_over_two_devices(
+        0.5, logits, image, image, losses.initial_certainty(None)
+    )
     assert counts.tolist() == [1] * 4 and not after.any()
 
 
 def test_images_beyond_the_slots_share_them():
-    logits, start = jax.random.normal(jax.random.key(1), (4, K)), losses.no_certainty(None)
+    logits, start = jax.random.normal(jax.random.key(1), (4, K)), losses.initial_certainty(None)
     image, operation = jnp.arange(4), jnp.arange(4)
     few, after = trimmed_over_two_devices(0.25, logits, operation, image, start)
     many, after_many = trimmed_over_two_devices(
@@ -135,7 +137,7 @@ def test_images_beyond_the_slots_share_them():
 
 @pytest.mark.parametrize("m", [1, 10, 30, 300])
 def test_certainties_are_moving_averages_however_often_a_batch_has_an_image_or_operation(m):
-    b, after = 4 * m, losses.no_certainty(None)
+    b, after = 4 * m, losses.initial_certainty(None)
     operation, image = np.arange(b) % 4, np.arange(b) // m
     averages, weight = np.zeros((2, 4)), min(0.1, 1 / m)
     for key in jax.random.split(jax.random.key(m), 20):
@@ -165,7 +167,7 @@ def test_views_of_one_image_all_count_however_certain_it_is():
     logits = jax.random.normal(jax.random.key(2), (10, K))
     image, operation = jnp.zeros(10, int), jnp.arange(10)
     for certainty in np.random.default_rng(0).normal(size=100):
-        start = losses.no_certainty(None) + np.float32(certainty)
+        start = losses.initial_certainty(None) + np.float32(certainty)
         counts, _ = trimmed_over_two_devices(0.5, logits, operation, image, start)
         assert counts.tolist() == [1] * 10
 
@@ -173,7 +175,7 @@ def test_views_of_one_image_all_count_however_certain_it_is():
 def test_a_certainty_that_is_not_finite_makes_the_loss_so():
     """No view would count, and training would go on with weight decay alone."""
     logits, image = jax.random.normal(jax.random.key(3), (4, K)), jnp.arange(4)
-    start = losses.no_certainty(None).copy()
+    start = losses.initial_certainty(None).copy()
     start[0, 2] = np.nan
     counts, _ = trimmed_over_two_devices(0.1, logits, image, image, start)
     assert np.isnan(counts).all()

@@ -8,7 +8,7 @@ from e3jax.images.arrays import common_bulk, common_extremes
 from e3jax.images.squares import has_vanished, is_near_white
 
 
-class FileScale(NamedTuple):
+class ValueRange(NamedTuple):
     """The values that are black and white in all files of a collection of more than 8 bits.
 
     integers: of files of integers; None if there is none.
@@ -22,12 +22,12 @@ class FileScale(NamedTuple):
     clipped: tuple[int, int] = (0, 0)
     lacking: tuple[int, int] = (0, 0)
 
-    def filled(self, other: "FileScale") -> "FileScale":
+    def filled(self, other: "ValueRange") -> "ValueRange":
         """The scale of both collections; what is not known here is taken from the other."""
         ranges = (a if a is not None else b for a, b in zip(self[:2], other[:2], strict=True))
-        return FileScale(*ranges, *map(tuple, np.add(self[2:], other[2:]).tolist()))
+        return ValueRange(*ranges, *map(tuple, np.add(self[2:], other[2:]).tolist()))
 
-    def conflicts(self, other: "FileScale") -> list[tuple]:
+    def conflicts(self, other: "ValueRange") -> list[tuple]:
         """The pairs of ranges that are known here and in another scale, and differ."""
         both = [pair for pair in zip(self[:2], other[:2], strict=True) if None not in pair]
         return [(ours, theirs) for ours, theirs in both if tuple(ours) != tuple(theirs)]
@@ -49,7 +49,7 @@ class FileScale(NamedTuple):
         return notes
 
 
-class Deep(NamedTuple):
+class HighDepthImage(NamedTuple):
     """A shrunk image of more than 8 bits, whose black and white are not known yet.
 
     values:    float32 [h, w, c], c 1 or 3, times alpha.
@@ -83,7 +83,7 @@ class Deep(NamedTuple):
     are_floats: bool
     inverted: bool
 
-    def to_uint8(self, scale: FileScale) -> np.ndarray:
+    def to_uint8(self, scale: ValueRange) -> np.ndarray:
         """Pixels, uint8 [h, w, 3], on a ground as `e3jax.images.opaque` chooses it.
 
         Values outside of the scale are clipped.
@@ -101,7 +101,7 @@ class Deep(NamedTuple):
         pixels = (255 * shades).clip(0, 255).round()
         return np.broadcast_to(np.uint8(pixels), (*pixels.shape[:2], 3))
 
-    def is_clipped(self, scale: FileScale) -> bool:
+    def is_clipped(self, scale: ValueRange) -> bool:
         """Whether the file has values outside of the scale, beyond rounding of floats."""
         black, white = scale.floats if self.are_floats else scale.integers
         rounding = 1e-3 * (white - black) if self.are_floats else 0
@@ -109,7 +109,7 @@ class Deep(NamedTuple):
         return bool(lowest < black - rounding or white + rounding < highest)
 
 
-def common_scale(images: list[Deep], known: FileScale | None = None) -> FileScale:
+def common_range(images: list[HighDepthImage], known: ValueRange | None = None) -> ValueRange:
     """The scale that images share, if it is not ``known``, and how many are clipped by it.
 
     Integers from 0: the smallest of 8, 10, 12, 14 and 16 bits that holds them all. Floats: 0 to 1
@@ -120,15 +120,15 @@ def common_scale(images: list[Deep], known: FileScale | None = None) -> FileScal
     of a file, or in up to a quarter of five files or more.
     """
     groups = [[image for image in images if image.are_floats == are] for are in (False, True)]
-    shared = FileScale(*(_range(group) if group else None for group in groups))
-    scale = shared if known is None else FileScale(*known[:2]).filled(shared)
+    shared = ValueRange(*(_range(group) if group else None for group in groups))
+    scale = shared if known is None else ValueRange(*known[:2]).filled(shared)
     return scale._replace(
         clipped=tuple(sum(image.is_clipped(scale) for image in group) for group in groups),
         lacking=tuple(sum(bool(image.lacks_data) for image in group) for group in groups),
     )
 
 
-def _range(images: list[Deep]) -> tuple[float, float]:
+def _range(images: list[HighDepthImage]) -> tuple[float, float]:
     """The range that images, all of integers or all of floats, share."""
     extremes = np.array([(image.lowest, image.highest, image.bulk) for image in images])
     extremes = extremes[np.isfinite(extremes).all(axis=1)]
