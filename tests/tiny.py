@@ -27,7 +27,7 @@ class Tiny(_Network):
 
 # A detector can be saved with a network's name alone.
 NETWORKS["tiny"] = Network(
-    "tiny-SIZE", (range(8, 9),), lambda num_outputs, size, *how: Tiny(num_outputs, *how)
+    "tiny-SIZE", (range(8, 9),), lambda num_outputs, size, *rest: Tiny(num_outputs, *rest)
 )
 
 
@@ -62,3 +62,26 @@ class TinyMixture(_Network):
         reconstruction = nn.tanh(nn.Dense(flat.shape[1])(z)).reshape(x.shape)
         membership = nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(z))
         return reconstruction, z, nn.softmax(membership)
+
+
+class Counted(_Network):
+    """A small network that counts how often its training is traced."""
+
+    traced = []
+
+    @nn.compact
+    def __call__(self, x, train):
+        self.traced.append(train)
+        representation = nn.relu(nn.Conv(4, (3, 3), strides=4)(x)).mean((1, 2))
+        return nn.Dense(self.num_outputs)(representation), representation
+
+
+# Parameters of a detector as small as can be trained: for its contract, not for its scores.
+SMALL = {
+    "network": Tiny,
+    "operations": "PR",
+    "steps": 3,
+    "batch_size": 8,
+    "image_size": 8,
+    "random_state": 0,
+}

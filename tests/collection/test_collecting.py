@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from test_estimator import SMALL
+from tiny import SMALL
 
 from e3jax import E3Outlier, InputError
 from e3jax.collection.collecting import collect

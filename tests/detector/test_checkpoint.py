@@ -14,7 +14,7 @@ import safetensors.numpy
 from conftest import ROOT
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from test_estimator import SMALL as TINY
+from tiny import SMALL as TINY
 
 from e3jax import E3Outlier, InputError, load, save
 from e3jax.detector import saving

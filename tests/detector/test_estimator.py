@@ -20,22 +20,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
-from tiny import Plain, Tiny
+from tiny import SMALL, Plain, Tiny
 
 from e3jax import E3Outlier, E3OutlierDetector, InputError, Operation, load, save, write_gallery
 from e3jax.evidence import descriptors, thresholds
 from e3jax.evidence.health import HealthWarning
 from e3jax.images import formats
 
-# As small as a network can be trained: for the contract, not for the scores.
-SMALL = {
-    "network": Tiny,
-    "operations": "PR",
-    "steps": 3,
-    "batch_size": 8,
-    "image_size": 8,
-    "random_state": 0,
-}
 NEW = 5
 
 

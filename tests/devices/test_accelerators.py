@@ -7,13 +7,13 @@ import sys
 import time
 
 import compile_for
-import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from tiny import Counted
 
 from e3jax import E3Outlier, devices, methods, training
 from e3jax.training import e3outlier, fitting
@@ -151,21 +151,6 @@ def test_compared_methods_are_exported_for_absent_platforms(name):
     for kind, (function, arguments) in programs.items():
         if kind != "init":
             jax.export.export(function, platforms=("cuda", "tpu"))(*arguments)
-
-
-class Counted(nn.Module):
-    """A small network that counts how often its training is traced."""
-
-    num_outputs: int
-    dtype: object = None
-    axis_name: str | None = None
-    traced = []
-
-    @nn.compact
-    def __call__(self, x, train):
-        self.traced.append(train)
-        representation = nn.relu(nn.Conv(4, (3, 3), strides=4)(x)).mean((1, 2))
-        return nn.Dense(self.num_outputs)(representation), representation
 
 
 @pytest.mark.filterwarnings("ignore:pretext accuracy")

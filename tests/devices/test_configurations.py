@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_accelerators import Counted
-from tiny import Tiny, TinyAutoencoder, TinyMixture
+from tiny import Counted, Tiny, TinyAutoencoder, TinyMixture
 
 from e3jax import (
     E3Outlier,

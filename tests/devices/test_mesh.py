@@ -3,15 +3,10 @@
 Programs are started for what one process cannot have: other numbers of devices, other processes.
 """
 
-import os
-import socket
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from jobs import environment, free_port, run_together
 from tiny import Tiny
 
 from e3jax import devices, operations, priority, training
@@ -76,40 +71,6 @@ for count in map(int, counts):
     results |= {f"{count} scores {name}": a.mean(1) for name, a in scores.items()}
 np.savez(f"{folder}/process{process}.npz", **results)
 """.replace("CONFIG", repr(CONFIG._asdict()))
-
-
-def environment(devices, **more) -> dict[str, str]:
-    """Of a program with so many CPU devices."""
-    return os.environ | {
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(ROOT / "tests"),
-        "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
-        **more,
-    }
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def run_together(commands, environments) -> list[subprocess.CompletedProcess]:
-    """Starts programs at once, waits for all of them, and leaves none behind."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-    started = [
-        subprocess.Popen([sys.executable, *map(str, command)], env=env, **pipes)
-        for command, env in zip(commands, environments, strict=True)
-    ]
-    try:
-        texts = [process.communicate(timeout=600) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *text)
-        for process, text in zip(started, texts, strict=True)
-    ]
 
 
 def results(folder, processes, devices, counts) -> list[dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_cli import PROGRAM, SMALL, e3jax_command, here, rows
+from terminal import PROGRAM, SMALL, e3jax_command, here, rows
 
 from e3jax import E3Outlier, InputError
 from e3jax.collection import finding

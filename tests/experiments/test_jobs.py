@@ -6,7 +6,7 @@ import jax
 import pytest
 from commands import rows
 from conftest import ROOT
-from test_mesh import environment, free_port, run_together
+from jobs import environment, free_port, run_together
 
 SMALL = (
     *("tests/stub_sweep.py", "--dataset", "mnist", "--source", "embedded", "--protocol", "quick"),

@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from pictures import png16, write_tiff
 from PIL import Image, ImageDraw
-from test_reading import png16, write_tiff
 
 from e3jax.collection.reading import read_each, read_files, thumbnails
 from e3jax.images import opaque, to_uint8
