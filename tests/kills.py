@@ -14,10 +14,12 @@ import signal
 import sys
 import time
 
-from e3jax import cli, quarantine
+from e3jax import cli
+from e3jax.quarantine import commands, journal, moving, names, sidecars
 from e3jax.work import files, locks
 
-WATCHED = {quarantine.__file__, files.__file__, locks.__file__}
+MODULES = (commands, journal, moving, names, sidecars, files, locks)
+WATCHED = {module.__file__ for module in MODULES}
 
 
 def signal_at(line: int, number: int) -> None:

@@ -1,12 +1,13 @@
 """Tables of a report: their names and columns, and what they say of files; imports no JAX."""
 
+import contextlib
 import csv
 import heapq
 import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from e3jax.errors import InputError
@@ -119,6 +120,28 @@ def listed_files(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, f
             "of this report (nothing was moved)"
         )
     return _states_of(lines[path] for path in paths)
+
+
+def renew_states(
+    folder: str | os.PathLike, renew: Callable[[str, files.FileState], files.FileState]
+) -> None:
+    """Writes new states of files into scores.jsonl, if it can be read and written.
+
+    Args:
+      folder: of the report, if there is one.
+      renew: gives a file's new state by its absolute path and the state as it was ranked.
+    """
+
+    def renewed(text: str) -> str:
+        line = json.loads(text)
+        was = files.FileState(*(line[field] for field in STATE))
+        now = renew(os.path.abspath(line["path"]), was)
+        return text if now is was else f"{json.dumps(line | now._asdict())}\n"
+
+    path = Path(folder, LINES)
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # gone, or damaged
+        with open(path, encoding="utf-8") as file:
+            files.write_lines(path, map(renewed, file))
 
 
 def _states_of(lines: Iterable[dict]) -> dict[str, files.FileState]:

@@ -23,6 +23,7 @@ from e3jax import cli, quarantine
 from e3jax.cli import source
 from e3jax.collection import finding
 from e3jax.errors import InputError
+from e3jax.quarantine import commands, moving
 from e3jax.report import ranking
 from e3jax.report.ranking import Ranking
 from e3jax.work import exits, files, locks
@@ -77,7 +78,7 @@ def check_list(before, photos, report, exact=True):
 
     Unless ``exact`` it may say more, which is where it was: a full disk takes no new list.
     """
-    aside = {str(report / "quarantine" / move["to"]): move["from"] for move in moves(report)}
+    aside = {str(report / "quarantine" / move["name"]): move["path"] for move in moves(report)}
     now = content(photos, report)
     assert {aside.get(path, path): text for path, text in now.items()} == before
     assert len(now) == len(before)
@@ -153,9 +154,9 @@ def test_a_name_taken_after_the_check_is_not_overwritten(tmp_path, place, monkey
     report = write_report(place / "report", paths)
 
     def check(targets):
-        Path(targets[1]).write_text("somebody else's")
+        Path(list(targets)[1]).write_text("somebody else's")
 
-    monkeypatch.setattr(quarantine, "_check_free", check)
+    monkeypatch.setattr(commands, "_check_free", check)
     for platform in (sys.platform, "another"):
         monkeypatch.setattr(sys, "platform", platform)
         assert run(report, "--top", 3) == 3
@@ -164,7 +165,7 @@ def test_a_name_taken_after_the_check_is_not_overwritten(tmp_path, place, monkey
         taken.unlink()
         monkeypatch.undo()
         assert run(report, "--undo") == 0
-        monkeypatch.setattr(quarantine, "_check_free", check)
+        monkeypatch.setattr(commands, "_check_free", check)
 
 
 def test_without_a_rename_that_refuses_to_overwrite_files_move_too(tmp_path, place, monkeypatch):
@@ -355,7 +356,7 @@ def test_an_interrupted_undo_of_a_copy_clears_up_in_the_copy_only(tmp_path):
     before = content(original)
     (tmp_path / "none.txt").write_text("")
     assert run(copy / "report", "--list", tmp_path / "none.txt") == 0
-    assert [move["to"] for move in moves(copy / "report")] == ["00002-a.png"]
+    assert [move["name"] for move in moves(copy / "report")] == ["00002-a.png"]
     assert not (copy / "photos" / f"{unfinished}.e3jax.partial").exists()
     assert (copy / "photos" / "a.png").exists() and content(original) == before
 
@@ -374,18 +375,6 @@ def test_a_renamed_project_puts_nothing_into_the_one_that_took_its_place(tmp_pat
     assert content(old / "photos") == {
         str(old / os.path.relpath(path, new)): text for path, text in before.items()
     }
-
-
-def test_a_list_without_a_place_is_undone(tmp_path):
-    report = write_report(tmp_path / "report", photos_of(tmp_path / "photos"))
-    before = content(tmp_path)
-    assert run(report, "--top", 3) == 0
-    path = report / "quarantine" / "manifest.json"
-    listed = json.loads(path.read_text())
-    assert listed.pop("place") == os.path.realpath(report / "quarantine")
-    path.write_text(json.dumps(listed))
-    assert run(report, "--undo") == 0
-    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "album"])
@@ -429,20 +418,20 @@ def test_none_back_is_an_error_and_keeps_the_list(tmp_path, capsys):
     assert run(report, "--top", 2) == 0
     listed = moves(report)
     for move in listed:
-        (report / "quarantine" / move["to"]).rename(tmp_path / move["to"])
+        (report / "quarantine" / move["name"]).rename(tmp_path / move["name"])
     assert run(report, "--undo") == 2
     assert "holds none of the 2 files that quarantine moved there" in capsys.readouterr().err
     assert moves(report) == listed
     # One is put back: the other one stays on the list, also when new ones come.
-    (tmp_path / listed[0]["to"]).rename(report / "quarantine" / listed[0]["to"])
+    (tmp_path / listed[0]["name"]).rename(report / "quarantine" / listed[0]["name"])
     assert run(report, "--undo") == 3
     said = capsys.readouterr().err
     assert "00002-a.png is not in quarantine any more (delete" in said
-    assert f"moved: {listed[0]['from']}" in said and "1 of 2 files were moved: remove" in said
+    assert f"moved: {listed[0]['path']}" in said and "1 of 2 files were moved: remove" in said
     assert moves(report) == listed[1:]
     assert run(report, "--top", 1) == 0
-    assert [move["to"] for move in moves(report)] == ["00002-a.png", "00003-a.png"]
-    (tmp_path / listed[1]["to"]).rename(report / "quarantine" / listed[1]["to"])
+    assert [move["name"] for move in moves(report)] == ["00002-a.png", "00003-a.png"]
+    (tmp_path / listed[1]["name"]).rename(report / "quarantine" / listed[1]["name"])
     assert run(report, "--undo") == 0
     assert content(tmp_path) == before
 
@@ -452,7 +441,7 @@ def test_a_damaged_list_is_told_and_kept(tmp_path, capsys):
     assert run(report, "--top", 2) == 0
     path = report / "quarantine" / "manifest.json"
     whole, before = path.read_text(), content(tmp_path)
-    changes = (("from", "f"), ("00001-a.png", ".."), ('"moves": [', '"moves": [3,'))
+    changes = (("path", "p"), ("00001-a.png", ".."), ('"moves": [', '"moves": [3,'))
     damaged = [whole.replace(*change) for change in changes]
     for text in (whole[:90], "[1]", "", '{"name": "a web page\'s"}', *damaged):
         path.write_text(text)
@@ -502,7 +491,7 @@ def test_a_pipe_for_a_manifest_or_a_picture_is_not_opened(tmp_path, capsys):
     os.mkfifo(tmp_path / "photos" / "p.png")
     report = write_report(tmp_path / "report", [path, tmp_path / "photos" / "p.png"])
     assert run(report, "--top", 2) == 3
-    assert "p.png is no file" in capsys.readouterr().err and not path.exists()
+    assert "p.png is not a file" in capsys.readouterr().err and not path.exists()
 
 
 def test_an_older_report_takes_nothing_out_of_a_quarantine(tmp_path, capsys):
@@ -598,7 +587,7 @@ def test_what_was_changed_since_it_was_ranked_stays_and_the_others_move(
 def test_what_is_changed_while_others_move_stays(tmp_path, place, monkeypatch, capsys):
     paths = photos_of(tmp_path / "photos")
     report = write_report(place / "report", paths)
-    move = quarantine._move
+    move = moving.move
 
     def move_and_replace(source, *rest):
         move(source, *rest)
@@ -606,12 +595,12 @@ def test_what_is_changed_while_others_move_stays(tmp_path, place, monkeypatch, c
             replace(paths[1], "replaced")
             paths[2].unlink()
 
-    monkeypatch.setattr(quarantine, "_move", move_and_replace)
+    monkeypatch.setattr(moving, "move", move_and_replace)
     assert run(report, "--top", 4) == 3
     said = capsys.readouterr().err
     assert "b/a.png was changed or replaced" in said and "n.png is not there any more" in said
     assert [path.exists() for path in paths] == [False, True, False, False, True]
-    assert [Path(move["from"]) for move in moves(report)] == [paths[0], paths[3]]
+    assert [Path(move["path"]) for move in moves(report)] == [paths[0], paths[3]]
 
 
 def test_a_link_is_moved_while_it_leads_to_the_ranked_picture(tmp_path, place):
@@ -660,7 +649,7 @@ def test_a_ctrl_c_that_a_callback_swallowed_is_heard_between_two_files(
     before = content(tmp_path, place)
     if command == "undo":
         assert run(report, "--top", 4) == 0
-    move = quarantine._move
+    move = moving.move
 
     def move_and_swallow(*arguments):
         move(*arguments)
@@ -668,7 +657,7 @@ def test_a_ctrl_c_that_a_callback_swallowed_is_heard_between_two_files(
 
     with monkeypatch.context() as patch:
         patch.setattr(exits, "_interrupts", [])
-        patch.setattr(quarantine, "_move", move_and_swallow)
+        patch.setattr(moving, "move", move_and_swallow)
         with pytest.raises(KeyboardInterrupt):
             quarantine.undo(report) if command == "undo" else quarantine.move_aside(
                 report, map(str, paths)
@@ -926,7 +915,7 @@ def test_one_file_that_is_missing_or_none_leaves_the_others(tmp_path, place, cap
     assert f"{paths[0]} is not there any more" in capsys.readouterr().err
     assert run(report, "--top", 4) == 3
     said = capsys.readouterr().err
-    assert f"stays: {paths[0]} is not there any more" in said and "n.png is no file" in said
+    assert f"stays: {paths[0]} is not there any more" in said and "n.png is not a file" in said
     assert [os.path.exists(path) for path in paths] == [False, False, True, False, True]
     assert run(report, "--top", 4) == 2, "nothing more can be moved"
     assert "(nothing was moved)" in capsys.readouterr().err
@@ -954,7 +943,7 @@ def test_one_file_whose_folder_is_gone_leaves_the_others(tmp_path, place, capsys
 
 
 def test_a_sidecar_stays_with_a_picture_that_cannot_be_moved(tmp_path, place, monkeypatch, capsys):
-    photos, move = tmp_path / "photos", quarantine._move
+    photos, move = tmp_path / "photos", moving.move
     paths = photos_of(photos, ["a.jpg", "a.png", "b.jpg", "c.jpg"])
     photos_of(photos, ["a.xmp", "a.png.xmp", "b.xmp", "c.xmp"])
     report = write_report(place / "report", paths)
@@ -965,7 +954,7 @@ def test_a_sidecar_stays_with_a_picture_that_cannot_be_moved(tmp_path, place, mo
             raise PermissionError(errno.EACCES, "Permission denied", source)
         move(source, *rest)
 
-    monkeypatch.setattr(quarantine, "_move", refuse)
+    monkeypatch.setattr(moving, "move", refuse)
     assert run(report, "--top", 4) == 3
     said = capsys.readouterr().err
     assert f"stays: {paths[0]} cannot be moved: Permission denied" in said
@@ -1073,14 +1062,14 @@ def test_what_cannot_be_moved_after_others_were_is_code_3_and_undone(
     photos = tmp_path / "photos"
     paths = photos_of(photos)
     report = write_report(place / "report", paths)
-    before, move = content(tmp_path, place), quarantine._move
+    before, move = content(tmp_path, place), moving.move
 
     def refuse(source, target, partial):
         if str(paths[2]) in (source, target):
             raise PermissionError(errno.EACCES, "Permission denied", source)
         move(source, target, partial)
 
-    monkeypatch.setattr(quarantine, "_move", refuse)
+    monkeypatch.setattr(moving, "move", refuse)
     assert run(report, "--top", 4) == 3
     said = capsys.readouterr().err
     assert f"moved: {paths[0]}\nmoved: {paths[1]}\nmoved: {paths[3]}\nerror: " in said
@@ -1092,10 +1081,10 @@ def test_what_cannot_be_moved_after_others_were_is_code_3_and_undone(
     check_list(before, photos, report)
     monkeypatch.undo()
     assert run(report, "--top", 4) == 0
-    monkeypatch.setattr(quarantine, "_move", refuse)
+    monkeypatch.setattr(moving, "move", refuse)
     assert run(report, "--undo") == 3
     assert "run --undo again for the rest" in capsys.readouterr().err
-    assert [move["from"] for move in moves(report)] == [str(paths[2])]
+    assert [move["path"] for move in moves(report)] == [str(paths[2])]
     check_list(before, photos, report)
     monkeypatch.undo()
     assert run(report, "--undo") == 0
@@ -1138,7 +1127,7 @@ def test_a_file_that_changes_while_it_is_copied_stays(tmp_path, elsewhere, monke
 def test_a_second_command_at_once_is_refused(tmp_path, monkeypatch, capsys):
     paths = photos_of(tmp_path / "photos")
     report = write_report(tmp_path / "report", paths)
-    move, codes = quarantine._move, []
+    move, codes = moving.move, []
 
     def second(*arguments):
         before = content(tmp_path)
@@ -1149,7 +1138,7 @@ def test_a_second_command_at_once_is_refused(tmp_path, monkeypatch, capsys):
         assert content(tmp_path) == before
         move(*arguments)
 
-    monkeypatch.setattr(quarantine, "_move", second)
+    monkeypatch.setattr(moving, "move", second)
     assert run(report, "--top", 2) == 0
     assert codes == [2] * 4
     said = capsys.readouterr().err
@@ -1188,7 +1177,7 @@ def test_many_commands_at_once_on_one_report_and_on_two(tmp_path):
     for thread in threads:
         thread.join()
     assert set(codes) <= {0, 2, 3}
-    aside = {str(r / "quarantine" / m["to"]): m["from"] for r in reports for m in moves(r)}
+    aside = {str(r / "quarantine" / m["name"]): m["path"] for r in reports for m in moves(r)}
     now = content(tmp_path)
     assert {aside.get(path, path): text for path, text in now.items()} == before
     assert len(now) == len(before) and aside.keys() <= now.keys()
@@ -1237,14 +1226,14 @@ def check_killed(before, photos, report, place, tmp_path):
     """Right after a kill: every file is whole, at one place or, of two file systems, at both."""
     now = content(photos, report)
     for move in moves(report):
-        aside = str(report / "quarantine" / move["to"])
-        both = [path for path in (aside, move["from"]) if path in now]
+        aside = str(report / "quarantine" / move["name"])
+        both = [path for path in (aside, move["path"]) if path in now]
         assert both and (len(both) == 1 or place != tmp_path)
-        assert all(now[path] == before[move["from"]] for path in both)
+        assert all(now[path] == before[move["path"]] for path in both)
         for path in both:
             del now[path]
     rest = {p: text for p, text in now.items() if not p.endswith((".partial", ".lock"))}
-    assert rest == {p: t for p, t in before.items() if p not in {m["from"] for m in moves(report)}}
+    assert rest == {p: t for p, t in before.items() if p not in {m["path"] for m in moves(report)}}
 
 
 def kill_and_check(children, tmp_path, place, report, before, *commands, following=(), **when):
@@ -1282,7 +1271,7 @@ def kill_at_every(step, children, tmp_path, place, number=signal.SIGKILL):
                 codes = kill_and_check(
                     children, tmp_path, place, report, before, command, at_line=line, **when
                 )
-                assert len({move["from"] for move in moves(report)} & set(map(str, paths))) == 4
+                assert len({move["path"] for move in moves(report)} & set(map(str, paths))) == 4
                 assert run(report, "--undo") == 0
             assert content(tmp_path / "photos", report) == before
             assert not (report / "quarantine").exists()
