@@ -1,7 +1,6 @@
-"""Engines: where the parts of long work are done.
+"""Engines: executors of :mod:`concurrent.futures`, which say where long work is done.
 
-Each is ``(function, items) -> results in order``, like ``map``; it takes only a few items ahead. No
-engine knows what it is used for, so a command may be stopped, and another engine go on.
+An engine does not know what it is used for, so a command may be stopped, and another engine go on.
 """
 
 import collections
@@ -12,24 +11,88 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Any
+
+import jax
+from joblib.externals import loky
 
 from e3jax.devices import runtime
 from e3jax.errors import InputError
 
-Each = Callable[[Callable[[Any], Any], Iterable], Iterable]
+# A process has one thread for linear algebra, as there is a process per core.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_IDLE_SECONDS = 300
 
 
-def processes(function: Callable[[Any], Any], items: Iterable) -> Iterator:
-    """Calls a function in processes of its own, one per core; it must be known by its name."""
-    import joblib
+def ordered_map(
+    executor: Executor | None,
+    function: Callable[[Any], Any],
+    items: Iterable,
+    ahead: int | None = None,
+) -> Iterator:
+    """Yields ``function(item)`` for each item, in order, without taking all items at once.
 
-    parallel = joblib.Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2*n_jobs")
-    return parallel(joblib.delayed(function)(item) for item in items)
+    What has not begun is cancelled when one call fails or when the iterator is closed.
+
+    Args:
+      executor: calls the function; None: this thread does, one call after the other.
+      function: for processes and other machines, one that can be imported by its name.
+      items: taken only as they are needed, so it may be a generator of large arrays.
+      ahead: calls under way at a time; default: twice the executor's workers.
+    """
+    if executor is None:
+        yield from map(function, items)
+        return
+    ahead = ahead or 2 * executor._max_workers  # all executors of the standard library have it
+    futures = collections.deque()
+    try:
+        for item in items:
+            futures.append(executor.submit(function, item))
+            if len(futures) >= ahead:
+                yield futures[0].result()
+                futures.popleft()
+        while futures:
+            yield futures[0].result()
+            futures.popleft()
+    finally:
+        if isinstance(executor, _Processes) and not all(future.done() for future in futures):
+            executor.shutdown()  # a command that is stopped does not wait for what has begun
+        for future in futures:
+            future.cancel()
 
 
-def on_ray(address: str | None = None) -> Each:
-    """An engine whose calls are tasks of a Ray cluster, which does those of lost nodes again.
+def local() -> Executor | None:
+    """An executor of processes, one per core of this machine; None if there is only one core.
+
+    All of them share their processes, which take a second to start, and end when they are idle.
+    """
+    return _Processes() if runtime.cores() > 1 else None
+
+
+class _Processes(Executor):
+    """Joblib's processes, which start again where they were shut down."""
+
+    def __init__(self):
+        self._max_workers = runtime.cores()
+
+    def _pool(self) -> Executor:
+        threads = {name: os.environ.get(name, "1") for name in _ONE_THREAD}
+        return loky.get_reusable_executor(self._max_workers, timeout=_IDLE_SECONDS, env=threads)
+
+    def submit(self, function: Callable, /, *args, **kwargs) -> Future:
+        return self._pool().submit(function, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the processes, and whatever they do."""
+        pool = self._pool()
+        for process in list(pool._processes.values()):  # its `kill_workers` fails at times
+            process.terminate()
+        pool.shutdown(wait)
+
+
+def on_ray(address: str | None = None) -> "Ray":
+    """An executor whose calls are tasks of a Ray cluster, which repeats those of lost nodes.
 
     Code and items travel, so nodes need only Python packages, and no shared file system. Tasks
     compute on CPUs, also on nodes with GPUs: of a network that was chosen for a GPU that is slow.
@@ -40,42 +103,70 @@ def on_ray(address: str | None = None) -> Each:
     Raises:
       InputError: Ray is not installed, or there is no such cluster.
     """
-    cluster = connect(address)
-    import ray
-
-    work = task(_on_worker, {"CPU": 1})
-    ahead = 2 * max(int(cluster.get("CPU", 0)), 1)
-
-    def each(function: Callable[[Any], Any], items: Iterable) -> Iterator:
-        waiting = collections.deque()
-        for item in items:
-            waiting.append(work.remote(function, item))
-            if len(waiting) >= ahead:
-                yield ray.get(waiting.popleft())
-        while waiting:
-            yield ray.get(waiting.popleft())
-
-    return each
+    connect(address)
+    return Ray({"CPU": 1})
 
 
-def task(function: Callable, shares: dict[str, float], **options: Any):
-    """A function as a task of Ray that takes such shares; ``options`` are further ones of Ray's."""
-    import ray
+class Ray(Executor):
+    """A Ray task per call, with its share of CPUs, GPUs or TPU chips declared; Ray schedules.
 
-    return ray.remote(
-        num_cpus=shares.get("CPU", 1),
-        num_gpus=shares.get("GPU", 0),
-        resources={name: n for name, n in shares.items() if name == "TPU"},
-        # Losses of its worker or node; a call that kills its worker must end, too.
-        max_retries=3,
-        runtime_env={"env_vars": environment(shares)},
-        **options,
-    )(function)
+    A task keeps nothing: lost with its worker or node, it starts over elsewhere. The cluster is
+    joined first, see :func:`connect`.
+
+    Attributes:
+      nodes: how many the cluster has.
+      at_once: calls that it has room for now.
+    """
+
+    def __init__(self, shares: dict[str, float]):
+        import ray
+
+        self._ray, self._platform = ray, platform(shares)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.nodes = len(nodes)
+        room = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
+        self.at_once = sum(map(int, room))
+        self._max_workers = max(self.at_once, 1)
+        self._task = ray.remote(
+            num_cpus=shares.get("CPU", 1),
+            num_gpus=shares.get("GPU", 0),
+            resources={name: n for name, n in shares.items() if name == "TPU"},
+            # A process keeps the accelerators that it saw first.
+            max_calls=0 if self._platform == "cpu" else 1,
+            # Losses of its worker or node; a call that kills its worker must end, too.
+            max_retries=3,
+            runtime_env={"env_vars": environment(shares)},
+        )(_on_worker)
+
+    def submit(self, function: Callable, /, *args, **kwargs) -> Future:
+        reference = self._task.remote(self._platform, function, *args, **kwargs)
+        future = reference.future()
+
+        def cancel(future: Future) -> None:
+            if future.cancelled() and self._ray.is_initialized():
+                self._ray.cancel(reference)
+
+        future.add_done_callback(cancel)
+        return future
+
+    def share(self, array: Any) -> Any:
+        """Sends an array once to each node; what is returned stands for it in :meth:`submit`."""
+        return self._ray.put(array)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leaves the cluster, which then ends what is in flight."""
+        self._ray.shutdown()
+
+    def __call__(self, function: Callable, items: Iterable) -> Iterator:  # as an `Each`, see below
+        return ordered_map(self, function, items)
 
 
-def _on_worker(function: Callable[[Any], Any], item: Any) -> Any:
+def _on_worker(platform: str, function: Callable, /, *args, **kwargs) -> Any:
+    """Does a call in a worker, on the devices that it sees."""
     runtime.prepare()
-    return function(item)
+    if platform != "cpu" and jax.devices()[0].platform != platform:
+        raise RuntimeError(f"JAX finds no {platform} in a worker: install JAX for it on all nodes")
+    return function(*args, **kwargs)
 
 
 def connect(address: str | None, **code: Any) -> dict[str, float]:
@@ -125,3 +216,11 @@ def environment(shares: dict[str, float]) -> dict[str, str]:
     parts = str(runtime.cpu_devices(cores))
     # NPROC is XLA's threads; rounding depends on them, so on every node the same.
     return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": parts, "NPROC": str(cores)}
+
+
+# Until all callers take executors: ``(function, items) -> results in order``.
+Each = Callable[[Callable[[Any], Any], Iterable], Iterable]
+
+
+def processes(function: Callable[[Any], Any], items: Iterable) -> Iterator:
+    return ordered_map(local(), function, items)

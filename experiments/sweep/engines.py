@@ -19,7 +19,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,50 +112,26 @@ def _join(coordinator: str | None, *which: int | None) -> None:
 # --- Ray -------------------------------------------------------------------------------------
 
 
-class Ray(Executor):
-    """A Ray task per call, with its share of CPUs, GPUs or TPU chips declared; Ray schedules.
-
-    Code and arrays travel with the sweep, so nodes need Python packages alone: no shared file
-    system, no data sets. A task keeps nothing: lost with its worker or node, it starts over
-    elsewhere; what it returns is written where the command runs.
-    """
+class Ray(engines.Ray):
+    """A cluster's tasks. What a run returns is written where the command runs."""
 
     each = 0
 
     def __init__(self, shares: dict[str, float]):
-        import ray
-
-        self._ray, self._platform = ray, engines.platform(shares)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        fitting = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
-        self.at_once = sum(map(int, fitting))
+        super().__init__(shares)
         self.window = self.at_once + 64  # that wait, so that an autoscaler sees them
         amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
-        self.device = f"{amounts} a run, of a Ray cluster with {len(nodes)} node(s)"
+        self.device = f"{amounts} a run, of a Ray cluster with {self.nodes} node(s)"
         if not self.at_once:
             self.device += ", none of which has so much: runs wait for one"
         self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
-        # A process keeps the accelerators that it saw first.
-        once = 0 if self._platform == "cpu" else 1
-        self._task = engines.task(_on_worker, shares, max_calls=once)
-
-    def share(self, array: Any) -> Any:
-        """Sent once to each node, and there in memory once for all of its workers."""
-        return self._ray.put(array)
 
     def submit(self, function: Callable, /, *args) -> Future:
-        return self._task.remote(function, self._platform, *args).future()
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leaves the cluster, which then ends what is in flight."""
-        self._ray.shutdown()
+        return super().submit(_on_all_devices, function, *args)
 
 
-def _on_worker(function: Callable, platform: str, *args) -> Any:
+def _on_all_devices(function: Callable, *args) -> Any:
     """A call in a worker, on all devices that it sees."""
-    runtime.prepare()
-    if jax.devices()[0].platform != platform:
-        raise RuntimeError(f"JAX finds no {platform} in a worker: install JAX for it on all nodes")
     return function(*args, mesh=devices.device_mesh())
 
 
