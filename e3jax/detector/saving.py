@@ -8,48 +8,42 @@ import json
 import numbers
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax import operations
-from e3jax.collection import collection
+from e3jax.collection import Reader
+from e3jax.collection.collection import Unreadable
 from e3jax.detector.estimator import E3Outlier
 from e3jax.errors import InputError
-from e3jax.evidence import descriptors, fusion
+from e3jax.evidence import registered
+from e3jax.evidence.fusion import Distribution
 from e3jax.evidence.health import Health
-from e3jax.images.high_depth import ValueRange
+from e3jax.evidence.model import Model
+from e3jax.evidence.thresholds import Frequent
+from e3jax.images.deep import ValueRange
+from e3jax.operations import Operation
 from e3jax.version import VERSION
 from e3jax.work import files
-from e3jax.work.store import digest_of, nested
+from e3jax.work.store import digest_of, flat, nested
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 7
-_ARRAYS = (
-    *("decision_scores_", "remoteness_", "median_entropies_", "view_weights_", "copy_of_"),
-    *("frequent_", "frequent_limits_"),
-)
+_FORMAT = 8
 _MARK = r'"e3jax":"{\"format\":'  # near the start of a file
-# Dictionaries, and what their values are made of.
-_TREES = {"variables_": dict, "references_": descriptors.References, "scales_": fusion.Scale}
-_FITTED = (
-    *("threshold_", "value_range_", "network_", "steps_", "precision_", "colour_", "file_scale_"),
-    "score_operations_",
-)
 
 
 def save(detector: E3Outlier, path: str | os.PathLike) -> None:
-    """Writes a fitted detector to one file (safetensors), an older one of that name is replaced.
+    """Writes a fitted detector to one file (safetensors); an older one of that name is replaced.
 
-    It holds the network, the collection's scores and file names, preprocessing, parameters and the
-    versions it was made with. Of parameters ``on_progress`` is left out, and so is a
-    ``random_state`` that is no integer: neither changes what a fitted detector says. An object as
-    ``contamination`` becomes the share that it found; the threshold stays.
+    It holds the model, the collection's scores and file names, parameters and the versions it was
+    made with. Of parameters ``on_progress`` is left out, and so is a ``random_state`` that is not
+    an integer: neither changes what a fitted detector says. An object as ``contamination`` becomes
+    the share that it found; the threshold stays.
 
     Raises:
       sklearn.exceptions.NotFittedError: before ``fit``.
@@ -57,10 +51,10 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
       OSError: the file cannot be written; nothing of it is left then.
     """
     check_is_fitted(detector, "decision_scores_")
-    if callable(detector.network_):
+    if callable(detector.model_.network.network):
         raise ValueError(
-            "network is a function, which cannot be saved: keep variables_ and the program that "
-            "has the function"
+            "network is a function, which cannot be saved: keep the variables of model_.network "
+            "and the program that has the function"
         )
     parameters = dict(detector.parameters_)
     if not isinstance(parameters["random_state"], (int, np.integer)):
@@ -70,22 +64,26 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         share = float(detector.labels_.mean())
         parameters["contamination"] = share if 0 < share <= 0.5 else "auto"
     check_target(path)
-    tree = {name: getattr(detector, name) for name in (*_ARRAYS, *_TREES)}
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {
-        jax.tree_util.keystr(at, simple=True, separator="/"): np.asarray(a, order="C")
-        for at, a in flat
-    }
+    leaves = flat(
+        {
+            "model": _plain_tree(detector.model_),
+            "scores": detector.decision_scores_,
+            "remoteness": detector.remoteness_,
+            "copy_of": detector.copy_of_,
+        }
+    )
+    arrays = {name: np.asarray(a, order="C") for name, a in leaves.items() if _is_array(a)}
     arrays |= _packed_paths(detector.paths_)
     about = {
         "format": _FORMAT,
         "parameters": parameters,
-        "fitted": {name: getattr(detector, name) for name in _FITTED},
+        "values": {name: value for name, value in leaves.items() if not _is_array(value)},
+        "threshold": detector.threshold_,
         "health": detector.health_._asdict(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
         | {"e3jax": VERSION, "python": platform.python_version()},
     }
-    text = json.dumps(about, default=_plain)
+    text = json.dumps(about, default=_json_value)
     metadata = {"e3jax": text, "sha256": digest_of(arrays, text)}
     content = safetensors.numpy.save(arrays, metadata)
     files.write_atomically(path, lambda file: file.write(content))
@@ -96,8 +94,8 @@ def check_target(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(
-            f"{path} cannot be written, {path.parent} is no folder that one may write to: choose "
-            "another place for the detector"
+            f"{path} cannot be written, {path.parent} is not a folder that one may write to: "
+            "choose another place for the detector"
         )
     files.check_output(path, _MARK)
 
@@ -117,10 +115,10 @@ def load(path: str | os.PathLike) -> E3Outlier:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path} is damaged or no detector of e3jax ({error}): fit and save it again"
+            f"{path} is damaged or not a detector of e3jax ({error}): fit and save it again"
         ) from error
     if "e3jax" not in metadata:
-        raise InputError(f"{path} is no detector of e3jax: give a file that it saved")
+        raise InputError(f"{path} is not a detector of e3jax: give a file that it saved")
     if metadata.get("sha256") != digest_of(arrays, metadata["e3jax"]):
         raise InputError(f"{path} is damaged: fit and save it again")
     about = json.loads(metadata["e3jax"])
@@ -134,32 +132,59 @@ def load(path: str | os.PathLike) -> E3Outlier:
 
 def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     parameters = about["parameters"]
-    if not isinstance(parameters["operations"], str):
-        # JSON has lists alone.
-        parameters["operations"] = tuple(
-            operations.Operation(flip, tuple(shift), turns, tuple(patches), angle)
-            for flip, shift, turns, patches, angle in parameters["operations"]
-        )
+    parameters["operations"] = _operations(parameters["operations"])
     detector = E3Outlier(**parameters)
-    for name, value in about["fitted"].items():
-        setattr(detector, name, value)
-    detector.file_scale_ = ValueRange(*detector.file_scale_)
     detector.parameters_ = parameters
     detector.paths_ = _paths(arrays)
-    tree = {name: {} for name in _TREES} | nested(arrays)  # which may be empty
-    for name, kind in _TREES.items():
-        tree[name] = {key: kind(**values) for key, values in tree[name].items()}
-    for name, value in tree.items():
-        setattr(detector, name, value)
-    if unknown := detector.references_.keys() - descriptors.DESCRIPTORS.keys():
-        raise InputError(
-            f"the detector needs the descriptor {min(unknown)!r}: register it in "
-            "e3jax.evidence.descriptors.DESCRIPTORS first"
-        )
+    tree = nested(arrays | about["values"])
+    detector.model_ = _model(tree["model"])
+    detector.decision_scores_, detector.remoteness_ = tree["scores"], tree["remoteness"]
+    detector.copy_of_, detector.threshold_ = tree["copy_of"], about["threshold"]
     health = about["health"]
-    unreadable = [collection.Unreadable(*pair) for pair in health["unreadable"]]
+    unreadable = [Unreadable(*pair) for pair in health["unreadable"]]
     detector.health_ = Health(**health | {"unreadable": unreadable})
     return detector
+
+
+def _model(tree: dict[str, Any]) -> Model:
+    reader = Reader(**tree["reader"])
+    network = tree["evidence"]["network"]
+    network["operations"] = _operations(network["operations"])
+    network["variables"] = {"batch_stats": {}} | network["variables"]
+    if network["operation_indices"] is not None:
+        network["operation_indices"] = tuple(network["operation_indices"])
+    return Model(
+        reader=reader._replace(file_range=ValueRange(*reader.file_range)),
+        evidence={name: registered(name).model(**p) for name, p in tree["evidence"].items()},
+        weights=tree["weights"],
+        distributions={n: Distribution(**d) for n, d in tree.get("distributions", {}).items()},
+        frequent=Frequent(**tree["frequent"]),
+    )
+
+
+def _operations(names: str | list) -> str | tuple[Operation, ...]:
+    """Operations of a detector's file: JSON has only lists."""
+    if isinstance(names, str):
+        return names
+    return tuple(
+        Operation(flip, tuple(shift), turns, tuple(patches), angle)
+        for flip, shift, turns, patches, angle in names
+    )
+
+
+def _plain_tree(value: Any) -> Any:
+    """A model's NamedTuples as dictionaries; a kind's ranges and operations stay one value."""
+    if isinstance(value, (ValueRange, Operation)):
+        return value
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain_tree(item) for name, item in value.items()}
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def _packed_paths(paths) -> dict[str, np.ndarray]:
@@ -178,7 +203,7 @@ def _paths(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.array(list(map(os.fsdecode, arrays.pop("paths").tobytes().split(b"\0")[:-1])))
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """NumPy's numbers and arrays for JSON."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()

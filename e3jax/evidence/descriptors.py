@@ -1,51 +1,16 @@
-"""Descriptors: classical summaries of an image, and how far images are from a collection by them.
+"""Descriptors: classical summaries of an image; nothing is trained.
 
-Nothing is trained. A descriptor is a pure function of one image of any side, so it is vmapped.
-Distances are those to the nearest of at most 1,000 reference images, drawn from the collection, so
-they cost the same per image however large it is.
-
-To add a descriptor, register one :class:`Descriptor` in ``DESCRIPTORS``.
+A descriptor is a pure function of one image of any side, so it is vmapped.
 """
-
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from scipy.spatial.distance import cdist
-from sklearn.covariance import LedoitWolf
 
-from e3jax import devices
-from e3jax.training import sampling
-
-# Chosen by results on MNIST alone. A fixed number of neighbours fails in large collections, where
-# outliers of one kind become each other's neighbours.
-_REFERENCES, _NEIGHBOURS = 1000, 0.05
 _CELLS, _ORIENTATIONS = 8, 9
 _RINGS, _SECTORS = 4, 6
 # Orthonormal (van de Sande et al. 2010).
 _OPPONENT = np.float32([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.float32([3, 2, 6]) ** 0.5
-# Images that are described before their distances are taken.
-_CHUNK = 4096
-
-
-class Descriptor(NamedTuple):
-    """A summary of an image.
-
-    Attributes:
-      describe: ``float32 [h, w, c] in [0, 1] -> float32 [d]``.
-      whitened: whether its entries are scaled and decorrelated before distances are taken, because
-        they are of different kinds: by the collection's covariance (Ledoit & Wolf 2004).
-    """
-
-    describe: Callable[[jax.Array], jax.Array]
-    whitened: bool = False
-
-
-# --- Descriptors -------------------------------------------------------------------------------
 
 
 def shape(x: jax.Array) -> jax.Array:
@@ -63,8 +28,8 @@ def shape(x: jax.Array) -> jax.Array:
         jnp.take_along_axis(a, strongest, -1)[..., 0] for a in (down, right, length)
     )
     place = jnp.arctan2(down, right) % jnp.pi * _ORIENTATIONS / jnp.pi - 0.5
-    apart = jnp.abs(place[..., None] - np.arange(_ORIENTATIONS)[None, None])
-    votes = jnp.maximum(1 - jnp.minimum(apart, _ORIENTATIONS - apart), 0) * length[..., None]
+    distance = jnp.abs(place[..., None] - np.arange(_ORIENTATIONS)[None, None])
+    votes = jnp.maximum(1 - jnp.minimum(distance, _ORIENTATIONS - distance), 0) * length[..., None]
     rows, columns = (_shared_between_cells(side) for side in votes.shape[:2])
     histograms = jnp.einsum("ah,bw,hwo->abo", rows, columns, votes)
     return jnp.sqrt(histograms / (histograms.sum() + 1e-6)).ravel()
@@ -112,121 +77,7 @@ def _parts_of_spectrum(h: int, w: int) -> np.ndarray:
     radius, direction = np.hypot(row, column), np.arctan2(row, column) % np.pi / np.pi * _SECTORS
     edges = np.geomspace(0.6 / min(h, w), 0.5, _RINGS + 1)[:, None, None]
     rings = (edges[:-1] < radius) & (radius <= edges[1:])
-    apart = np.abs(direction - np.arange(_SECTORS)[:, None, None])
-    sectors = np.maximum(1 - np.minimum(apart, _SECTORS - apart), 0)
+    distance = np.abs(direction - np.arange(_SECTORS)[:, None, None])
+    sectors = np.maximum(1 - np.minimum(distance, _SECTORS - distance), 0)
     parts = (rings[:, None] * sectors).reshape(-1, h, w)
     return (parts / np.maximum(parts.sum((1, 2), keepdims=True), 1e-6)).astype(np.float32)
-
-
-DESCRIPTORS: dict[str, Descriptor] = {
-    "shape": Descriptor(shape),
-    "layout": Descriptor(layout),
-    "statistics": Descriptor(statistics, whitened=True),
-}
-
-
-# --- Collections -------------------------------------------------------------------------------
-
-
-class References(NamedTuple):
-    """What distances to a collection need, for one descriptor.
-
-    Attributes:
-      features: float32 [r, d], what is compared with.
-      axes: float32 [d, d], what features are multiplied by before; [0, 0] if they are not.
-    """
-
-    features: np.ndarray
-    axes: np.ndarray
-
-    def distances(self, features: np.ndarray) -> np.ndarray:
-        """The mean Euclidean distance to the nearest 5 % of the references: float64 [n].
-
-        The nearest of all is left out: it is the image itself if that is a reference.
-        """
-        # Not by a product of matrices, whose rounding gives equal images different distances.
-        distances = cdist(_along(self.axes, features), self.features)
-        count = min(math.ceil(_NEIGHBOURS * distances.shape[1]) + 1, distances.shape[1])
-        nearest = np.sort(np.partition(distances, count - 1)[:, :count])
-        return nearest[:, min(1, count - 1) :].mean(axis=1)
-
-
-def _references(features: np.ndarray, whitened: bool) -> References:
-    axes = _whitening(features) if whitened else np.zeros((0, 0), np.float32)
-    return References(_along(axes, features), axes)
-
-
-def _along(axes: np.ndarray, features: np.ndarray) -> np.ndarray:
-    # einsum sums every row alike, see above.
-    return np.einsum("nd,de->ne", features, axes) if axes.size else features
-
-
-def _whitening(features: np.ndarray) -> np.ndarray:
-    """float32 [d, d]: along these axes features [n, d] have about the unit matrix as covariance."""
-    deviation = features.std(axis=0, dtype=np.float64) + 1e-6
-    covariance = LedoitWolf().fit(features / deviation).covariance_
-    variance, directions = np.linalg.eigh(covariance)
-    return np.float32(directions / np.sqrt(np.maximum(variance, 1e-6)) / deviation[:, None])
-
-
-def fit(
-    key: jax.Array, images: np.ndarray, names: Sequence[str] = (), *, mesh: Mesh | None = None
-) -> dict[str, References]:
-    """Keeps what distances to a collection need.
-
-    Args:
-      key: draws the references of a collection of more than 1,000 images.
-      images: uint8 [n, h, w, c], n >= 2.
-      names: of ``DESCRIPTORS``; all if none is given.
-      mesh: devices to split the images over (default: all).
-
-    Raises:
-      ValueError: for an unknown descriptor.
-    """
-    names = tuple(names) or tuple(DESCRIPTORS)
-    if unknown := set(names) - set(DESCRIPTORS):
-        known = ", ".join(DESCRIPTORS)
-        raise ValueError(f"unknown descriptor {min(unknown)!r}: expected one of {known}")
-    if len(images) > _REFERENCES:
-        images = images[sampling.choose(key, len(images), _REFERENCES)]
-    found = _describe(names, mesh)((), images)
-    return {name: _references(found[name], DESCRIPTORS[name].whitened) for name in names}
-
-
-def distances(
-    references: Mapping[str, References],
-    images: np.ndarray,
-    *,
-    mesh: Mesh | None = None,
-    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> dict[str, np.ndarray]:
-    """How far images are from a collection by each descriptor, float64 [n], larger = farther.
-
-    Args:
-      references: of :func:`fit`.
-      images: uint8 [n, h, w, c], of the side and channels of the collection.
-      mesh: devices to split the images over (default: all).
-      on_progress: called as ("describing", images done, n).
-    """
-    names, n, parts = tuple(references), len(images), []
-    describe = _describe(names, mesh)
-    for start in range(0, n, _CHUNK):
-        found = describe((), images[start : start + _CHUNK])
-        parts.append([references[name].distances(found[name]) for name in names])
-        on_progress("describing", min(start + _CHUNK, n), n)
-    return dict(zip(names, np.concatenate(parts, axis=1), strict=True))
-
-
-def _describe(names: tuple[str, ...], mesh: Mesh | None) -> devices.BatchMap:
-    """The program that describes images; another one if a name comes to stand for another."""
-    describe = tuple(DESCRIPTORS[name].describe for name in names)
-    return _describer(names, describe, mesh or devices.device_mesh())
-
-
-@devices.cached_program
-def _describer(names: tuple[str, ...], describe: tuple[Callable, ...], mesh: Mesh):
-    def of_some(_, images: jax.Array) -> dict[str, jax.Array]:
-        x = images.astype(jnp.float32) / 255
-        return {name: jax.vmap(f)(x) for name, f in zip(names, describe, strict=True)}
-
-    return devices.BatchMap(of_some, mesh, 256, 32, "float32")

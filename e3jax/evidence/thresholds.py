@@ -2,15 +2,18 @@
 
 import numbers
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from e3jax.collection import copies
 from e3jax.evidence import fusion
 
 _MAD_FACTOR = 1.4826
 # Deviations that make an outlier (Leys et al. 2013): by evidence of one origin; by that of two.
 _ALONE, _EACH = 2.5, 2.0
 _FREQUENT = 0.01  # share of a collection
+_BLOCK = 4096  # images that are compared at a time
 
 
 def check_contamination(value) -> None:
@@ -30,24 +33,32 @@ def deviations(evidence: np.ndarray) -> np.ndarray:
 
     They are of the logarithm, because evidence, float [n] from 0, has a long tail without outliers.
     """
-    apart = np.log(np.maximum(evidence, 1e-9))
-    apart -= np.median(apart)
-    apart /= max(_MAD_FACTOR * np.median(np.abs(apart), overwrite_input=True), 1e-30)
-    return apart
+    logarithms = np.log(np.maximum(evidence, 1e-9))
+    logarithms -= np.median(logarithms)
+    deviation = np.median(np.abs(logarithms), overwrite_input=True)
+    logarithms /= max(_MAD_FACTOR * deviation, 1e-30)
+    return logarithms
 
 
-def remoteness(evidence: Mapping[str, np.ndarray]) -> np.ndarray:
+def remoteness(
+    evidence: Mapping[str, np.ndarray], weights: Mapping[str, float], network: str
+) -> np.ndarray:
     """How far above the median each image is, float64 [n], in what "auto" asks of an outlier.
 
-    That is 2.5 :func:`deviations` of the network's evidence alone; with descriptors, of which the
-    mean counts, 2 of each, so that both have to find an image unusual.
+    That is 2.5 :func:`deviations` where the network's evidence is the only one; else 2 of it and 2
+    of the others' mean, so that both have to find an image unusual.
+
+    Args:
+      evidence: by kind, float [n].
+      weights: by kind.
+      network: the name of the network's evidence.
     """
-    descriptors = evidence.keys() - {fusion.NETWORK}
-    network = deviations(evidence[fusion.NETWORK])
-    if not descriptors:
-        return network / _ALONE
-    others = fusion.fuse(lambda name: deviations(evidence[name]), descriptors)
-    return np.minimum(network, others) / _EACH
+    of_network = deviations(evidence[network])
+    others = {name: weight for name, weight in weights.items() if name != network}
+    if not others:
+        return of_network / _ALONE
+    of_others = fusion.weighted_mean(lambda name: deviations(evidence[name]), others)
+    return np.minimum(of_network, of_others) / _EACH
 
 
 def threshold(scores: np.ndarray, contamination, remoteness: np.ndarray) -> float:
@@ -95,3 +106,27 @@ def frequent_limits(values: np.ndarray, copy_of: np.ndarray, once: np.ndarray) -
     if frequent.any():
         limits[frequent] = np.quantile(values[once], 1 - share[frequent])
     return limits
+
+
+class Frequent(NamedTuple):
+    """Images of which at least 1 % of a collection are copies: frequent is usual.
+
+    Attributes:
+      images: uint8 [f, h, w, c], the first of each.
+      limits: float64 [f], what their scores are at most.
+    """
+
+    images: np.ndarray
+    limits: np.ndarray
+
+    def lowered(self, scores: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Scores float64 [n] of images, no higher than the limits of those they are copies of."""
+        scores = np.array(scores)
+        for start in range(0, len(images) if len(self.images) else 0, _BLOCK):
+            block, limited = images[start : start + _BLOCK], scores[start : start + _BLOCK]
+            left = np.ones(len(block), bool)
+            for image, limit in zip(self.images, self.limits, strict=True):
+                near = left & copies.near_to(block, image)
+                limited[near] = np.minimum(limited[near], limit)
+                left &= ~near
+        return scores

@@ -14,7 +14,7 @@ import numpy as np
 from e3jax import training
 from e3jax.training import rules
 from e3jax.training.batch import Batch
-from e3jax.training.method import Method
+from e3jax.training.method import Evaluated, Method
 
 
 class Reconstructions(NamedTuple):
@@ -55,17 +55,19 @@ def evaluate(x: jax.Array, outputs: tuple, labels: jax.Array) -> Reconstructions
     return Reconstructions((error[:, 1:] if x.shape[1] > 1 else error).mean(1), code[:, 0])
 
 
-def minus_error(key: jax.Array, found: Reconstructions) -> np.ndarray:
-    return -found.error
+def minus_error(evaluated: Evaluated) -> np.ndarray:
+    """Scores, float32 [n]."""
+    return -evaluated.evaluation.error
+
+
+def _forest(evaluated: Evaluated) -> np.ndarray:
+    return rules.isolation_forest(evaluated.key, evaluated.evaluation.code)
 
 
 CAE = Method(
     loss=loss,
     evaluate=evaluate,
-    scores={
-        "cae": minus_error,
-        "cae-if": lambda key, found: rules.isolation_forest(key, found.code),
-    },
+    scores={"cae": minus_error, "cae-if": _forest},
     paper_config=paper_config,
     quick_config=quick_config,
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from e3jax import devices, training
 from e3jax.training.batch import Batch
-from e3jax.training.method import Method
+from e3jax.training.method import Evaluated, Method
 
 _ENERGY_WEIGHT = 0.1
 _DIAGONAL_WEIGHT = 0.005
@@ -65,8 +65,8 @@ def mixture(z: jax.Array, membership: jax.Array) -> Mixture:
     """The mixture of z [n, d] with memberships [n, m] (eq. 5)."""
     size = membership.sum(0)
     mean = jnp.einsum("nm,nd->md", membership, z) / size[:, None]
-    apart = z[:, None] - mean[None]
-    covariance = jnp.einsum("nm,nmd,nme->mde", membership, apart, apart) / size[:, None, None]
+    distance = z[:, None] - mean[None]
+    covariance = jnp.einsum("nm,nmd,nme->mde", membership, distance, distance) / size[:, None, None]
     covariance += _JITTER * jnp.eye(z.shape[1])[None]
     return Mixture(size / len(z), mean, jnp.linalg.cholesky(covariance))
 
@@ -85,12 +85,12 @@ def energy(z: jax.Array, of: Mixture) -> jax.Array:
 
 
 @devices.settings()
-def minus_energy(key: jax.Array, found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Under the mixture of all images, as in the method's paper.
+def minus_energy(evaluated: Evaluated) -> np.ndarray:
+    """Scores, float32 [n], under the mixture of all images, as in the method's paper.
 
     (The authors of E3Outlier take the last batch's.)
     """
-    z, membership = found
+    z, membership = evaluated.evaluation
     return -np.asarray(energy(z, mixture(z, membership)))
 
 
@@ -100,7 +100,7 @@ DAGMM = Method(
     scores={"dagmm": minus_energy},
     paper_config=paper_config,
     quick_config=quick_config,
-    constants={
+    constants=lambda: {
         "energy_weight": _ENERGY_WEIGHT,
         "diagonal_weight": _DIAGONAL_WEIGHT,
         "jitter": _JITTER,

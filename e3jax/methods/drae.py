@@ -19,9 +19,9 @@ _RATIO_WEIGHT = 0.1
 
 def loss(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
     """The mean error below the threshold and the scatter within both sides, of the whole batch."""
-    own = cae.squared_error(batch.views, outputs[0])
-    mean, ratio = split(devices.gather_over_devices(own))
-    return jnp.broadcast_to(mean + _RATIO_WEIGHT * ratio, own.shape), extra
+    errors = cae.squared_error(batch.views, outputs[0])
+    mean, ratio = split(devices.gather_over_devices(errors))
+    return jnp.broadcast_to(mean + _RATIO_WEIGHT * ratio, errors.shape), extra
 
 
 def split(errors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -43,5 +43,8 @@ def split(errors: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 DRAE = dataclasses.replace(
-    cae.CAE, loss=loss, scores={"drae": cae.minus_error}, constants={"ratio_weight": _RATIO_WEIGHT}
+    cae.CAE,
+    loss=loss,
+    scores={"drae": cae.minus_error},
+    constants=lambda: {"ratio_weight": _RATIO_WEIGHT},
 )

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from e3jax.methods import cae
+from e3jax.training.method import Evaluated
 
 _ROUNDS = 20
 
@@ -41,13 +42,17 @@ def renew(residual: np.ndarray) -> np.ndarray:
     return shrink(residual, np.median(_norm(residual)))
 
 
+def _minus_energy(evaluated: Evaluated) -> np.ndarray:
+    return -(_norm(evaluated.evaluation) ** 2).ravel()
+
+
 RDAE = dataclasses.replace(
     cae.CAE,
     evaluate=lambda x, outputs, labels: (x - outputs[0])[:, 0],
-    scores={"rdae": lambda key, residual: -(_norm(residual) ** 2).ravel()},
+    scores={"rdae": _minus_energy},
     # The paper's 20 rounds of one epoch.
     paper_config=lambda grey: cae.paper_config(grey)._replace(epochs=_ROUNDS),
-    constants={"rounds": _ROUNDS, "threshold": "median"},
+    constants=lambda: {"rounds": _ROUNDS, "threshold": "median"},
     rounds=_ROUNDS,
     extra=lambda images: np.zeros(images.shape, np.float32),
     renew=renew,

@@ -12,7 +12,7 @@ import numpy as np
 
 from e3jax import devices, operations
 from e3jax.collection import reading
-from e3jax.evidence import fusion
+from e3jax.evidence import registered
 from e3jax.report.ranking import Ranking
 from e3jax.work import files
 from e3jax.work.progress import Progress, no_progress
@@ -71,12 +71,13 @@ def write_gallery(
     made = reading.thumbnails(
         [chosen[i] for i in missing],
         on_file=lambda done: on_progress("gallery", total - len(missing) + done, total),
-        scale=ranking.file_scale,
+        scale=ranking.file_range,
     )
     for i, content in zip(missing, made, strict=True):
         small[i] = content
     on_progress("gallery", total, total)
-    entropies, median, learnt, operation_set, resize, surprises = ranking.evidence
+    explained = ranking.explanation
+    operation_set, most = explained.operation_set, np.log(explained.num_operations)
     data = {
         "title": title,
         "warning": ranking.health.warning,
@@ -86,17 +87,20 @@ def write_gallery(
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],
-        "surprises": {fusion.phrase(k): _packed(v[shown], "<f4") for k, v in surprises.items()},
+        "surprises": {
+            registered(name).phrase: _packed(values[shown], "<f4")
+            for name, values in explained.surprises.items()
+        },
         # 0 to 255 for 0 to log k.
-        "entropies": _packed(np.rint(entropies[shown] * 255 / np.log(learnt)), "u1"),
-        "median": median.tolist(),
-        "most": np.log(learnt),
+        "entropies": _packed(np.rint(explained.view_entropies[shown] * 255 / most), "u1"),
+        "median": explained.median.tolist(),
+        "most": most,
         "operations": operation_set.names,
         "families": operation_set.families,
         "descriptions": {name: family.description for name, family in operations.FAMILIES.items()},
         "side": operation_set.side,
         "tables": _packed(_sources(operation_set), "<u4"),
-        "resize": resize,
+        "resize": explained.resize,
     }
     page = importlib.resources.files("e3jax.report").joinpath("gallery.html").read_text("utf-8")
     head, tail = page.split("{{data}}")

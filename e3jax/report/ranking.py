@@ -13,32 +13,30 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import operations
-from e3jax.collection import collection
+from e3jax.collection import collection, reading
 from e3jax.evidence.health import Health
-from e3jax.images.high_depth import ValueRange
 from e3jax.report import tables
-from e3jax.training import rules
 from e3jax.work import files
 
 _ROWS = 8192  # in memory at a time
 
 
-class Evidence(NamedTuple):
+class Explanation(NamedTuple):
     """Why images score as they do.
 
     Attributes:
-      entropies: float [n, k] in nats, the entropy of each image under each operation.
+      view_entropies: float [n, k] in nats, the entropy of each image under each operation.
       median: float [k], the fitted collection's median of each operation.
-      learnt: the number of operations that the network tells apart, at least k.
+      num_operations: of those that the network tells apart, at least k.
       operation_set: the k operations.
       resize: how images became square.
       surprises: float [n] in nats by kind of evidence, see :mod:`e3jax.evidence.fusion`; {} where
         scores are the network's alone.
     """
 
-    entropies: np.ndarray
+    view_entropies: np.ndarray
     median: np.ndarray
-    learnt: int
+    num_operations: int
     operation_set: operations.OperationSet
     resize: str
     surprises: Mapping[str, np.ndarray]
@@ -52,11 +50,11 @@ class Ranking(NamedTuple):
       copy_of: int [n], the first image that each is a copy of to the eye, maybe itself, see
         :func:`e3jax.collection.copies.near`.
       scores: float64 [n] in nats, larger = more outlying.
-      evidence: what the scores follow from.
+      explanation: what the scores follow from.
       threshold: images with larger scores are outliers.
       unreadable: files that were left out.
       health: how sound the fit is.
-      file_scale: what is black and white in files of more than 8 bits.
+      file_range: what is black and white in files of more than 8 bits.
       states: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file as it was ranked;
         None for arrays.
     """
@@ -64,11 +62,11 @@ class Ranking(NamedTuple):
     paths: np.ndarray
     copy_of: np.ndarray
     scores: np.ndarray
-    evidence: Evidence
+    explanation: Explanation
     threshold: float
     unreadable: list[collection.Unreadable]
     health: Health
-    file_scale: ValueRange = ValueRange()
+    file_range: reading.ValueRange = reading.ValueRange()
     states: np.ndarray | None = None
 
     @property
@@ -80,16 +78,6 @@ class Ranking(NamedTuple):
     def order(self) -> np.ndarray:
         """Int [n], the images' positions, the most outlying first; ties in input order."""
         return np.argsort(-self.scores, kind="stable")
-
-
-def view_entropies(scores: rules.ViewScores) -> np.ndarray:
-    """Entropies of views in nats, float32 [n, k] in [0, log k]: minus NE (eq. 6)."""
-    return -scores.rules["ne"]
-
-
-def image_entropies(entropies: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Scores of images, float64 [n], from the entropies of their views [n, k] and weights [k]."""
-    return (entropies * weights).mean(axis=1)
 
 
 def _marks(columns: Iterable[str]) -> list[str]:
@@ -149,7 +137,7 @@ def write_tables(folder: str | os.PathLike, ranking: Ranking) -> None:
       InputError: the folder has another program's file of such a name; nothing was written.
     """
     check_outputs(folder, bank=False)
-    folder, columns = Path(folder), (*tables.COLUMNS, *ranking.evidence.surprises)
+    folder, columns = Path(folder), (*tables.COLUMNS, *ranking.explanation.surprises)
     files.write_csv(folder / tables.SCORES, columns, (row.values() for row in _rows(ranking)))
     lines = (f"{json.dumps(row)}\n" for row in _rows_with_states(ranking))
     files.write_lines(folder / tables.LINES, lines)
@@ -159,7 +147,7 @@ def write_tables(folder: str | os.PathLike, ranking: Ranking) -> None:
 def _rows(ranking: Ranking) -> Iterator[dict]:
     """The rows of the tables, of which a few are in memory at a time."""
     is_copied = np.bincount(ranking.copy_of, minlength=len(ranking.paths)) > 1
-    surprises = ranking.evidence.surprises
+    surprises = ranking.explanation.surprises
     for start, block in _blocks(ranking):
         first = ranking.copy_of[block]
         paths, firsts = (map(str, ranking.paths[at]) for at in (block, first))
@@ -210,7 +198,7 @@ def write_parquet(folder: str | os.PathLike, ranking: Ranking) -> None:
     rows = _rows_with_states(ranking)
     types = dict.fromkeys(("path", "copy_of"), pa.string())
     types |= dict.fromkeys(("rank", "outlier", *tables.STATE), pa.int64())
-    columns = (*tables.COLUMNS, *ranking.evidence.surprises, *tables.STATE)
+    columns = (*tables.COLUMNS, *ranking.explanation.surprises, *tables.STATE)
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in columns])
     schema = schema.with_metadata({"e3jax": _MARKS[tables.PARQUET][0]})
 

@@ -1,18 +1,21 @@
-"""Methods: a network's loss, and the scores that follow from its outputs."""
+"""E3Outlier: the paper's training, and the one of e3outlier+."""
 
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from e3jax import training
 from e3jax.training import losses, rules
-from e3jax.training.method import Method
+from e3jax.training.method import Evaluated, Method
 
 
-def _rule(name: str) -> Callable[[jax.Array, rules.ViewScores], np.ndarray]:
-    return lambda key, scores: scores.mean(name)
+def _rule(name: str) -> Callable[[Evaluated], np.ndarray]:
+    return lambda evaluated: evaluated.evaluation.mean(name)
+
+
+def _forest(evaluated: Evaluated) -> np.ndarray:
+    return rules.isolation_forest(evaluated.key, evaluated.evaluation.representation)
 
 
 # E3Outlier as the paper has it: the first rule is its NE, and all are scores of the same training.
@@ -22,7 +25,7 @@ E3OUTLIER = Method(
     scores={
         "e3outlier" if rule == "ne" else f"e3outlier-{rule}": _rule(rule) for rule in rules.RULES
     }
-    | {"ssd-if": lambda key, scores: rules.isolation_forest(key, scores.representation)},
+    | {"ssd-if": _forest},
     paper_config=training.paper_config,
     quick_config=training.quick_config,
     metrics=losses.pretext_accuracy,
@@ -34,7 +37,7 @@ _TRIMMED = 0.1
 FACTORED = dataclasses.replace(
     E3OUTLIER,
     loss=losses.trimmed(losses.factored_supervision, _TRIMMED),
-    extra=losses.initial_certainty,
-    scores={"factored": lambda key, scores: scores.weighted_mean("ne")},
-    constants={"trimmed": _TRIMMED},
+    extra=losses.no_certainty,
+    scores={"factored": lambda evaluated: evaluated.evaluation.weighted_mean("ne")},
+    constants=lambda: {"trimmed": _TRIMMED},
 )

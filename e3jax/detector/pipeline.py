@@ -1,0 +1,175 @@
+"""The fit of a detector: read, take copies once, fit evidence and measure it, set a threshold."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils.validation import check_random_state
+
+from e3jax import devices
+from e3jax.collection import Collection, copies, read
+from e3jax.detector import parameters
+from e3jax.evidence import NETWORK, thresholds
+from e3jax.evidence import model as models
+from e3jax.evidence.health import Health
+from e3jax.evidence.model import Model, Work
+from e3jax.evidence.network import LARGE
+from e3jax.images import memory
+from e3jax.work.progress import Progress
+from e3jax.work.store import Store, work_key
+
+_SEEDS = np.iinfo(np.int32).max
+
+
+class Fitted(NamedTuple):
+    """The fitted attributes of :class:`e3jax.E3Outlier`, which see."""
+
+    parameters_: dict[str, Any]
+    model_: Model
+    paths_: np.ndarray
+    states_: np.ndarray | None
+    copy_of_: np.ndarray
+    near_copy_of_: np.ndarray
+    evidence_: dict[str, np.ndarray]
+    view_entropies_: np.ndarray
+    decision_scores_: np.ndarray
+    remoteness_: np.ndarray
+    threshold_: float
+    health_: Health
+
+
+def fit(
+    settings: dict[str, Any],
+    X: Any,
+    work: Work,
+    checkpoint: Callable[[Path], Any] | None,
+    on_progress: Progress,
+) -> tuple[Fitted | None, Store]:
+    """Fits a detector to a collection.
+
+    Args:
+      settings: parameters of the detector, all valid.
+      X: the collection.
+      work: where it is kept, and who measures what.
+      checkpoint: see :class:`e3jax.evidence.Context`.
+      on_progress: called as ``(stage, done, total)``.
+
+    Returns:
+      The fitted attributes, None as long as other shards have blocks to measure; and the store of
+      what was done.
+    """
+    budget = settings["time_budget"]
+    deadline = None if budget is None else time.monotonic() + budget
+    collection = read(X, parameters.reader(settings), least=2, on_progress=on_progress)
+    digests = digests_of(collection)
+    copy_of = copies.exact(collection.images, digests)
+    images, position = _once(collection.images, copy_of)
+    with work.locked():
+        store = Store(work.folder, work.folder and _name(settings, collection, digests))
+        seed = np.int32(check_random_state(settings["random_state"]).randint(_SEEDS))
+        seed = devices.from_first(store.get_or_compute("seed", lambda: {"seed": seed})["seed"])
+        context = parameters.context(settings, images, store, deadline, checkpoint, on_progress)
+        model, known = models.fit(
+            devices.key(seed[()]), images, parameters.kinds(settings), collection.reader, context
+        )
+    measurement = models.measure(model, images, context, known, work)
+    if measurement is None:
+        return None, store
+    memory.trim()  # of many images, temporary arrays are as large as what stays
+    model = models.with_distributions(model, measurement.evidence)
+    scores = models.score(model, measurement.evidence)[position]
+    remoteness = thresholds.remoteness(measurement.evidence, model.weights, NETWORK)[position]
+    near_copy_of = near_copies(collection.images, copy_of, scores)
+    is_first = copy_of == np.arange(len(copy_of))
+    limits = thresholds.frequent_limits(scores, near_copy_of, is_first)
+    frequent = np.flatnonzero((limits < np.inf) & (near_copy_of == np.arange(len(limits))))
+    scores = np.minimum(scores, limits)
+    remoteness = np.minimum(
+        remoteness, thresholds.frequent_limits(remoteness, near_copy_of, is_first)
+    )
+    fitted = Fitted(
+        parameters_=settings,
+        model_=model._replace(
+            frequent=thresholds.Frequent(collection.images[frequent], limits[frequent])
+        ),
+        paths_=collection.ids,
+        states_=collection.states,
+        copy_of_=store.as_memmap("copy_of", copy_of),
+        near_copy_of_=store.as_memmap("near_copy_of", near_copy_of),
+        evidence_=_of_all(measurement.evidence, position, store),
+        view_entropies_=_taken(measurement.view_entropies, position),
+        decision_scores_=store.as_memmap("scores", scores),
+        remoteness_=store.as_memmap("remoteness", remoteness),
+        threshold_=thresholds.threshold(scores, settings["contamination"], remoteness),
+        health_=_health(model, scores, collection),
+    )
+    memory.trim()
+    return fitted, store
+
+
+def _once(images: np.ndarray, copy_of: np.ndarray) -> tuple[np.ndarray, np.ndarray | slice]:
+    """The different images, and the position among them that each image of the collection has.
+
+    Copies are trained, counted and scored once; but from a single image nothing is learnt.
+    """
+    first = np.flatnonzero(copy_of == np.arange(len(copy_of)))
+    if len(first) in (1, len(images)):
+        return images, slice(None)
+    return _taken(images, first), np.searchsorted(first, copy_of)
+
+
+def _taken(items: Any, index: np.ndarray | slice) -> Any:
+    """Items of an array; of a lazy one they stay where they are."""
+    if isinstance(items, np.ndarray) or isinstance(index, slice):
+        return items[index] if isinstance(items, np.ndarray) else items
+    return items.take(index)
+
+
+def _of_all(
+    evidence: Mapping[str, np.ndarray], position: np.ndarray | slice, store: Store
+) -> dict[str, np.ndarray]:
+    """By kind, what was measured once, for each image of the collection."""
+    if isinstance(position, slice):
+        return dict(evidence)
+    return {k: store.as_memmap(f"{k}-all", values[position]) for k, values in evidence.items()}
+
+
+def digests_of(collection: Collection) -> np.ndarray:
+    """uint64 [n], of the collection's images."""
+    if collection.digests is None:
+        return copies.digests(collection.images)
+    return collection.digests
+
+
+def _name(settings: Mapping[str, Any], collection: Collection, digests: np.ndarray) -> str:
+    """What names the work of a fit: all that it follows from."""
+    # The share of outliers sets the threshold and nothing else.
+    relevant = {name: value for name, value in settings.items() if name != "contamination"}
+    return work_key(work="fit", images=collection.images.shape, digests=digests, **relevant)
+
+
+def near_copies(images: np.ndarray, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """For each image the first that it is a copy of to the eye, int [n].
+
+    Of more than 20,000 different images the most outlying 20,000 are compared.
+    """
+    compared = np.unique(copy_of)
+    if len(compared) > LARGE:
+        compared = np.sort(compared[np.argpartition(scores[compared], -LARGE)[-LARGE:]])
+    near = np.arange(len(copy_of))
+    near[compared] = compared[copies.near(images[compared])]
+    return near[copy_of]
+
+
+def _health(model: Model, scores: np.ndarray, collection: Collection) -> Health:
+    network = model.network
+    return Health(
+        pretext_accuracy=network.accuracy,
+        chance=1 / network.num_operations,
+        spread=float(scores.std()),
+        steps=network.steps,
+        unreadable=collection.unreadable,
+        warning=network.warning,
+    )

@@ -1,0 +1,112 @@
+"""Distances: how far images are from a collection by a descriptor.
+
+They are those to the nearest of at most 1,000 reference images, drawn from the collection, so they
+cost the same per image however large it is.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
+
+from e3jax import devices
+from e3jax.evidence.kind import Context, Fit, Kind, Measured
+from e3jax.training import sampling
+
+Describe = Callable[[jax.Array], jax.Array]
+# Chosen by results on MNIST. A fixed number of neighbours fails in large collections, where
+# outliers of one kind become each other's neighbours.
+_REFERENCES, _NEIGHBOURS = 1000, 0.05
+_BLOCK = 4096  # images that are described before their distances are taken
+
+
+class References(NamedTuple):
+    """What distances to a collection need, for one descriptor.
+
+    Attributes:
+      features: float32 [r, d], what is compared with.
+      axes: float32 [d, d], what features are multiplied by before; [0, 0] if they are not.
+    """
+
+    features: np.ndarray
+    axes: np.ndarray
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """The mean Euclidean distance to the nearest 5 % of the references: float64 [n].
+
+        The nearest of all is left out: it is the image itself if that is a reference.
+        """
+        # Not by a product of matrices, whose rounding gives equal images different distances.
+        distances = cdist(_along(self.axes, features), self.features)
+        count = min(math.ceil(_NEIGHBOURS * distances.shape[1]) + 1, distances.shape[1])
+        nearest = np.sort(np.partition(distances, count - 1)[:, :count])
+        return nearest[:, min(1, count - 1) :].mean(axis=1)
+
+
+def descriptor(
+    name: str, describe: Describe, *, whitened: bool = False, weight: float = 1 / 3
+) -> Kind:
+    """The evidence that an image is far from the collection by a descriptor.
+
+    Args:
+      name: for people, "unusual ``name``".
+      describe: ``float32 [h, w, c] in [0, 1] -> float32 [d]``.
+      whitened: whether its entries are scaled and decorrelated before distances are taken, because
+        they are of different kinds: by the collection's covariance (Ledoit & Wolf 2004).
+      weight: see :class:`Kind`; a third each, so that three weigh as much as the network.
+    """
+
+    def fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
+        if len(images) > _REFERENCES:
+            chosen = sampling.choose(devices.fold_in(key, 2), len(images), _REFERENCES)
+            images = images[chosen]
+        return Fit(references(_describe(describe, images, context.mesh), whitened))
+
+    def measure(model: References, images: np.ndarray, context: Context) -> Measured:
+        values = [np.empty(0)]
+        for start in range(0, len(images), _BLOCK):
+            features = _describe(describe, images[start : start + _BLOCK], context.mesh)
+            values.append(model.distances(features))
+            done = start + len(features)
+            context.on_progress("describing", done, len(images))
+        return Measured(np.concatenate(values))
+
+    return Kind(fit=fit, measure=measure, model=References, weight=weight, phrase=f"unusual {name}")
+
+
+def references(features: np.ndarray, whitened: bool) -> References:
+    """What distances to features float32 [r, d] need, r >= 2."""
+    axes = _whitening(features) if whitened else np.zeros((0, 0), np.float32)
+    return References(_along(axes, features), axes)
+
+
+def _along(axes: np.ndarray, features: np.ndarray) -> np.ndarray:
+    # einsum sums every row alike, see above.
+    return np.einsum("nd,de->ne", features, axes) if axes.size else features
+
+
+def _whitening(features: np.ndarray) -> np.ndarray:
+    """float32 [d, d]: along these axes features [n, d] have about the unit matrix as covariance."""
+    deviation = features.std(axis=0, dtype=np.float64) + 1e-6
+    covariance = LedoitWolf().fit(features / deviation).covariance_
+    variance, directions = np.linalg.eigh(covariance)
+    return np.float32(directions / np.sqrt(np.maximum(variance, 1e-6)) / deviation[:, None])
+
+
+def _describe(describe: Describe, images: np.ndarray, mesh: Mesh | None) -> np.ndarray:
+    """float32 [n, d] of images uint8 [n, h, w, c]."""
+    return _describer(describe, mesh or devices.device_mesh())((), images)
+
+
+@devices.built_once
+def _describer(describe: Describe, mesh: Mesh) -> devices.BatchMap:
+    def of_block(_, images: jax.Array) -> jax.Array:
+        return jax.vmap(describe)(images.astype(jnp.float32) / 255)
+
+    return devices.BatchMap(of_block, mesh, 256, 32, "float32")

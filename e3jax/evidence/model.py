@@ -1,0 +1,218 @@
+"""The fitted model: everything that scores an image, as one immutable value.
+
+It is fitted to a collection, saved as it is, and sent to other processes as it is.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from e3jax import devices
+from e3jax.collection import Reader
+from e3jax.collection.lazy import LazyArray
+from e3jax.devices import engines
+from e3jax.evidence import NETWORK, fusion, registered
+from e3jax.evidence.fusion import Distribution
+from e3jax.evidence.kind import Context, Measured
+from e3jax.evidence.network import LARGE, TrainedNetwork, pack, unpack
+from e3jax.evidence.thresholds import Frequent
+from e3jax.images import memory
+from e3jax.work import locks
+
+_BLOCK = 4_096  # images of a large collection that are measured together
+
+
+class Model(NamedTuple):
+    """Everything that scores an image.
+
+    Attributes:
+      reader: how a picture becomes an array.
+      evidence: by kind, what measuring it needs.
+      weights: by kind, of its surprise in the score.
+      distributions: by kind, of the collection; {} where the network's evidence is the score.
+      frequent: images that were frequent in the collection.
+    """
+
+    reader: Reader
+    evidence: dict[str, Any]
+    weights: dict[str, float]
+    distributions: dict[str, Distribution]
+    frequent: Frequent
+
+    @property
+    def network(self) -> TrainedNetwork:
+        """The network's part."""
+        return self.evidence[NETWORK]
+
+
+class Measurement(NamedTuple):
+    """What a model's evidence says about n images.
+
+    Attributes:
+      evidence: by kind, float64 [n], larger = more outlying.
+      view_entropies: float32 [n, k] in nats; of a large collection rounded to 8 bits, on disk.
+    """
+
+    evidence: dict[str, np.ndarray]
+    view_entropies: np.ndarray | LazyArray
+
+
+class Work(NamedTuple):
+    """How the work of a fit is done.
+
+    Attributes:
+      folder: where it is kept; None: in memory.
+      shard: (i, m): every m-th block from the i-th on is measured here, the others elsewhere.
+      executor: measures blocks; None: this process.
+    """
+
+    folder: Path | None = None
+    shard: tuple[int, int] = (1, 1)
+    executor: Executor | None = None
+
+    def locked(self) -> contextlib.AbstractContextManager:
+        """Waits until no other process that shares the folder begins or trains."""
+        if self.folder is None:
+            return contextlib.nullcontext()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return locks.held(self.folder, "rank", wait=True)
+
+
+HERE = Work()
+
+
+def fit(
+    key: jax.Array, images: np.ndarray, kinds: Sequence[str], reader: Reader, context: Context
+) -> tuple[Model, dict[str, Measured]]:
+    """Fits kinds of evidence to a collection.
+
+    Args:
+      key: of all randomness.
+      images: uint8 [n, h, w, c], all different, or what is indexed like such an array.
+      kinds: names in :data:`e3jax.evidence.EVIDENCE`.
+      reader: what the images were read with.
+      context: of the training.
+
+    Returns:
+      A model without distributions, see :func:`with_distributions`, and by kind what fitting has
+      measured of all images.
+    """
+    parts, measured = {}, {}
+    for name in kinds:
+        # The training's key is the fit's own.
+        part = registered(name).fit(
+            key if name == NETWORK else devices.fold_in(key, 2), images, context
+        )
+        parts[name] = part.model
+        if part.measured:
+            measured[name] = part.measured
+    weights = {name: registered(name).weight for name in kinds}
+    nothing = Frequent(images[:0], np.empty(0))
+    return Model(reader, parts, weights, {}, nothing), measured
+
+
+def with_distributions(model: Model, evidence: Mapping[str, np.ndarray]) -> Model:
+    """The model, with the distributions of the collection's evidence float64 [n] by kind."""
+    if len(model.evidence) == 1:
+        return model
+    distributions = {name: fusion.distribution(values) for name, values in evidence.items()}
+    return model._replace(distributions=distributions)
+
+
+def measure(
+    model: Model,
+    images: np.ndarray,
+    context: Context,
+    known: Mapping[str, Measured] | None = None,
+    work: Work = HERE,
+) -> Measurement | None:
+    """Measures images uint8 [n, h, w, c]; more than 20,000 block by block.
+
+    Args:
+      model: by :func:`fit`.
+      images: or what is indexed like such an array.
+      context: its store keeps the blocks.
+      known: by kind, what fitting has measured of these images.
+      work: who measures which blocks.
+
+    Returns:
+      The measurement; None as long as blocks of other shards are missing.
+    """
+    n, store = len(images), context.store
+    if n <= LARGE:
+        return _measure(model, images, context, known or {})
+    memory.trim()  # what was needed before
+    names = [f"evidence{i:07d}" for i in range(math.ceil(n / _BLOCK))]
+    shard, shards = work.shard
+    # Once, unless somebody removes the folder meanwhile.
+    while missing := [i for i in range(len(names)) if names[i] not in store]:
+        mine = [i for i in missing if i % shards == shard - 1]
+        if not mine:
+            return None
+        blocks = ((model, images[i * _BLOCK : (i + 1) * _BLOCK]) for i in mine)
+        done = n - _BLOCK * len(missing)
+        context.on_progress("scoring", max(done, 0), n)
+        measured = engines.ordered_map(work.executor, _measure_block, blocks)
+        for i, arrays in zip(mine, measured, strict=True):
+            store[names[i]] = arrays
+            done += _BLOCK
+            context.on_progress("scoring", min(max(done, 0), n), n)
+    evidence = {
+        name: store.as_memmap(name, np.concatenate([store[block][name] for block in names]))
+        for name in model.evidence
+    }
+    counts = [min(_BLOCK, n - start) for start in range(0, n, _BLOCK)]
+    like = np.empty((0, len(model.network.median)), np.float32)
+    convert = functools.partial(unpack, num_operations=model.network.num_operations)
+    load = functools.partial(_entropies_of, store, names)
+    return Measurement(evidence, LazyArray(load, counts, like, convert))
+
+
+def _measure(
+    model: Model, images: np.ndarray, context: Context, known: Mapping[str, Measured]
+) -> Measurement:
+    measured = {
+        name: known[name] if name in known else registered(name).measure(part, images, context)
+        for name, part in model.evidence.items()
+    }
+    values = {name: of_kind.values for name, of_kind in measured.items()}
+    return Measurement(values, measured[NETWORK].view_entropies)
+
+
+def _measure_block(block: tuple[Model, np.ndarray]) -> dict[str, np.ndarray]:
+    """The evidence about a block, by kind, and its views' entropies in 8 bits."""
+    model, images = block
+    evidence, entropies = _measure(model, images, Context(), {})
+    return evidence | {"entropies": pack(entropies, model.network.num_operations)}
+
+
+def _entropies_of(store: Any, names: Sequence[str], i: int) -> np.ndarray:
+    return store[names[i]]["entropies"]
+
+
+def score(model: Model, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Scores float64 [n] in nats, larger = more outlying: the weighted mean surprise.
+
+    Of the network alone it is its evidence, the mean entropy.
+    """
+    if not model.distributions:
+        return evidence[NETWORK]
+    return fusion.weighted_mean(
+        lambda name: model.distributions[name].surprise(evidence[name]), model.weights
+    )
+
+
+def surprises(model: Model, evidence: Mapping[str, np.ndarray]) -> dict[str, LazyArray]:
+    """Surprises float64 [n] in nats by kind, computed where they are indexed; {} of one kind."""
+    return {
+        name: LazyArray([values].__getitem__, [len(values)], np.empty(0), distribution.surprise)
+        for name, distribution in model.distributions.items()
+        for values in [evidence[name]]
+    }

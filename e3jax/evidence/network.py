@@ -1,0 +1,179 @@
+"""The network's evidence: the entropy of its softmax, averaged over an image's views (eq. 6)."""
+
+import contextlib
+import logging
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from e3jax import devices, operations, training
+from e3jax.devices import runtime
+from e3jax.errors import InputError
+from e3jax.evidence import health
+from e3jax.evidence.kind import Context, Fit, Kind, Measured
+from e3jax.operations import OperationSet
+from e3jax.training import fitting, rules, sampling
+from e3jax.training.e3outlier import E3OUTLIER
+from e3jax.work.store import flat, nested
+
+_log = logging.getLogger(__name__)
+NETWORK = "network"
+# Images of a large collection, of which a sample is evaluated while the network is fitted.
+LARGE, _SAMPLE = 20_000, 5_000
+
+
+class TrainedNetwork(NamedTuple):
+    """A network that tells operations apart, and what its entropies are compared with.
+
+    Attributes:
+      variables: its parameters and running statistics.
+      network: its name, or the function that builds it.
+      operations: those that it tells apart, by their families or one by one.
+      operation_indices: those that score an image; None: all.
+      side, channels: of its images.
+      steps, precision: of its training.
+      median: float [k] in nats, the collection's median entropy of each scoring operation.
+      weights: float [k], of mean 1, of the scoring operations.
+      accuracy: share of the collection's views whose operation was recognised, in [0, 1].
+      warning: why its scores may mean little, in one sentence; "" if they look sound.
+    """
+
+    variables: dict[str, Any]
+    network: Any
+    operations: str | tuple[operations.Operation, ...]
+    operation_indices: tuple[int, ...] | None
+    side: int
+    channels: int
+    steps: int
+    precision: str
+    median: np.ndarray = np.empty(0)
+    weights: np.ndarray = np.empty(0)
+    accuracy: float = 0.0
+    warning: str = ""
+
+    @property
+    def num_operations(self) -> int:
+        """The number of operations that it tells apart."""
+        return len(fitting.operation_set(self.operations, self.side))
+
+    def operation_set(self) -> OperationSet:
+        """The operations that score an image."""
+        compiled = fitting.operation_set(self.operations, self.side)
+        if self.operation_indices is None:
+            return compiled
+        return operations.subset(compiled, self.operation_indices)
+
+    def view_scores(self, images: np.ndarray, context: Context, stage: str) -> rules.ViewScores:
+        """Scores of all views of images uint8 [n, h, w, c].
+
+        Raises:
+          InputError: the images have another number of channels.
+        """
+        if images.shape[-1] != self.channels:
+            raise InputError(
+                f"images have {images.shape[-1]} channels, those of fit had {self.channels}: give "
+                "images of the same kind"
+            )
+        config = training.quick_config()._replace(
+            network=self.network,
+            operations=self.operations,
+            steps=self.steps,
+            precision=self.precision,
+        )
+        return fitting.score(
+            fitting.restored(E3OUTLIER, config, self.side, self.variables),
+            images,
+            mesh=context.mesh,
+            on_progress=lambda _, done, total: context.on_progress(stage, done, total),
+            chosen=self.operation_indices,
+        )
+
+    def measured(self, view_entropies: np.ndarray) -> Measured:
+        """The evidence that follows from entropies float32 [n, k] of views."""
+        return Measured((view_entropies * self.weights).mean(axis=1), view_entropies)
+
+
+def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
+    """Trains the network, and evaluates it on the collection or on 5,000 images of a large one."""
+    n, side, _, channels = images.shape
+    config = context.config
+    name = getattr(config.network, "__name__", config.network)
+    used = (runtime.describe_devices(), name, f"{config.steps} steps", config.precision)
+    _log.info(f"Device: {', '.join(used)}")
+    trained = context.store.get_or_compute("trained", lambda: _train(key, images, context))
+    model = TrainedNetwork(
+        {"batch_stats": {}} | nested(trained),  # which a network need not have
+        config.network,
+        config.operations,
+        _scoring(config.k, context.score_operations),
+        side,
+        channels,
+        config.steps,
+        config.precision,
+    )
+    is_large = n > LARGE
+    sample = images[sampling.choose(devices.fold_in(key, 3), n, _SAMPLE)] if is_large else images
+
+    def evaluate() -> dict[str, np.ndarray]:
+        scores = model.view_scores(sample, context, "sampling" if is_large else "scoring")
+        warning = health.check_fit(scores, config.k)
+        accuracy = scores.accuracy.mean()
+        return {"entropies": entropies_of(scores), "accuracy": accuracy, "warning": warning}
+
+    sampled = context.store.get_or_compute("sample", evaluate)
+    entropies = sampled["entropies"]
+    weights = rules.view_weights(entropies) if context.equalised else np.ones(entropies.shape[1])
+    model = model._replace(
+        median=np.median(entropies, axis=0),
+        weights=weights,
+        accuracy=float(sampled["accuracy"]),
+        warning=str(sampled["warning"]),
+    )
+    return Fit(model, None if is_large else model.measured(entropies))
+
+
+def _train(key: jax.Array, images: np.ndarray, context: Context) -> dict[str, np.ndarray]:
+    with contextlib.ExitStack() as stack:
+        checkpoint = None
+        if context.checkpoint and context.store.folder:
+            checkpoint = context.checkpoint(context.store.folder / "training")
+            stack.enter_context(contextlib.closing(checkpoint))
+        fitted = fitting.fit(
+            key,
+            images,
+            context.method,
+            context.config,
+            mesh=context.mesh,
+            checkpoint=checkpoint,
+            on_progress=context.on_progress,
+        )
+    return flat(devices.fetched(fitted.state.variables))
+
+
+def _scoring(k: int, count: int | None) -> tuple[int, ...] | None:
+    """The positions of operations that score an image; None for all k."""
+    return None if count is None or count >= k else operations.evenly(k, count)
+
+
+def entropies_of(scores: rules.ViewScores) -> np.ndarray:
+    """Entropies of views in nats, float32 [n, k] in [0, log k]: minus NE (eq. 6)."""
+    return -scores.rules["ne"]
+
+
+def _measure(model: TrainedNetwork, images: np.ndarray, context: Context) -> Measured:
+    return model.measured(entropies_of(model.view_scores(images, context, "scoring")))
+
+
+def pack(view_entropies: np.ndarray, num_operations: int) -> np.ndarray:
+    """Entropies in nats, rounded to 8 bits: 0 to 255 for 0 to log k."""
+    return np.uint8(np.rint(view_entropies * (255 / math.log(num_operations))))
+
+
+def unpack(packed: np.ndarray, num_operations: int) -> np.ndarray:
+    """The reverse of :func:`pack`, float32."""
+    return np.float32(packed) * np.float32(math.log(num_operations) / 255)
+
+
+trained_network = Kind(fit=_fit, measure=_measure, model=TrainedNetwork, phrase="unusual views")
