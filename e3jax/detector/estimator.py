@@ -19,7 +19,7 @@ from e3jax.evidence.health import HealthWarning
 from e3jax.evidence.model import Measurement, Work
 from e3jax.report.ranking import Explanation, Ranking
 from e3jax.training import rules
-from e3jax.work.progress import silent
+from e3jax.work.progress import no_progress
 from e3jax.work.store import Store, work_key
 
 _NOT_SAVED = {
@@ -115,7 +115,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         resize="squash",
         value_range=None,
         random_state=None,
-        on_progress=silent,
+        on_progress=no_progress,
     ):
         self.contamination = contamination
         self.evidence = evidence
@@ -192,7 +192,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         try:
             pickle.dumps(self.on_progress)
         except Exception:  # of any type
-            state = state | {"on_progress": silent}
+            state = state | {"on_progress": no_progress}
         return state
 
     def __getattr__(self, name: str):

@@ -177,4 +177,4 @@ def _affordable(
     seconds_per_view = (time.monotonic() - began) / (64 * config.k)
     left = deadline - time.monotonic() - seconds_per_view * views
     steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
-    return devices.from_first(np.int32(min(config.steps, max(steps, _LEAST_STEPS))))
+    return devices.broadcast_from_first(np.int32(min(config.steps, max(steps, _LEAST_STEPS))))

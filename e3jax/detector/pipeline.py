@@ -69,7 +69,9 @@ def fit(
     with work.locked():
         store = Store(work.folder, work.folder and _name(settings, collection, digests))
         seed = np.int32(check_random_state(settings["random_state"]).randint(_SEEDS))
-        seed = devices.from_first(store.get_or_compute("seed", lambda: {"seed": seed})["seed"])
+        seed = devices.broadcast_from_first(
+            store.get_or_compute("seed", lambda: {"seed": seed})["seed"]
+        )
         context = parameters.context(settings, images, store, deadline, checkpoint, on_progress)
         model, known = models.fit(
             devices.key(seed[()]), images, parameters.kinds(settings), collection.reader, context

@@ -104,7 +104,7 @@ def _describe(describe: Describe, images: np.ndarray, mesh: Mesh | None) -> np.n
     return _describer(describe, mesh or devices.device_mesh())((), images)
 
 
-@devices.built_once
+@devices.cached_program
 def _describer(describe: Describe, mesh: Mesh) -> devices.BatchMap:
     def of_block(_, images: jax.Array) -> jax.Array:
         return jax.vmap(describe)(images.astype(jnp.float32) / 255)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from e3jax.training import TrainConfig
 from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training.method import Method
-from e3jax.work.progress import Progress, silent
+from e3jax.work.progress import Progress, no_progress
 from e3jax.work.store import Store
 
 
@@ -62,7 +62,7 @@ class Context:
     mesh: Mesh | None = None
     store: Store = dataclasses.field(default_factory=Store)
     checkpoint: Callable[[Path], Any] | None = None
-    on_progress: Progress = silent
+    on_progress: Progress = no_progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -87,7 +87,7 @@ class TrainedNetwork(NamedTuple):
             images,
             mesh=context.mesh,
             on_progress=lambda _, done, total: context.on_progress(stage, done, total),
-            chosen=self.operation_indices,
+            operation_indices=self.operation_indices,
         )
 
     def measured(self, view_entropies: np.ndarray) -> Measured:

@@ -37,7 +37,7 @@ _TRIMMED = 0.1
 FACTORED = dataclasses.replace(
     E3OUTLIER,
     loss=losses.trimmed(losses.factored_supervision, _TRIMMED),
-    extra=losses.no_certainty,
+    extra=losses.initial_certainty,
     scores={"factored": lambda evaluated: evaluated.evaluation.weighted_mean("ne")},
     constants=lambda: {"trimmed": _TRIMMED},
 )
