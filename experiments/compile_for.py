@@ -32,8 +32,9 @@ from sweep.store import append_rows
 
 from e3jax import devices, methods, networks, priority, training
 from e3jax.cli.main import path
+from e3jax.methods import METHODS
+from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training import fitting
-from e3jax.training.e3outlier import E3OUTLIER, FACTORED
 from e3jax.work import files
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())
@@ -105,7 +106,7 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     probe_set = priority.ProbeSet(images, labels, shaped((4, views), np.float32), *data)
     probe = priority.make_probe(case.network, config.k, case.precision)
     options = (probe, probe_set) if name == "watched" else ()
-    method = FACTORED if name == "e3outlier+" else E3OUTLIER
+    method = METHODS.get(name, E3OUTLIER)
     found = fitting.programs(method, config, shape, mesh, *options)
     if program := found.get("train" if name in _TRAININGS else name):
         return program

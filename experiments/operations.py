@@ -23,7 +23,7 @@ from e3jax import datasets, metrics, operations
 from e3jax.cli.main import path
 from e3jax.datasets import contamination
 from e3jax.devices import runtime
-from e3jax.evidence import descriptors, fusion
+from e3jax.evidence import EVIDENCE, NETWORK, Context, fit_and_measure, fusion
 from e3jax.report import sheet
 from e3jax.training import fitting, rules
 from e3jax.training.e3outlier import FACTORED
@@ -115,13 +115,14 @@ def measure(data: datasets.Dataset, columns: dict) -> tuple[list, list]:
 
 def fewer_operations(images: np.ndarray, ne: np.ndarray) -> dict[str, np.ndarray]:
     """Scores by a part of the operations, of the network alone and fused as e3outlier+ does."""
-    references, ways = descriptors.fit(jax.random.key(0), images), {}
-    evidence = descriptors.distances(references, images)
+    ways, names = {}, [name for name in EVIDENCE if name != NETWORK]
+    evidence = fit_and_measure(jax.random.key(0), images, names, Context())
+    weights = {name: kind.weight for name, kind in EVIDENCE.items()}
     for count in (6, 12, 24, 48, ne.shape[1]):
         some = ne[:, operations.evenly(ne.shape[1], count)]
         network = (some * rules.view_weights(some)).mean(1)
         ways[f"network, {count} operations"] = network
-        fused = fusion.fuse_collection(evidence | {fusion.NETWORK: -network})
+        fused = fusion.fuse_collection(evidence | {NETWORK: -network}, weights)
         ways[f"e3outlier+, {count} operations"] = -fused
     return ways
 

@@ -5,6 +5,11 @@ takes part in the scores of ``E3Outlier`` and ``e3jax rank``, their tables and g
 detectors and the benchmark method e3outlier+.
 """
 
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+
 from e3jax.errors import InputError
 from e3jax.evidence import descriptors
 from e3jax.evidence.distances import descriptor
@@ -18,7 +23,17 @@ EVIDENCE: dict[str, Kind] = {
     "statistics": descriptor("statistics", descriptors.statistics, whitened=True),
 }
 
-__all__ = ["EVIDENCE", "NETWORK", "Context", "Fit", "Kind", "Measured", "descriptor", "registered"]
+__all__ = [
+    "EVIDENCE",
+    "NETWORK",
+    "Context",
+    "Fit",
+    "Kind",
+    "Measured",
+    "descriptor",
+    "fit_and_measure",
+    "registered",
+]
 
 
 def registered(name: str) -> Kind:
@@ -33,3 +48,22 @@ def registered(name: str) -> Kind:
             "first"
         )
     return EVIDENCE[name]
+
+
+def fit_and_measure(
+    key: jax.Array, images: np.ndarray, names: Iterable[str], context: Context
+) -> dict[str, np.ndarray]:
+    """The evidence of a collection about itself, by kind, float64 [n], larger = more outlying.
+
+    Args:
+      key: of all that fitting draws.
+      images: uint8 [n, h, w, c], n >= 2.
+      names: of ``EVIDENCE``.
+      context: of fitting and measuring.
+    """
+    values = {}
+    for name in names:
+        kind = registered(name)
+        fit = kind.fit(key, images, context)
+        values[name] = (fit.measured or kind.measure(fit.model, images, context)).values
+    return values

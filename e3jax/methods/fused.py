@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from e3jax.evidence import EVIDENCE, NETWORK, Context, fusion
+from e3jax.evidence import EVIDENCE, NETWORK, Context, fit_and_measure, fusion
 from e3jax.training.e3outlier import FACTORED
 from e3jax.training.method import Evaluated, Method
 
@@ -17,13 +17,7 @@ def _names() -> list[str]:
 
 
 def _measured(evaluated: Evaluated, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The evidence of these kinds, float64 [n] each, larger = more outlying."""
-    context, values = Context(mesh=evaluated.mesh), {}
-    for name in names:
-        fit = EVIDENCE[name].fit(evaluated.key, evaluated.images, context)
-        measured = EVIDENCE[name].measure(fit.model, evaluated.images, context)
-        values[name] = measured.values
-    return values
+    return fit_and_measure(evaluated.key, evaluated.images, names, Context(mesh=evaluated.mesh))
 
 
 def _fused(evidence: dict[str, np.ndarray]) -> np.ndarray:

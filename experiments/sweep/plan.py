@@ -15,8 +15,9 @@ import numpy as np
 from e3jax import datasets
 from e3jax.datasets import contamination
 from e3jax.errors import InputError
+from e3jax.methods.fused import E3OUTLIER_PLUS
 from e3jax.training import TrainConfig, quick_config
-from e3jax.training.e3outlier import E3OUTLIER, FACTORED
+from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training.method import Method
 from sweep.provenance import libraries
 
@@ -30,7 +31,7 @@ KEYED = """network operations optimizer learning_rate schedule weight_decay batc
 precision""".split()
 BASES = ("paper", "quick", "quick1")
 # Methods with a network and operations of one's choice, and two editions of the quick protocol.
-OURS = (E3OUTLIER, FACTORED)
+OURS = (E3OUTLIER, E3OUTLIER_PLUS)
 
 
 class Protocol(NamedTuple):
