@@ -33,8 +33,8 @@ from sweep.store import append_rows
 from e3jax import devices, methods, networks, priority, training
 from e3jax.cli.main import path
 from e3jax.methods import METHODS
-from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training import fitting
+from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.work import files
 
 TARGETS = tomllib.loads(Path(__file__).with_name("accelerators.toml").read_text())

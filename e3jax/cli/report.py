@@ -89,7 +89,7 @@ def sum_up(screen: console.Console, out: Path, ranked: ranking.Ranking, closed) 
         screen.print(f"... and {count - console.SHOWN} more")
     total = len(ranked.scores)
     screen.print(f"{count} of {total} images do not seem to belong, scores in nats")
-    say_left_out(screen, closed + ranked.unreadable, ranked.file_scale)
+    say_left_out(screen, closed + ranked.unreadable, ranked.file_range)
     screen.print(f"The report is in {out}/: open {_GALLERY}, or read {tables.SCORES}")
 
 

@@ -46,8 +46,8 @@ def read(
 
     Files of more than 8 bits often use a part of their range, e.g. 12 of 16 bits. All of them
     share one range, so that a dark image stays dark, see
-    :func:`e3jax.images.high_depth.common_range`. Their pixels without data, NaN or what GDAL's tag says,
-    do not count and become black.
+    :func:`e3jax.images.high_depth.common_range`. Their pixels without data, NaN or what GDAL's tag
+    says, do not count and become black.
 
     Args:
       X: a folder, of which all images below it are taken; a bank, see

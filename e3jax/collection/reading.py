@@ -27,7 +27,8 @@ def read_each(
 
     Returns:
       For each source the exception that its decoder raised, of any type, or a list: pixels uint8
-      [h, w, 3], or a `HighDepthImage`; and where thumbnails are asked for, a WebP file's content or a `HighDepthImage`.
+      [h, w, 3], or a `HighDepthImage`; and where thumbnails are asked for, a WebP file's content or
+      a `HighDepthImage`.
 
     Raises:
       InputError: unknown fit.

@@ -9,10 +9,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax.collection import Collection, copies, read
-from e3jax.collection.collection import Skipped
 from e3jax.detector import parameters, pipeline
 from e3jax.detector.contract import OutlierContract
-from e3jax.errors import InputError
 from e3jax.evidence import Context, thresholds
 from e3jax.evidence import model as models
 from e3jax.evidence.health import HealthWarning
@@ -244,9 +242,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
     def _readable(self, X) -> np.ndarray:
         """The images of a collection, all of which must be readable."""
         collection = self.read(X)
-        for entry in collection.unreadable:
-            if not isinstance(entry, Skipped):
-                raise InputError(f"{entry.path} cannot be read ({entry.reason}): leave it out")
+        collection.check_complete()
         return collection.images
 
     def _context(self, store: Store | None = None) -> Context:
@@ -291,7 +287,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
 
     def _rank(self, X, work: Work) -> Ranking | None:
         collection = self.read(X)
-        images, digests = collection.images, pipeline.digests_of(collection)
+        images, digests = collection.images, collection.digests
         store = Store()
         if work.folder:
             with work.locked():

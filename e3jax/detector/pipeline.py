@@ -63,11 +63,10 @@ def fit(
     budget = settings["time_budget"]
     deadline = None if budget is None else time.monotonic() + budget
     collection = read(X, parameters.reader(settings), least=2, on_progress=on_progress)
-    digests = digests_of(collection)
-    copy_of = copies.exact(collection.images, digests)
+    copy_of = copies.exact(collection.images, collection.digests)
     images, position = _once(collection.images, copy_of)
     with work.locked():
-        store = Store(work.folder, work.folder and _name(settings, collection, digests))
+        store = Store(work.folder, work.folder and _name(settings, collection))
         seed = np.int32(check_random_state(settings["random_state"]).randint(_SEEDS))
         seed = devices.broadcast_from_first(
             store.get_or_compute("seed", lambda: {"seed": seed})["seed"]
@@ -138,18 +137,12 @@ def _of_all(
     return {k: store.as_memmap(f"{k}-all", values[position]) for k, values in evidence.items()}
 
 
-def digests_of(collection: Collection) -> np.ndarray:
-    """uint64 [n], of the collection's images."""
-    if collection.digests is None:
-        return copies.digests(collection.images)
-    return collection.digests
-
-
-def _name(settings: Mapping[str, Any], collection: Collection, digests: np.ndarray) -> str:
+def _name(settings: Mapping[str, Any], collection: Collection) -> str:
     """What names the work of a fit: all that it follows from."""
     # The share of outliers sets the threshold and nothing else.
     relevant = {name: value for name, value in settings.items() if name != "contamination"}
-    return work_key(work="fit", images=collection.images.shape, digests=digests, **relevant)
+    shape, digests = collection.images.shape, collection.digests
+    return work_key(work="fit", images=shape, digests=digests, **relevant)
 
 
 def near_copies(images: np.ndarray, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:

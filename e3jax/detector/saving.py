@@ -26,7 +26,7 @@ from e3jax.evidence.fusion import Distribution
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Model
 from e3jax.evidence.thresholds import Frequent
-from e3jax.images.deep import ValueRange
+from e3jax.images.high_depth import ValueRange
 from e3jax.operations import Operation
 from e3jax.version import VERSION
 from e3jax.work import files
