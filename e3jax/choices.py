@@ -4,3 +4,6 @@
 FITS = ("squash", "crop", "letterbox")
 # What scores are made of, see e3jax.E3Outlier.
 EVIDENCE = ("all", "network")
+# Images of a large collection: of so many files a bank is made, fewer operations score them, and
+# they are measured block by block.
+LARGE = 20_000

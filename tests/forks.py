@@ -13,11 +13,10 @@ import os
 import signal
 import sys
 
+import large_collections
 import tiny  # noqa: F401, a network that compiles in a second
 
 from e3jax import cli, version
-from e3jax.collection import bank, opening
-from e3jax.detector import estimator
 from e3jax.devices import engines
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
@@ -40,8 +39,7 @@ def watch(folder: str, kill_at: int | None, report: int) -> None:
 
 
 def main() -> None:
-    estimator.LARGE = opening.LARGE = 50
-    estimator._SAMPLE, estimator._PART, estimator._SCORED, bank._SHARD = 40, 32, 6, 16
+    large_collections.set_constants()
     engines.processes = map
     version.versions()  # once, as the digest of the code may change while others work on it
     report = os.memfd_create("count")

@@ -12,8 +12,7 @@ import pytest
 from conftest import ROOT
 
 import e3jax
-from e3jax import operations
-from e3jax.evidence import descriptors
+from e3jax import evidence, operations
 from e3jax.training import rules
 
 DOCS = ROOT / "docs"
@@ -22,7 +21,7 @@ PAGES += sorted(DOCS.glob("*.md"))
 # From top to bottom in one folder; ```console is what takes hours or installs.
 RUN = ("clean-a-folder", "extend", "from-python", "inlier-priority", "reproduce")
 NOTEBOOK = DOCS / "digits.ipynb"
-REGISTRIES = (rules, "RULES"), (descriptors, "DESCRIPTORS"), (operations, "FAMILIES")
+REGISTRIES = (rules, "RULES"), (evidence, "EVIDENCE"), (operations, "FAMILIES")
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

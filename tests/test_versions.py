@@ -46,11 +46,10 @@ def test_the_arctangent_of_many_numbers_is_right(name, vector_bits):
 TWO_DEVICES = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
-from e3jax.evidence import descriptors
+from e3jax.evidence import Context, fit_and_measure
 images = np.random.default_rng(0).integers(0, 255, (300, 32, 32, 1), np.uint8)
-references = descriptors.fit(jax.random.key(0), images)
 for _ in range(100):
-    descriptors.distances(references, images)
+    fit_and_measure(jax.random.key(0), images, ["shape", "layout", "statistics"], Context())
 """
 
 

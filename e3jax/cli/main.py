@@ -52,6 +52,7 @@ def _add_rank(commands) -> None:
         choices=choices.EVIDENCE,
         help="network: the paper's method alone",
     )
+    add("--rule", default="ne", help="how the network scores a view: ne, pl or mp")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
     add("--score-operations", type=int, metavar="N", help="how many score (default: by the images)")

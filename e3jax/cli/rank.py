@@ -15,6 +15,7 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
     detector = E3Outlier(
         contamination=args.contamination,
         evidence=args.evidence,
+        rule=args.rule,
         network=args.network,
         operations=args.operations,
         steps="auto" if args.steps is None else args.steps,

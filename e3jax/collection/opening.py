@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from e3jax import images
-from e3jax.choices import FITS
+from e3jax import choices, images
 from e3jax.collection import copies
 from e3jax.collection.collecting import collect, is_path
 from e3jax.collection.collection import Collection, Unreadable
@@ -23,7 +22,6 @@ from e3jax.images.high_depth import HighDepthImage, ValueRange, common_range
 from e3jax.work import files
 from e3jax.work.progress import Progress, no_progress
 
-LARGE = 20_000  # files of which a bank is made
 _log = logging.getLogger(__name__)
 
 
@@ -70,9 +68,10 @@ def read(
     """
     if isinstance(X, Collection):
         return X
-    if reader.resize not in FITS:
+    if reader.resize not in choices.FITS:
         raise InputError(
-            f"resize is {reader.resize!r}, expected one of {', '.join(FITS)}: choose one of them"
+            f"resize is {reader.resize!r}, expected one of {', '.join(choices.FITS)}: choose one "
+            "of them"
         )
     if is_path(X) and _is_bank(X):
         return _read_bank(X, reader, least)
@@ -196,7 +195,7 @@ def _is_bank(folder: str | os.PathLike) -> bool:
 
 def _is_large(sources: list) -> bool:
     has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-    return len(sources) > LARGE and has_pyarrow and all(map(is_path, sources))
+    return len(sources) > choices.LARGE and has_pyarrow and all(map(is_path, sources))
 
 
 def _write_bank(folder, sources, reader, left_out, on_progress, executor) -> None:

@@ -49,6 +49,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
       evidence: what scores are made of. "all": all of :data:`e3jax.evidence.EVIDENCE`, half the
         network as e3outlier+ trains it, half how far an image is from the collection by its
         descriptors; "network": the paper's method.
+      rule: by which the network's views score, of :data:`e3jax.training.rules.RULES`.
       network: name or function for :func:`e3jax.networks.build`; "auto": "pwrn-10-2" on a CPU,
         "wrn-10-4" (the paper's) on an accelerator.
       operations: families of operations, "RA+IA+PR" or a part of it; or a sequence of
@@ -103,6 +104,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         self,
         contamination=0.1,
         evidence="all",
+        rule="ne",
         network="auto",
         operations="RA+IA+PR",
         steps="auto",
@@ -117,6 +119,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
     ):
         self.contamination = contamination
         self.evidence = evidence
+        self.rule = rule
         self.network = network
         self.operations = operations
         self.steps = steps

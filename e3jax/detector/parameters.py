@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_random_state
 
-from e3jax import devices, networks, operations, training
-from e3jax.choices import EVIDENCE as CHOICES
-from e3jax.choices import FITS
+from e3jax import choices, devices, networks, operations, training
 from e3jax.collection import Reader
 from e3jax.evidence import EVIDENCE, NETWORK, Context, thresholds
-from e3jax.evidence.network import LARGE
 from e3jax.training import fitting
 from e3jax.training.e3outlier import E3OUTLIER, FACTORED
 from e3jax.training.method import Method
+from e3jax.training.rules import RULES
 from e3jax.work.progress import Progress
 from e3jax.work.store import Store
 
@@ -43,13 +41,17 @@ def check(parameters: Mapping[str, Any]) -> None:
         raise ValueError(f"time_budget is {budget!r}, expected seconds above 0")
     if side % 2 or side < 4:
         raise ValueError(f"image_size is {side}, expected an even number from 4")
-    if parameters["evidence"] not in CHOICES:
-        known = " or ".join(map(repr, CHOICES))
+    if parameters["evidence"] not in choices.EVIDENCE:
+        known = " or ".join(map(repr, choices.EVIDENCE))
         raise ValueError(f"evidence is {parameters['evidence']!r}, expected {known}")
+    if parameters["rule"] not in RULES:
+        raise ValueError(f"rule is {parameters['rule']!r}, expected one of {', '.join(RULES)}")
     if parameters["network"] != "auto":
         networks.check_classifier(parameters["network"])
-    if parameters["resize"] not in FITS:
-        raise ValueError(f"resize is {parameters['resize']!r}, expected one of {', '.join(FITS)}")
+    if parameters["resize"] not in choices.FITS:
+        raise ValueError(
+            f"resize is {parameters['resize']!r}, expected one of {', '.join(choices.FITS)}"
+        )
     check_value_range(parameters["value_range"])
     if not isinstance(parameters["operations"], (str, Iterable)):
         raise ValueError(
@@ -118,7 +120,7 @@ def context(
     config = _config(parameters, n)
     score_operations = parameters["score_operations"]
     if score_operations == "auto":
-        score_operations = config.k if n <= LARGE else _SCORED
+        score_operations = config.k if n <= choices.LARGE else _SCORED
 
     def resolve() -> dict[str, np.ndarray]:
         steps = np.int64(config.steps)
@@ -135,6 +137,7 @@ def context(
     return Context(
         method=method,
         config=config,
+        rule=parameters["rule"],
         score_operations=score_operations,
         equalised=is_fused,
         store=store,

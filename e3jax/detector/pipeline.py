@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import check_random_state
 
-from e3jax import devices
+from e3jax import choices, devices
 from e3jax.collection import Collection, copies, read
 from e3jax.detector import parameters
-from e3jax.evidence import NETWORK, thresholds
 from e3jax.evidence import model as models
+from e3jax.evidence import thresholds
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Model, Work
-from e3jax.evidence.network import LARGE
 from e3jax.images import memory
 from e3jax.work.progress import Progress
 from e3jax.work.store import Store, work_key
@@ -81,7 +80,7 @@ def fit(
     memory.trim()  # of many images, temporary arrays are as large as what stays
     model = models.with_distributions(model, measurement.evidence)
     scores = models.score(model, measurement.evidence)[position]
-    remoteness = thresholds.remoteness(measurement.evidence, model.weights, NETWORK)[position]
+    remoteness = thresholds.remoteness(measurement.evidence, model.weights)[position]
     near_copy_of = near_copies(collection.images, copy_of, scores)
     is_first = copy_of == np.arange(len(copy_of))
     limits = thresholds.frequent_limits(scores, near_copy_of, is_first)
@@ -151,8 +150,10 @@ def near_copies(images: np.ndarray, copy_of: np.ndarray, scores: np.ndarray) -> 
     Of more than 20,000 different images the most outlying 20,000 are compared.
     """
     compared = np.unique(copy_of)
-    if len(compared) > LARGE:
-        compared = np.sort(compared[np.argpartition(scores[compared], -LARGE)[-LARGE:]])
+    if len(compared) > choices.LARGE:
+        compared = np.sort(
+            compared[np.argpartition(scores[compared], -choices.LARGE)[-choices.LARGE :]]
+        )
     near = np.arange(len(copy_of))
     near[compared] = compared[copies.near(images[compared])]
     return near[copy_of]

@@ -46,6 +46,7 @@ class Context:
 
     Attributes:
       method, config: of the network's training.
+      rule: by which the network scores views, of :data:`e3jax.training.rules.RULES`.
       score_operations: how many of the operations score an image; None: all.
       equalised: whether operations have weights that equalise their influence, see
         :func:`e3jax.training.rules.view_weights`; the paper's have not.
@@ -57,6 +58,7 @@ class Context:
 
     method: Method = E3OUTLIER
     config: TrainConfig = TrainConfig()
+    rule: str = "ne"
     score_operations: int | None = None
     equalised: bool = False
     mesh: Mesh | None = None

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from e3jax import devices
+from e3jax import choices, devices
 from e3jax.collection import Reader
 from e3jax.collection.lazy import LazyArray
 from e3jax.devices import engines
 from e3jax.evidence import NETWORK, fusion, registered
 from e3jax.evidence.fusion import Distribution
 from e3jax.evidence.kind import Context, Measured
-from e3jax.evidence.network import LARGE, TrainedNetwork, pack, unpack
+from e3jax.evidence.network import TrainedNetwork, pack, unpack
 from e3jax.evidence.thresholds import Frequent
 from e3jax.images import memory
 from e3jax.work import locks
@@ -146,7 +146,7 @@ def measure(
       The measurement; None as long as blocks of other shards are missing.
     """
     n, store = len(images), context.store
-    if n <= LARGE:
+    if n <= choices.LARGE:
         return _measure(model, images, context, known or {})
     memory.trim()  # what was needed before
     names = [f"evidence{i:07d}" for i in range(math.ceil(n / _BLOCK))]

@@ -1,4 +1,4 @@
-"""The network's evidence: the entropy of its softmax, averaged over an image's views (eq. 6)."""
+"""The network's evidence: by default the entropy of its softmax, averaged over views (eq. 6)."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from e3jax import devices, operations, training
+from e3jax import choices, devices, operations, training
 from e3jax.devices import runtime
 from e3jax.errors import InputError
 from e3jax.evidence import health
@@ -20,8 +20,7 @@ from e3jax.work.store import flat, nested
 
 _log = logging.getLogger(__name__)
 NETWORK = "network"
-# Images of a large collection, of which a sample is evaluated while the network is fitted.
-LARGE, _SAMPLE = 20_000, 5_000
+_SAMPLE = 5_000  # images of a large collection that are evaluated while the network is fitted
 
 
 class TrainedNetwork(NamedTuple):
@@ -34,8 +33,10 @@ class TrainedNetwork(NamedTuple):
       operation_indices: those that score an image; None: all.
       side, channels: of its images.
       steps, precision: of its training.
+      rule: by which views score, of :data:`e3jax.training.rules.RULES`.
       median: float [k] in nats, the collection's median entropy of each scoring operation.
       weights: float [k], of mean 1, of the scoring operations.
+      offset: from which scores are subtracted, so that evidence is positive.
       accuracy: share of the collection's views whose operation was recognised, in [0, 1].
       warning: why its scores may mean little, in one sentence; "" if they look sound.
     """
@@ -48,8 +49,10 @@ class TrainedNetwork(NamedTuple):
     channels: int
     steps: int
     precision: str
+    rule: str
     median: np.ndarray = np.empty(0)
     weights: np.ndarray = np.empty(0)
+    offset: float = 0.0
     accuracy: float = 0.0
     warning: str = ""
 
@@ -90,9 +93,9 @@ class TrainedNetwork(NamedTuple):
             operation_indices=self.operation_indices,
         )
 
-    def measured(self, view_entropies: np.ndarray) -> Measured:
-        """The evidence that follows from entropies float32 [n, k] of views."""
-        return Measured((view_entropies * self.weights).mean(axis=1), view_entropies)
+    def measured(self, scores: np.ndarray, view_entropies: np.ndarray) -> Measured:
+        """The evidence that follows from scores by the rule and entropies of views, [n, k] each."""
+        return Measured(self.offset - (scores * self.weights).mean(axis=1), view_entropies)
 
 
 def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
@@ -112,26 +115,32 @@ def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
         channels,
         config.steps,
         config.precision,
+        context.rule,
     )
-    is_large = n > LARGE
+    is_large = n > choices.LARGE
     sample = images[sampling.choose(devices.fold_in(key, 3), n, _SAMPLE)] if is_large else images
 
     def evaluate() -> dict[str, np.ndarray]:
         scores = model.view_scores(sample, context, "sampling" if is_large else "scoring")
-        warning = health.check_fit(scores, config.k)
-        accuracy = scores.accuracy.mean()
-        return {"entropies": entropies_of(scores), "accuracy": accuracy, "warning": warning}
+        return {
+            "scores": scores.rules[context.rule],
+            "entropies": entropies_of(scores),
+            "accuracy": scores.accuracy.mean(),
+            "warning": health.check_fit(scores, config.k),
+        }
 
     sampled = context.store.get_or_compute("sample", evaluate)
-    entropies = sampled["entropies"]
-    weights = rules.view_weights(entropies) if context.equalised else np.ones(entropies.shape[1])
+    scores, entropies = sampled["scores"], sampled["entropies"]
+    weights = rules.view_weights(scores) if context.equalised else np.ones(scores.shape[1])
     model = model._replace(
         median=np.median(entropies, axis=0),
         weights=weights,
+        # Entropies start at 0; other rules' scores may have any range.
+        offset=0.0 if context.rule == "ne" else float((scores * weights).mean(axis=1).max()),
         accuracy=float(sampled["accuracy"]),
         warning=str(sampled["warning"]),
     )
-    return Fit(model, None if is_large else model.measured(entropies))
+    return Fit(model, None if is_large else model.measured(scores, entropies))
 
 
 def _train(key: jax.Array, images: np.ndarray, context: Context) -> dict[str, np.ndarray]:
@@ -163,7 +172,8 @@ def entropies_of(scores: rules.ViewScores) -> np.ndarray:
 
 
 def _measure(model: TrainedNetwork, images: np.ndarray, context: Context) -> Measured:
-    return model.measured(entropies_of(model.view_scores(images, context, "scoring")))
+    scores = model.view_scores(images, context, "scoring")
+    return model.measured(scores.rules[model.rule], entropies_of(scores))
 
 
 def pack(view_entropies: np.ndarray, num_operations: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from e3jax.collection import copies
 from e3jax.evidence import fusion
+from e3jax.evidence.network import NETWORK
 
 _MAD_FACTOR = 1.4826
 # Deviations that make an outlier (Leys et al. 2013): by evidence of one origin; by that of two.
@@ -41,7 +42,7 @@ def deviations(evidence: np.ndarray) -> np.ndarray:
 
 
 def remoteness(
-    evidence: Mapping[str, np.ndarray], weights: Mapping[str, float], network: str
+    evidence: Mapping[str, np.ndarray], weights: Mapping[str, float] | None = None
 ) -> np.ndarray:
     """How far above the median each image is, float64 [n], in what "auto" asks of an outlier.
 
@@ -50,11 +51,11 @@ def remoteness(
 
     Args:
       evidence: by kind, float [n].
-      weights: by kind.
-      network: the name of the network's evidence.
+      weights: by kind; equal ones if None.
     """
-    of_network = deviations(evidence[network])
-    others = {name: weight for name, weight in weights.items() if name != network}
+    of_network = deviations(evidence[NETWORK])
+    others = dict(weights or dict.fromkeys(evidence, 1.0))
+    del others[NETWORK]
     if not others:
         return of_network / _ALONE
     of_others = fusion.weighted_mean(lambda name: deviations(evidence[name]), others)

@@ -8,6 +8,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import large_collections
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -15,7 +16,7 @@ from PIL import Image
 
 import e3jax
 from e3jax import E3Outlier, cli, operations
-from e3jax.collection import bank, lazy, opening
+from e3jax.collection import bank, lazy
 from e3jax.detector import estimator
 from e3jax.devices import runtime
 from e3jax.errors import InputError
@@ -31,10 +32,7 @@ COLUMNS = [*tables.COLUMNS, "network", "shape", "layout", "statistics"]
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Large are collections of more than 50 images."""
-    for name, value in {"LARGE": 50, "_SAMPLE": 40, "_PART": 32, "_SCORED": 6}.items():
-        monkeypatch.setattr(estimator, name, value)
-    monkeypatch.setattr(opening, "LARGE", 50)
-    monkeypatch.setattr(bank, "_SHARD", 16)
+    large_collections.set_constants(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +51,7 @@ def on_disk(images, tmp_path):
 @pytest.fixture(scope="module")
 def in_memory(images):
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"LARGE": 50, "_SAMPLE": 40, "_PART": 32, "_SCORED": 6}.items():
-            patch.setattr(estimator, name, value)
+        large_collections.set_constants(patch.setattr)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", health.HealthWarning)
             return E3Outlier(**HOW).fit(images)
@@ -63,7 +60,7 @@ def in_memory(images):
 def same(a, b):
     np.testing.assert_array_equal(a.decision_scores_, b.decision_scores_)
     np.testing.assert_array_equal(a.view_entropies_[:], b.view_entropies_[:])
-    np.testing.assert_array_equal(a.alike_, b.alike_)
+    np.testing.assert_array_equal(a.near_copy_of_, b.near_copy_of_)
     assert a.threshold_ == b.threshold_
     return True
 
@@ -212,9 +209,9 @@ def test_fewer_operations_are_part_of_more_and_of_all_kinds():
 
 def test_a_scale_of_many_values_is_right_to_its_stated_error(monkeypatch):
     values = np.random.default_rng(0).lognormal(size=50_000)
-    exact = fusion.scale(values)
+    exact = fusion.distribution(values)
     monkeypatch.setattr(fusion, "_MOST", 1000)
-    found = fusion.scale(values)
+    found = fusion.distribution(values)
     assert len(found.values) == 1000
     below = np.interp(values, found.values, found.below)
     assert np.abs(below - np.interp(values, exact.values, exact.below)).max() <= 1 / 500
@@ -333,12 +330,10 @@ KILLED = """
 import os, signal, sys
 import tiny
 from e3jax import cli
-from e3jax.collection import bank, opening
-from e3jax.detector import estimator
 from e3jax.devices import engines
 from e3jax.cli import console
-estimator.LARGE = opening.LARGE = 50
-estimator._SAMPLE, estimator._PART, estimator._SCORED, bank._SHARD = 40, 32, 6, 16
+import large_collections
+large_collections.set_constants()
 stop, *arguments = sys.argv[1:]
 seen = []
 def each(function, items):

@@ -145,7 +145,7 @@ def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, g
         detector = E3Outlier(**SMALL).fit(gather(floats))
         seen = detector.read(gather(floats)).images
         expected = detector.read(few).images
-    assert detector.value_range_ == (0, 1)
+    assert detector.model_.reader.value_range == (0, 1)
     np.testing.assert_array_equal(seen[1:], expected[1:])
 
 

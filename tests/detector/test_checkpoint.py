@@ -18,7 +18,7 @@ from tiny import SMALL as TINY
 
 from e3jax import E3Outlier, InputError, load, save
 from e3jax.detector import saving
-from e3jax.evidence import descriptors
+from e3jax.evidence import EVIDENCE, descriptor
 from e3jax.evidence.health import HealthWarning
 
 SMALL = TINY | {"network": "tiny-8"}  # a name can be saved
@@ -47,7 +47,7 @@ def test_a_loaded_detector_says_the_same(fitted, saved, digits):
     for name in ("decision_scores_", "labels_", "paths_"):
         np.testing.assert_array_equal(getattr(again, name), getattr(fitted, name))
     assert again.threshold_ == fitted.threshold_ and again.health_ == fitted.health_
-    chex.assert_trees_all_equal(again.variables_, fitted.variables_)
+    chex.assert_trees_all_equal(again.model_, fitted.model_)
     ours, theirs = again.get_params(), fitted.get_params()
     assert ours | {"value_range": None} == theirs | {"value_range": None}
     assert again.set_contamination(0.4).labels_.sum() == 24
@@ -89,15 +89,15 @@ def test_it_says_what_it_was_made_with_and_holds_no_code(saved):
 
 
 @pytest.mark.filterwarnings("ignore:pretext accuracy")
-def test_a_descriptor_of_ones_own_has_to_be_there(fitted, digits, tmp_path):
+def test_evidence_of_ones_own_has_to_be_there(fitted, digits, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        own = descriptors.Descriptor(lambda x: x.mean((0, 1)))
-        patch.setitem(descriptors.DESCRIPTORS, "brightness", own)
+        brightness = descriptor("brightness", lambda x: x.mean((0, 1)))
+        patch.setitem(EVIDENCE, "brightness", brightness)
         detector = clone(fitted).fit(digits)
         save(detector, tmp_path / "model")
         again = load(tmp_path / "model").decision_function(digits[:7])
         np.testing.assert_array_equal(again, detector.decision_scores_[:7])
-    with pytest.raises(InputError, match="needs the descriptor 'brightness': register it"):
+    with pytest.raises(InputError, match="needs the evidence 'brightness': register it"):
         load(tmp_path / "model")
 
 
@@ -134,7 +134,7 @@ def test_damaged_and_foreign_files_are_refused_in_a_sentence(saved, damage):
     content = DAMAGES[damage](saved)
     assert content != saved.read_bytes()
     saved.write_bytes(content)
-    with pytest.raises(InputError, match="model is (damaged|no detector)") as caught:
+    with pytest.raises(InputError, match="model is (damaged|not a detector)") as caught:
         load(saved)
     assert "\n" not in str(caught.value)
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_saved_or_found_says_so(fitted, tmp_path):
         load(tmp_path / "model")
     (tmp_path / "photo.png").write_bytes(b"a photo")
     for path, sentence in (
-        (tmp_path / "no" / "model", "no is no folder that one may write to"),
+        (tmp_path / "no" / "model", "no is not a folder that one may write to"),
         (tmp_path, "is a folder, expected a file"),
         (tmp_path / "photo.png", "exists and was not written by e3jax"),
     ):

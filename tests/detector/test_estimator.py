@@ -15,7 +15,6 @@ from pyod.utils.data import evaluate_print
 from pyod.utils.utility import precision_n_scores, standardizer
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -23,9 +22,11 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from tiny import SMALL, Plain, Tiny
 
 from e3jax import E3Outlier, E3OutlierDetector, InputError, Operation, load, save, write_gallery
-from e3jax.evidence import descriptors, thresholds
+from e3jax.detector import parameters
+from e3jax.evidence import EVIDENCE, descriptor, thresholds
 from e3jax.evidence.health import HealthWarning
 from e3jax.images import formats
+from e3jax.training import fitting
 
 NEW = 5
 
@@ -125,13 +126,6 @@ def test_it_stands_beside_pyods_detectors_in_pyods_tools(fitted, digits, capsys)
 
 def test_fits_in_one_call_are_pyods(fitted, digits, capsys):
     np.testing.assert_array_equal(clone(fitted).fit_predict(digits), fitted.labels_)
-    is_outlier = np.arange(60) % 10 == 0
-    area = roc_auc_score(is_outlier, fitted.decision_scores_)
-    assert clone(fitted).fit_predict_score(digits, is_outlier) == pytest.approx(area)
-    share = precision_n_scores(is_outlier, fitted.decision_scores_)
-    assert clone(fitted).fit_predict_score(digits, is_outlier, "prc_n_score") == share
-    with pytest.raises(NotImplementedError, match="scoring is 'f1'"):
-        clone(fitted).fit_predict_score(digits, is_outlier, "f1")
 
 
 def test_a_progress_bar_is_left_behind_by_pickle(fitted, digits):
@@ -205,7 +199,7 @@ def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, h
     with pytest.warns(UserWarning, match=sentence) as warned:
         detector = E3Outlier(**SMALL).fit(floats)
     assert warned[0].filename == __file__
-    assert detector.value_range_ == (lowest, highest)
+    assert detector.model_.reader.value_range == (lowest, highest)
     np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
     # New images are taken to have the same range, whatever they have themselves.
     np.testing.assert_array_equal(
@@ -235,9 +229,9 @@ def test_copies_are_learnt_and_compared_once(fitted, digits):
     np.testing.assert_array_equal(detector.copy_of_, [*range(60), *[outlier] * 2, 3, 4])
     assert detector.threshold_ == np.percentile(detector.decision_scores_, 90)
     assert detector.labels_[[outlier, 60, 61]].all() and detector.labels_.sum() <= 7
-    found = detector.ranking_
-    np.testing.assert_array_equal(found.copy_of, detector.copy_of_)
-    assert len(found.evidence.entropies) == 64
+    ranking = detector.ranking_
+    np.testing.assert_array_equal(ranking.copy_of, detector.copy_of_)
+    assert len(ranking.explanation.view_entropies) == 64
 
 
 @pytest.mark.parametrize("evidence", ["all", "network"])
@@ -274,7 +268,7 @@ def test_copies_to_the_eye_of_what_is_frequent_score_as_it(digits, tmp_path):
     save(detector, tmp_path / "model")
     new = np.uint8(placeholder + noise)
     for one in (detector, load(tmp_path / "model")):
-        assert (one.decision_function(new) <= detector.frequent_limits_.max()).all()
+        assert (one.decision_function(new) <= detector.model_.frequent.limits.max()).all()
         assert not one.predict(new).any()
         np.testing.assert_array_equal(one.decision_function(images), detector.decision_scores_)
 
@@ -433,8 +427,8 @@ def test_new_files_of_more_than_8_bits_are_read_at_the_scale_of_fit(digits, tmp_
         Image.fromarray(np.uint16(image) * 16).save(tmp_path / f"{i}.png")
     (tmp_path / "a.heic").touch()
     detector = E3Outlier(**SMALL | {"network": "tiny-8"}).fit(tmp_path)
-    assert detector.file_scale_[:2] == ((0, 4095), None)
-    assert detector.ranking_.file_scale == detector.file_scale_
+    assert detector.model_.reader.file_range[:2] == ((0, 4095), None)
+    assert detector.ranking_.file_range == detector.model_.reader.file_range
     save(detector, tmp_path / "model")
     dark = tmp_path / "new" / "dark.png"
     dark.parent.mkdir()
@@ -455,7 +449,7 @@ def test_operations_and_networks_may_be_ones_own(digits, tmp_path):
     turns = [Operation(quarter_turns=q, angle=a) for q in range(2) for a in (0, 10.0)]
     own = SMALL | {"operations": turns, "network": Plain}
     detector = clone(E3Outlier(**own)).fit(digits)
-    assert detector.view_entropies_.shape == (60, 4) and detector.network_ is Plain
+    assert detector.view_entropies_.shape == (60, 4) and detector.model_.network.network is Plain
     assert np.ptp(detector.decision_scores_) > 0
     with pytest.raises(ValueError, match="network is a function, which cannot be saved"):
         save(detector, tmp_path / "model")
@@ -504,8 +498,7 @@ def test_a_descriptor_of_ones_own_is_evidence(fitted, digits, monkeypatch):
     def brightness(x):
         return x.mean((0, 1))
 
-    own = descriptors.Descriptor(brightness)
-    monkeypatch.setitem(descriptors.DESCRIPTORS, "brightness", own)
+    monkeypatch.setitem(EVIDENCE, "brightness", descriptor("brightness", brightness))
     images = digits.copy()
     images[3] = np.maximum(images[3], 200)
     detector = clone(fitted).fit(images)
@@ -526,7 +519,7 @@ def test_rankings_are_the_scores_in_their_order(fitted, digits):
     "n, steps", [(60, 157), (200, 433), (998, 433), (5000, 2168), (60_000, 3000)]
 )
 def test_the_length_of_training_follows_the_collection(n, steps):
-    config = E3Outlier()._config(n)
+    config = parameters._config(E3Outlier().get_params(), n)
     assert (config.network, config.steps) == ("pwrn-10-2", steps)
 
 
@@ -621,8 +614,8 @@ def test_rows_of_floats_have_a_range_that_is_told(fitted, digits):
 
 @pytest.mark.filterwarnings("ignore:float images")
 def test_nothing_is_scored_twice(digits, monkeypatch):
-    calls, score = [], E3Outlier._score
-    monkeypatch.setattr(E3Outlier, "_score", lambda *args: (calls.append(1), score(*args))[1])
+    calls, score = [], fitting.score
+    monkeypatch.setattr(fitting, "score", lambda *a, **k: (calls.append(1), score(*a, **k))[1])
     labels = E3OutlierDetector(**SMALL).fit_predict(digits.reshape(60, -1))
     assert (labels == -1).sum() == 6 and len(calls) == 1
 

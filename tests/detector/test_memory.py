@@ -54,7 +54,7 @@ def test_the_papers_protocol_on_12000_colour_images_stays_under_2_gb():
 
 @pytest.mark.parametrize(
     ("follow", "most"),
-    [(fusion.scale, 24), (thresholds.deviations, 24), (lambda v: copies.exact(None, v), 34)],
+    [(fusion.distribution, 24), (thresholds.deviations, 24), (lambda v: copies.exact(None, v), 34)],
 )
 def test_what_follows_the_scores_takes_few_bytes_per_image(follow, most):
     values = np.random.default_rng(0).permutation(np.arange(1.0, 500_001))

@@ -20,7 +20,7 @@ from e3jax import (
     training,
 )
 from e3jax.detector import saving
-from e3jax.evidence import descriptors
+from e3jax.evidence import EVIDENCE, Context
 from e3jax.training import e3outlier, fitting, sampling
 
 CONFIG = training.quick_config()._replace(network="tiny-8", operations="PR", steps=12)
@@ -146,15 +146,20 @@ def test_settings_stay_the_programs_own_in_callbacks_and_after_an_error(digits):
     assert jnp.zeros(1).dtype == np.float32
 
 
+def _distances(images, digits):
+    kind = EVIDENCE["shape"]
+    return kind.measure(kind.fit(devices.key(0), images, Context()).model, digits, Context())
+
+
 def test_the_same_sample_is_drawn_whatever_is_set(digits):
     many = np.resize(digits, (1200, *digits.shape[1:]))
     expected = sampling.choose(devices.key(0), 10**5, 20)
-    distances = descriptors.distances(descriptors.fit(devices.key(0), many), digits)
+    distances = _distances(many, digits)
     for name in SETTINGS:
         with settings(name):
             np.testing.assert_array_equal(sampling.choose(devices.key(0), 10**5, 20), expected)
     with settings(*SETTINGS):
-        again = descriptors.distances(descriptors.fit(devices.key(0), many), digits)
+        again = _distances(many, digits)
     jax.tree.map(np.testing.assert_array_equal, again, distances)
 
 
@@ -182,9 +187,10 @@ def test_keys_of_any_kind_do(digits):
 
 @pytest.mark.parametrize("key", [0, None, "a", np.zeros(3, np.uint32), np.zeros((2, 2), np.uint32)])
 def test_what_is_not_a_key_is_one_sentence(digits, key):
-    for use in (fitting.fit, descriptors.fit):
+    for use in (fitting.fit, EVIDENCE["shape"].fit):
         with pytest.raises(InputError, match="^the key is not one of JAX's, or several: .*$"):
-            use(key, np.resize(digits, (1001, *digits.shape[1:])))
+            options = () if use is fitting.fit else (Context(),)
+            use(key, np.resize(digits, (1001, *digits.shape[1:])), *options)
 
 
 # --- Functions that a program calls in its own programs, which keep its settings -----------------

@@ -629,15 +629,17 @@ ON_RAY = """
 import sys
 import numpy as np
 from e3jax import E3Outlier
-from e3jax.detector import estimator
 from e3jax.devices import engines
-estimator.LARGE, estimator._SAMPLE, estimator._PART, estimator._SCORED = 50, 40, 10, 6
+from e3jax.evidence import model
+import large_collections
+large_collections.set_constants()
+model._BLOCK = 10
 address, bank, parts, scores = sys.argv[1:]
 how = dict(random_state=0, steps=4, network="wrn-10-1", operations="PR")
 detector = E3Outlier(**how)
 if address:
     engines.on_ray(address)  # a process may join twice
-    detector.fit_in(parts, bank, each=engines.on_ray(address))
+    detector.fit_in(parts, bank, executor=engines.on_ray(address))
 else:
     detector.fit(bank)
 np.save(scores, detector.decision_scores_)

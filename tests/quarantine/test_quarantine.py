@@ -36,7 +36,7 @@ def write_report(folder, paths):
     """A report as rank leaves it."""
     folder.mkdir(parents=True)
     scores = -np.arange(len(paths), dtype=float)
-    evidence = ranking.Evidence(None, None, 0, None, "squash", {})
+    evidence = ranking.Explanation(None, None, 0, None, "squash", {})
     paths = np.array([str(path) for path in paths])
     ranking.write_tables(
         folder, Ranking(paths, np.arange(len(paths)), scores, evidence, 0, [], None)

@@ -17,7 +17,7 @@ from e3jax.collection import reading
 from e3jax.evidence.health import Health
 from e3jax.images import to_unit
 from e3jax.report import gallery
-from e3jax.report.ranking import Evidence, Ranking, write_tables
+from e3jax.report.ranking import Explanation, Ranking, write_tables
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -34,10 +34,12 @@ def ranking_of(paths, entropies, warning=""):
     scores = entropies.mean(axis=1)
     surprises = {"network": scores, "shape": 2 * scores}
     median, operation_set = np.median(entropies, axis=0), operations.operation_set()
-    evidence = Evidence(entropies, median, len(operation_set), operation_set, "squash", surprises)
+    explanation = Explanation(
+        entropies, median, len(operation_set), operation_set, "squash", surprises
+    )
     health = Health(0.5, 1 / K, 0.1, 100, [], warning)
     alone = np.arange(len(entropies))
-    return Ranking(paths, alone, scores, evidence, float(np.sort(scores)[-7]), [], health)
+    return Ranking(paths, alone, scores, explanation, float(np.sort(scores)[-7]), [], health)
 
 
 def entropies_of(n):

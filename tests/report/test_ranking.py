@@ -13,7 +13,7 @@ import pytest
 from e3jax.collection.collection import Unreadable
 from e3jax.errors import InputError
 from e3jax.report import ranking, tables
-from e3jax.report.ranking import Evidence, Ranking
+from e3jax.report.ranking import Explanation, Ranking
 from e3jax.work import files
 
 TABLES = ("scores.csv", "scores.jsonl", "unreadable.csv", "scores.parquet")
@@ -22,10 +22,10 @@ TABLES = ("scores.csv", "scores.jsonl", "unreadable.csv", "scores.parquet")
 def ranked(paths, **values):
     """A ranking in the order of the paths."""
     paths, count = np.array(list(map(str, paths))), len(paths)
-    evidence = Evidence(None, None, 0, None, "squash", {"shape": np.arange(count) / 3})
+    explanation = Explanation(None, None, 0, None, "squash", {"shape": np.arange(count) / 3})
     unreadable = [Unreadable("/photos/b.png", "empty")]
     scores = -np.arange(count, dtype=float)
-    return Ranking(paths, np.arange(count), scores, evidence, 0, unreadable, None, **values)
+    return Ranking(paths, np.arange(count), scores, explanation, 0, unreadable, None, **values)
 
 
 def write(folder, ranking_):
