@@ -12,7 +12,6 @@ __version__ = VERSION
 _HOMES = {
     "E3Outlier": "detector.estimator",
     "E3OutlierDetector": "detector.adapter",
-    "ImageBank": "images",
     "InputError": "errors",
     "Operation": "operations",
     "TrainConfig": "training",

@@ -147,7 +147,7 @@ def measure_bank(images: int, steps: int | str, score_operations: int | str) -> 
         folder = Path(folder)
         began["bank"] = time.monotonic()
         blocks = (min(4096, images - start) for start in range(0, images, 4096))
-        pictures = bank.write_arrays(folder / "bank", map(noisy, blocks)).bank.images
+        pictures = bank.write_arrays(folder / "bank", map(noisy, blocks)).images
         thread = threading.Thread(target=watch)
         thread.start()
         how = {"random_state": 0, "steps": steps, "score_operations": score_operations}

@@ -16,8 +16,7 @@ import sys
 import tiny  # noqa: F401, a network that compiles in a second
 
 from e3jax import cli, version
-from e3jax.cli import source
-from e3jax.collection import bank
+from e3jax.collection import bank, opening
 from e3jax.detector import estimator
 from e3jax.devices import engines
 
@@ -41,7 +40,7 @@ def watch(folder: str, kill_at: int | None, report: int) -> None:
 
 
 def main() -> None:
-    estimator.LARGE = source.LARGE = 50
+    estimator.LARGE = opening.LARGE = 50
     estimator._SAMPLE, estimator._PART, estimator._SCORED, bank._SHARD = 40, 32, 6, 16
     engines.processes = map
     version.versions()  # once, as the digest of the code may change while others work on it

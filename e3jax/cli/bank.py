@@ -18,6 +18,6 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
             made = source.write_bank(
                 args.out, found, args, args.image_size, args.resize, on_progress
             )
-    source.say_left_out(screen, made.unreadable, made.scale)
-    screen.print(f"{len(made.bank.images)} images in {args.out}: e3jax rank {args.out}")
+    source.say_left_out(screen, made.unreadable, made.reader.file_range)
+    screen.print(f"{len(made.images)} images in {args.out}: e3jax rank {args.out}")
     return 0

@@ -68,7 +68,7 @@ def on_disk(found: Source, args, side: int, fit: str, console, on_progress) -> S
             "ranked again instead of them"
         )
         opened = write_bank(folder, found, args, side, fit, on_progress)
-    pictures = opened.bank.images if opened.bank.ids.dtype.kind == "i" else None
+    pictures = opened.images if opened.ids.dtype.kind == "i" else None
     return Source(folder, [], opened.thumbnails, pictures)
 
 
@@ -87,7 +87,7 @@ def write_bank(folder: Path, found: Source, args, side: int, fit: str, on_progre
 
 
 def say_left_out(screen: console.Console, left_out, scale) -> None:
-    unreadable = [entry for entry in left_out if not isinstance(entry, collection.NotLookedAt)]
+    unreadable = [entry for entry in left_out if not isinstance(entry, collection.Skipped)]
     console.list_files(screen, "left out", [f"{path}: {reason}" for path, reason in unreadable])
     for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
         screen.print(printable(note))

@@ -4,17 +4,17 @@ import argparse
 
 from e3jax import operations
 from e3jax.cli import console
-from e3jax.collection import reading
+from e3jax.collection import read
 from e3jax.errors import InputError
 from e3jax.report import sheet
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
     sheet.check_output(args.out, [args.image])
-    bank = reading.read_files([args.image], least=0).bank
+    [image] = read([args.image]).images
     operation_set = operations.operation_set(args.operations)
     try:
-        sheet.plot_views(args.out, bank.images[0], operation_set)
+        sheet.plot_views(args.out, image, operation_set)
     except ModuleNotFoundError as error:
         raise InputError(f"views needs {error.name}: pip install e3jax[report]") from error
     screen.print(f"{len(operation_set)} views in {args.out}")

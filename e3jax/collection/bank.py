@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from e3jax import images
 from e3jax.collection import collection, copies, reading, threads
-from e3jax.collection.lazy import Joined
+from e3jax.collection.lazy import LazyArray
+from e3jax.collection.reader import Reader
 from e3jax.devices import engines
 from e3jax.errors import InputError
-from e3jax.images import ImageBank, as_bank
 from e3jax.images.high_depth import HighDepthImage, ValueRange, common_range
 from e3jax.work import files, locks
 from e3jax.work.files import FileState
@@ -188,7 +189,7 @@ def open_bank(
     """Opens a bank that :func:`write`, :func:`write_arrays` or :func:`join` made.
 
     A bank that was moved together with its files finds them beside it. Where it does not, a
-    `NotLookedAt` of the collection says so.
+    `Skipped` of the collection says so.
 
     Args:
       folder: of the bank.
@@ -196,8 +197,8 @@ def open_bank(
       colour: as of :func:`e3jax.collection.reading.read_files`.
 
     Returns:
-      A collection whose ``bank`` has :class:`Joined` images and paths, which stay on disk. If the
-      bank is changed later, they raise an InputError.
+      A collection of :class:`LazyArray` images and paths, which stay on disk; if the bank is
+      changed later, they raise an InputError.
 
     Raises:
       InputError: it is no bank, unfinished, damaged, or made with another side or fit.
@@ -224,8 +225,8 @@ def join(folder: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> col
     if banks & set(map(_place, (folder, *folder.parents))):
         raise InputError(f"{folder} is one of the banks to join, or in one: name a new folder")
     joined = _open(members)
-    if joined.bank.ids.dtype == object:
-        _check_different(joined.bank.ids)
+    if joined.ids.dtype == object:
+        _check_different(joined.ids)
     settings = {"format": _FORMAT, "banks": [str(member) for member, _ in members]}
     with _begun(folder, settings) as before:
         earlier = _members(folder) if "banks" in before else ()
@@ -235,7 +236,7 @@ def join(folder: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> col
     return joined
 
 
-def _check_different(paths: Joined) -> None:
+def _check_different(paths: LazyArray) -> None:
     """Raises an InputError if a file occurs twice. Of each only a digest of 8 bytes is held."""
     identity = identities()
     digests = np.fromiter((hash(identity(path)) for path in paths), np.int64, len(paths))
@@ -298,10 +299,10 @@ def _open(
     channels = channels if colour is None else 3 if colour else 1
     like = np.empty((0, about["side"], about["side"], channels), np.uint8)
     convert = functools.partial(reading.in_colours, channels=channels)
-    images = Joined(functools.partial(_pixels, shards), counts, like, convert)
+    images = LazyArray(functools.partial(_pixels, shards), counts, like, convert)
 
-    def columns(decode: Callable, like: np.ndarray, *names: str) -> Joined:
-        return Joined(functools.partial(_Columns, shards, names, decode), counts, like)
+    def columns(decode: Callable, like: np.ndarray, *names: str) -> LazyArray:
+        return LazyArray(functools.partial(_Columns, shards, names, decode), counts, like)
 
     ids, states = np.arange(len(images)), None
     if about["has_paths"]:
@@ -310,8 +311,8 @@ def _open(
         states = columns(_states, no_states, *FileState._fields)
     thumbnails = columns(_contents, np.empty(0, object), "thumbnail")
     left_out = [entry for _, _, each in opened for entry in each]
-    bank = ImageBank(images, ids)
-    return collection.Collection(bank, left_out, thumbnails, about["scale"], digests, states)
+    reader = Reader(about["side"], about["fit"] or "squash", channels == 3, None, about["scale"])
+    return collection.Collection(images, ids, reader, left_out, digests, states, thumbnails)
 
 
 def _checked(folder: Path, about: dict, side: int | None, fit: str | None) -> dict:
@@ -369,7 +370,7 @@ def _shards(
         _Shard(folder, n, about["generation"], *shape, renamed) for n, shape in enumerate(shapes)
     ]
     left_out = [collection.Unreadable(renamed(path), why) for path, why in about["unreadable"]]
-    left_out += [collection.NotLookedAt(*pair) for pair in about["not_looked_at"]]
+    left_out += [collection.Skipped(*pair) for pair in about["not_looked_at"]]
     return shards, np.concatenate(digests), left_out + notes
 
 
@@ -403,9 +404,7 @@ def _branch(folder: str, bank: str) -> tuple[str, str]:
     return relative, re.match(r"(\.\.[/\\])*[^/\\]*", relative)[0]
 
 
-def _renamed(
-    folder: Path, about: dict
-) -> tuple[Callable[[str], str], list[collection.NotLookedAt]]:
+def _renamed(folder: Path, about: dict) -> tuple[Callable[[str], str], list[collection.Skipped]]:
     """What files of a bank are called now, and a note if any are gone; a few of them decide."""
     moved = _Moved(about["place"], str(folder))
     places = collections.defaultdict(set)  # of the files of a branch: True = where they were
@@ -419,7 +418,7 @@ def _renamed(
         places[branch] |= {at == path for at in there[:1]}
     stayed = frozenset(branch for branch, were in places.items() if True in were)
     notes = [
-        collection.NotLookedAt(
+        collection.Skipped(
             str(folder),
             f"files of {folder} are gone, neither where they were nor beside it as they were, "
             f"e.g. {path}: put them back before you look at them or move them",
@@ -498,9 +497,9 @@ def write(
             scale = _develop(folder, len(shards))
         _finish(folder, settings, generation, len(shards), left_out, scale)
     collection = open_bank(folder)
-    if len(collection.bank.images) < 2:
+    if len(collection.images) < 2:
         raise InputError(
-            f"{len(collection.bank.images)} of {len(paths)} files are readable images, expected at "
+            f"{len(collection.images)} of {len(paths)} files are readable images, expected at "
             "least 2: an outlier needs other images to differ from"
         )
     return collection
@@ -560,9 +559,9 @@ def _blocks(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     Raises:
       InputError: they are of several sides.
     """
-    banks = (reading.in_colours(as_bank(array, least=0).images, 3) for array in arrays)
-    images, sides = itertools.chain.from_iterable(banks), set()
-    while block := list(itertools.islice(images, _SHARD)):
+    checked = (reading.in_colours(images.checked(array, least=0), 3) for array in arrays)
+    pictures, sides = itertools.chain.from_iterable(checked), set()
+    while block := list(itertools.islice(pictures, _SHARD)):
         sides |= {len(image) for image in block}
         if len(sides) > 1:
             raise InputError("images of several sides, expected one: resize them")
@@ -856,10 +855,10 @@ def _develop(folder: Path, shards: int) -> ValueRange:
                 for i in rows
             }
     scale = common_range([deep for each in waiting.values() for deep in each.values()])
-    for shard, images in waiting.items():
+    for shard, deeps in waiting.items():
         before = reading.in_colours(_load_pixels(folder, shard), 3)
         pixels = before.copy()
-        for i, deep in images.items():
+        for i, deep in deeps.items():
             pixels[i] = deep.to_uint8(scale)
         if not np.array_equal(pixels, before):
             _write_pixels(folder, shard, pixels, _load_table(folder, shard))
@@ -877,7 +876,7 @@ def _finish(
         channels.append(pixels.shape[-1])
         bad = _load_table(folder, shard).slice(len(pixels)).select(["path", "reason"]).to_pylist()
         unreadable += [(os.fsdecode(row["path"]), row["reason"]) for row in bad]
-    notes = [entry for entry in left_out if isinstance(entry, collection.NotLookedAt)]
+    notes = [entry for entry in left_out if isinstance(entry, collection.Skipped)]
     unreadable += [entry for entry in left_out if entry not in notes]
     about = settings | {"finished": True, "counts": counts, "channels": channels}
     about |= {"unreadable": unreadable, "not_looked_at": notes, "scale": scale}

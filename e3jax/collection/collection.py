@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.images import ImageBank
-from e3jax.images.high_depth import ValueRange
+from e3jax.collection.lazy import LazyArray
+from e3jax.collection.reader import Reader
+from e3jax.errors import InputError
 
 
 class Unreadable(NamedTuple):
@@ -16,26 +17,36 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-class NotLookedAt(Unreadable):
+class Skipped(Unreadable):
     """Files of one ending, or folders, that were not looked at: the folder, and a sentence."""
 
 
 class Collection(NamedTuple):
-    """Images read from files.
+    """Images of one size, in memory or in a bank on disk.
 
-    bank:       the readable images; their ids are their paths.
-    unreadable: the files that could not be read.
-    thumbnails: one WebP file's content per image of a bank on disk; else empty.
-    scale:      what is black and white in files of more than 8 bits.
-    digests:    uint64 [n] of the images, see `e3jax.collection.copies.digests`; None where nobody
-    has them.
-    states:     int64 [n, 4], the `e3jax.work.files.FileState` of each file before it was read; None
-      for what is not a file.
+    Attributes:
+      images: uint8 [n, h, w, c], h = w even, c 1 or 3.
+      ids: str [n], paths; or int64 [n], positions, of images that are no files.
+      reader: how these images were read: whether they are RGB, the range of float arrays, and of
+        files of more than 8 bits. New images are comparable when they are read with it.
+      unreadable: files that could not be read, and what was :class:`Skipped`.
+      digests: uint64 [n] of the images, see :func:`e3jax.collection.copies.digests`.
+      states: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file before it was
+        read; None for what is not a file.
+      thumbnails: of a bank, the content of a WebP file per image, b"" where it has none yet; else
+        empty.
     """
 
-    bank: ImageBank
+    images: np.ndarray | LazyArray
+    ids: np.ndarray | LazyArray
+    reader: Reader
     unreadable: list[Unreadable]
-    thumbnails: Sequence[bytes] = ()
-    scale: ValueRange = ValueRange()
-    digests: np.ndarray | None = None
-    states: np.ndarray | None = None
+    digests: np.ndarray
+    states: np.ndarray | LazyArray | None = None
+    thumbnails: Sequence[bytes] | LazyArray = ()
+
+    def check_complete(self) -> None:
+        """Raises an InputError if a file could not be read; what was skipped does not count."""
+        for entry in self.unreadable:
+            if not isinstance(entry, Skipped):
+                raise InputError(f"{entry.path} cannot be read ({entry.reason}): leave it out")

@@ -4,8 +4,6 @@ import hashlib
 import math
 
 import numpy as np
-from scipy.spatial import KDTree
-from sklearn.utils.extmath import randomized_svd
 
 # Root mean squares of differences, in grey levels and as a share of the image's own contrast. A
 # picture saved again as JPEG of quality 50, or at half its size, differs by less in 32 x 32 pixels;
@@ -58,6 +56,9 @@ def near(images: np.ndarray) -> np.ndarray:
     Copies differ by at most 4 grey levels (root mean square), and by at most a tenth of their
     contrast, from the first of them: the same picture in another size, format or quality.
     """
+    from scipy.spatial import KDTree
+    from sklearn.utils.extmath import randomized_svd
+
     n = len(images)
     pixels = images.reshape(n, -1)
     # A projection on orthogonal axes brings images nearer to each other, never apart.

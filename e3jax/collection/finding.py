@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from e3jax.collection.collection import NotLookedAt, Unreadable
+from e3jax.collection.collection import Skipped, Unreadable
 from e3jax.collection.threads import reason
 from e3jax.errors import InputError
 from e3jax.images import formats
@@ -31,7 +31,7 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
     can form cycles. The order is natural: "2.png" comes before "10.png".
 
     Returns:
-      The files, and what was left out: a `NotLookedAt` for each ending of images that cannot be
+      The files, and what was left out: a `Skipped` for each ending of images that cannot be
       read here and for linked folders, and the folders that cannot be opened.
 
     Raises:
@@ -58,7 +58,7 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
                 found.append(file)
             else:
                 others["" if _is_none(suffix) else suffix].append(file)
-    left_out = [NotLookedAt(str(folder), note) for note in _notes(folder, others, links)]
+    left_out = [Skipped(str(folder), note) for note in _notes(folder, others, links)]
     left_out += [Unreadable(str(error.filename), reason(error)) for error in errors]
     if not found:
         why = f" ({left_out[0].reason}: {left_out[0].path})" if left_out else ""

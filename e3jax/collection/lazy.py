@@ -8,7 +8,7 @@ import numpy as np
 _BLOCK = 4096  # items that iteration loads at a time
 
 
-class Joined:
+class LazyArray:
     """An array [n, ...] in pieces, each loaded when an index, a slice or positions, needs it.
 
     Args:
@@ -35,10 +35,10 @@ class Joined:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def of(self, rows: np.ndarray) -> "Joined":
-        """Some of the items, by their positions int [m]."""
+    def take(self, rows: np.ndarray) -> "LazyArray":
+        """The items at these positions, int [m]."""
         rows = rows if self._rows is None else self._rows[rows]
-        return Joined(self._load, self._counts, self._like, self._convert, rows)
+        return LazyArray(self._load, self._counts, self._like, self._convert, rows)
 
     def __getitem__(self, index) -> np.ndarray:
         index = _positions(index, len(self))

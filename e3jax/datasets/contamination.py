@@ -11,7 +11,7 @@ import numpy as np
 
 from e3jax.datasets import content_order
 from e3jax.errors import InputError
-from e3jax.images import as_bank
+from e3jax.images import checked
 
 
 class Contaminated(NamedTuple):
@@ -67,7 +67,7 @@ def contaminate(
     >>> contaminate(images, np.arange(200) % 2, inlier_class=1, ratio=0.1, seed=0).n_outliers
     11
     """
-    images, labels = as_bank(images).images, np.asarray(labels)
+    images, labels = checked(images), np.asarray(labels)
     _check_arguments(images, labels, inlier_class, ratio, seed)
     order = content_order(images, labels)
     is_outlier = labels[order] != inlier_class

@@ -18,12 +18,10 @@ import scipy.stats
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
-from e3jax import devices, images, metrics, networks, operations, training
+from e3jax import devices, metrics, networks, operations, training
 from e3jax.choices import EVIDENCE, FITS
-from e3jax.collection import collection, copies, finding, reading
-from e3jax.collection.bank import is_bank, open_bank
-from e3jax.collection.collecting import collect, is_path
-from e3jax.collection.lazy import Joined
+from e3jax.collection import Collection, Reader, copies, read
+from e3jax.collection.lazy import LazyArray
 from e3jax.devices import runtime
 from e3jax.errors import InputError
 from e3jax.evidence import descriptors, fusion, health, thresholds
@@ -89,7 +87,7 @@ class E3Outlier(BaseEstimator):
       image_size: even side in pixels to which all images are resized (Pillow, bicubic with
         antialiasing).
       resize: how images that are not square become so, see
-      :func:`e3jax.collection.reading.read_files`.
+      :class:`e3jax.collection.Reader`.
       value_range: (smallest, largest) value of float arrays; None infers it from those given to
         ``fit`` and says so in a warning.
       random_state: int, ``numpy.random.RandomState`` or None, the source of all randomness.
@@ -210,24 +208,21 @@ class E3Outlier(BaseEstimator):
         return True
 
     def _fit(self, X, began: float, work: "Work") -> bool:
-        X = X if is_path(X) else collect(X)
-        self.value_range_ = self._range(X)
-        self.colour_, self.file_scale_ = None, None  # as the collection is
-        collection = self._read(X, self.value_range_, least=2)
-        bank, self.file_scale_, self.states_ = collection.bank, collection.scale, collection.states
-        self.colour_, self.paths_ = bank.images.shape[-1] == 3, bank.ids
-        digests = _digests(collection)
-        self.copy_of_ = copies.exact(bank.images, digests)
+        collection = self._read(X, Reader(value_range=self.value_range), least=2)
+        self.value_range_, self.colour_ = collection.reader.value_range, collection.reader.colour
+        self.file_scale_, self.states_ = collection.reader.file_range, collection.states
+        self.paths_, digests = collection.ids, collection.digests
+        self.copy_of_ = copies.exact(collection.images, digests)
         # Copies are trained, counted and scored once; with one image alone nothing is learnt.
         first = np.flatnonzero(self._is_first)
-        first = first if len(first) > 1 else np.arange(len(bank.images))
-        pictures, n = bank.images, len(first)
+        first = first if len(first) > 1 else np.arange(len(collection.images))
+        pictures, n = collection.images, len(first)
         everywhere = slice(None)
-        if n < len(bank.images):
-            pictures = pictures[first] if _is_array(pictures) else pictures.of(first)
+        if n < len(collection.images):
+            pictures = pictures[first] if _is_array(pictures) else pictures.take(first)
             everywhere = np.searchsorted(first, self.copy_of_)
         with work.alone():
-            name = functools.partial(self._name_of_fit, bank.images.shape, digests)
+            name = functools.partial(self._name_of_fit, collection.images.shape, digests)
             parts = self._open(work, name)
             del first, digests, name  # which take as much memory as what stays
             seed = np.int32(check_random_state(self.random_state).randint(_SEEDS))
@@ -243,14 +238,14 @@ class E3Outlier(BaseEstimator):
         self.scales_ = {name: fusion.scale(values) for name, values in evidence.items()}
         self.decision_scores_ = self._fuse(evidence)[everywhere]
         self.remoteness_ = thresholds.remoteness(evidence)[everywhere]
-        if n < len(bank.images):
+        if n < len(collection.images):
             self.evidence_ = {
                 k: parts.as_memmap(f"{k}-all", evidence[k][everywhere]) for k in evidence
             }
-            of = entropies.__getitem__ if _is_array(entropies) else entropies.of
+            of = entropies.__getitem__ if _is_array(entropies) else entropies.take
             self.view_entropies_ = of(everywhere)
-        self.alike_ = self._alike(bank.images, self.copy_of_, self.decision_scores_)
-        self._lower_frequent(bank.images)
+        self.alike_ = self._alike(collection.images, self.copy_of_, self.decision_scores_)
+        self._lower_frequent(collection.images)
         for name in ("decision_scores_", "remoteness_", "copy_of_", "alike_"):
             setattr(self, name, parts.as_memmap(name, getattr(self, name)))
         self.health_ = self.health_._replace(
@@ -383,7 +378,7 @@ class E3Outlier(BaseEstimator):
         }
         counts = [min(_PART, n - start) for start in starts]
         like = np.empty((0, self.score_operations_), np.float32)
-        self.view_entropies_ = Joined(
+        self.view_entropies_ = LazyArray(
             functools.partial(_entropies_of, parts, names), counts, like, self._unpacked
         )
         return True
@@ -505,15 +500,15 @@ class E3Outlier(BaseEstimator):
 
     def _rank_new(self, X, work: "Work") -> ranking.Ranking | None:
         collection = self.read(X)
-        pictures, digests = collection.bank.images, _digests(collection)
+        pictures, digests = collection.images, collection.digests
         if not (heard := self._heard(pictures, work, digests)):
             return None
         evidence, entropies = heard
         scores = self._scores(evidence, pictures)
         alike = self._alike(pictures, copies.exact(pictures, digests), scores)
-        left_out, scale, states = collection.unreadable, collection.scale, collection.states
-        paths = collection.bank.ids
-        return self._rank(paths, alike, entropies, scores, evidence, left_out, scale, states)
+        evidence = (alike, entropies, scores, evidence)
+        scale, states = collection.reader.file_range, collection.states
+        return self._rank(collection.ids, *evidence, collection.unreadable, scale, states)
 
     @property
     def surprises_(self) -> dict[str, np.ndarray]:
@@ -604,7 +599,7 @@ class E3Outlier(BaseEstimator):
         self.parameters_ = self.parameters_ | {"contamination": contamination}
         return self._set_threshold()
 
-    def read(self, X) -> collection.Collection:
+    def read(self, X) -> Collection:
         """Reads a collection as the detector sees it, and what is left out of it.
 
         Raises:
@@ -612,52 +607,21 @@ class E3Outlier(BaseEstimator):
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
         check_is_fitted(self, "decision_scores_")
-        X = X if is_path(X) else collect(X)
-        return self._read(X, self._range(X), least=1)
+        # A range that is given later is of these arrays, not of the fit.
+        value_range = self.value_range_ if self.value_range is None else self.value_range
+        known = Reader(colour=self.colour_, value_range=value_range, file_range=self.file_scale_)
+        return self._read(X, known, least=1)
 
-    def _read(self, X, value_range, least) -> collection.Collection:
-        side, fit = self._used("image_size"), self._used("resize")
-        if isinstance(X, np.ndarray):
-            array = images.to_uint8(X, value_range)
-            array = images.resize(array, side, fit)
-            scale = reading.ValueRange(floats=self.value_range_)
-            return collection.Collection(images.as_bank(array, least=least), [], scale=scale)
-        closed = []
-        if is_path(X) and is_bank(X):
-            found = open_bank(X, side, fit, self.colour_)
-            if len(found.bank.images) < least:
-                raise InputError(f"{X} has fewer than {least} images: give a larger collection")
-            known = self.file_scale_ or reading.ValueRange()
-            for ours, theirs in known.conflicts(found.scale):
-                raise InputError(
-                    f"{X} has files of more than 8 bits, read from {theirs[0]:g} to "
-                    f"{theirs[1]:g}; the detector knows {ours[0]:g} to {ours[1]:g}: give the "
-                    "files themselves"
-                )
-            return found
-        if is_path(X):
-            X, closed = finding.find_files(X)
-        X = [images.to_uint8(x[None], value_range)[0] if _is_array(x) else x for x in X]
-        total = len(X)
-        found = reading.read_files(
-            X,
-            side,
-            fit,
-            self.colour_,
-            least,
-            lambda done: self.on_progress("reading", done, total),
-            scale=self.file_scale_ or reading.ValueRange(floats=self.value_range_),
-        )
-        return found._replace(unreadable=closed + found.unreadable)
+    def _read(self, X, reader: Reader, least: int) -> Collection:
+        self._check_value_range()
+        reader = reader._replace(side=self._used("image_size"), resize=self._used("resize"))
+        return read(X, reader, least=least, on_progress=self.on_progress)
 
     def _readable(self, X) -> np.ndarray:
         """The images of a collection, all of which must be readable."""
-        bank, left_out, *_ = self.read(X)
-        unreadable = [entry for entry in left_out if not isinstance(entry, collection.NotLookedAt)]
-        if unreadable:
-            path, reason = unreadable[0]
-            raise InputError(f"{path} cannot be read ({reason}): leave it out")
-        return bank.images
+        collection = self.read(X)
+        collection.check_complete()
+        return collection.images
 
     @property
     def _method(self) -> Method:
@@ -735,33 +699,6 @@ class E3Outlier(BaseEstimator):
             raise ValueError(
                 f"value_range is {self.value_range!r}, expected two numbers, the smaller first"
             )
-
-    def _range(self, X) -> tuple[float, float] | None:
-        """The range of float arrays: as given, else as in ``fit``, else as they seem to have."""
-        found = getattr(self, "value_range_", None)
-        self._check_value_range()
-        if (given := self.value_range) is not None:  # of these arrays, not of the fit
-            found = tuple(map(float, given))
-        arrays = [X] if _is_array(X) else [] if is_path(X) else [x[None] for x in X if _is_array(x)]
-        floats = [array for array in arrays if array.dtype.kind == "f" and array.size]
-        if not floats:
-            return found
-        usual = images.usual_range(np.concatenate(list(map(images.value_extremes, floats))))
-        if usual is None:
-            return found
-        lowest, highest = float(min(map(np.min, floats))), float(max(map(np.max, floats)))
-        is_new = found is None
-        found = found or usual
-        span = found[1] - found[0]
-        is_clipped = lowest < found[0] - 0.1 * span or found[1] + 0.1 * span < highest
-        is_tiny = 16 * (usual[1] - usual[0]) < span and lowest < highest
-        if is_clipped or is_tiny or is_new:
-            warnings.warn(
-                f"float images, here from {lowest:g} to {highest:g}, are taken to range from "
-                f"{found[0]:g} to {found[1]:g}: give value_range to say otherwise",
-                stacklevel=5,
-            )
-        return found
 
     # --- Training and scores -----------------------------------------------------------------
 
@@ -912,13 +849,6 @@ def _hear(call: tuple) -> dict[str, np.ndarray]:
     entropies = ranking.view_entropies(detector._score(pictures))
     packed = np.uint8(np.rint(entropies * (255 / math.log(detector._k))))
     return detector._evidence(entropies, pictures) | {"entropies": packed}
-
-
-def _digests(collection: collection.Collection) -> np.ndarray:
-    """uint64 [n] of the collection's images."""
-    if collection.digests is None:
-        return copies.digests(collection.bank.images)
-    return collection.digests
 
 
 def _entropies_of(parts: Store, names: list[str], i: int) -> np.ndarray:

@@ -18,11 +18,12 @@ import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax import operations
-from e3jax.collection import collection, reading
+from e3jax.collection import collection
 from e3jax.detector.estimator import E3Outlier
 from e3jax.errors import InputError
 from e3jax.evidence import descriptors, fusion
 from e3jax.evidence.health import Health
+from e3jax.images.high_depth import ValueRange
 from e3jax.version import VERSION
 from e3jax.work import files
 from e3jax.work.store import digest_of, nested
@@ -142,7 +143,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector = E3Outlier(**parameters)
     for name, value in about["fitted"].items():
         setattr(detector, name, value)
-    detector.file_scale_ = reading.ValueRange(*detector.file_scale_)
+    detector.file_scale_ = ValueRange(*detector.file_scale_)
     detector.parameters_ = parameters
     detector.paths_ = _paths(arrays)
     tree = {name: {} for name in _TREES} | nested(arrays)  # which may be empty

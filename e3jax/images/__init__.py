@@ -1,8 +1,7 @@
 """One image: arrays, formats, decoding, squares, thumbnails."""
 
 from e3jax.images.arrays import (
-    ImageBank,
-    as_bank,
+    checked,
     pad_to,
     to_uint8,
     to_unit,
@@ -12,8 +11,7 @@ from e3jax.images.arrays import (
 from e3jax.images.squares import opaque, resize, to_picture, to_square
 
 __all__ = [
-    "ImageBank",
-    "as_bank",
+    "checked",
     "opaque",
     "pad_to",
     "resize",

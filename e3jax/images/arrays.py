@@ -1,9 +1,7 @@
-"""Images as all other modules take them: one uint8 array and one id per image.
+"""Images as all other modules take them: one uint8 array.
 
 Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,32 +14,20 @@ from e3jax.images.squares import (
 _SAMPLE = 1 << 16  # values of an image that are sorted
 
 
-class ImageBank(NamedTuple):
-    """A collection of images of one size.
-
-    images: uint8 [n, h, w, c], h = w even, values 0 to 255.
-    ids:    int64 or str [n], identifies each image to the user (a number or a file name).
-    """
-
-    images: np.ndarray
-    ids: np.ndarray
-
-
-def as_bank(images, ids=None, least: int = 2) -> ImageBank:
-    """Checks an array of images and adds a channel axis if it has none.
+def checked(images, least: int = 2) -> np.ndarray:
+    """Checks an array of images, and adds a channel axis if it has none.
 
     Args:
       images: uint8 [n, h, w] or [n, h, w, c], h = w even.
-      ids: n integers or strings; 0 to n - 1 by default.
       least: smallest allowed n; training needs 2.
 
     Returns:
-      An ImageBank; its images share memory with ``images`` where NumPy allows it.
+      uint8 [n, h, w, c]; it shares memory with ``images`` where NumPy allows it.
 
     Raises:
-      InputError: wrong rank, dtype, number of images, side, or number of ids.
+      InputError: wrong rank, dtype, number of images or side.
 
-    >>> as_bank(np.zeros([5, 32, 32], np.uint8)).images.shape
+    >>> checked(np.zeros([5, 32, 32], np.uint8)).shape
     (5, 32, 32, 1)
     """
     images = _as_array(images)
@@ -60,8 +46,7 @@ def as_bank(images, ids=None, least: int = 2) -> ImageBank:
     if h % 2:
         action = f"pad with pad_to(images, {h + 1}) or resize"
         raise _unexpected(images, "shape", "an even side (patch re-arranging halves it)", action)
-    bank = images[..., None] if images.ndim == 3 else images
-    return ImageBank(bank, _as_ids(ids, len(bank)))
+    return images[..., None] if images.ndim == 3 else images
 
 
 def to_unit(images):
@@ -264,13 +249,3 @@ def _as_array(images) -> np.ndarray:
         return np.asarray(images)
     except ValueError as error:  # NumPy's message for a ragged list does not mention images
         raise InputError("images have different shapes: crop or resize them") from error
-
-
-def _as_ids(ids, n: int) -> np.ndarray:
-    ids = np.arange(n) if ids is None else np.asarray(ids)
-    if ids.shape != (n,) or ids.dtype.kind not in "iuU":
-        raise InputError(
-            f"ids have shape {ids.shape} and dtype {ids.dtype}, expected {n} integers or strings: "
-            "provide one id per image"
-        )
-    return ids if ids.dtype.kind == "U" else ids.astype(np.int64)

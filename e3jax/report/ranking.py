@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax import operations
-from e3jax.collection import collection, reading
+from e3jax.collection import collection
 from e3jax.evidence.health import Health
+from e3jax.images.high_depth import ValueRange
 from e3jax.report import tables
 from e3jax.training import rules
 from e3jax.work import files
@@ -67,7 +68,7 @@ class Ranking(NamedTuple):
     threshold: float
     unreadable: list[collection.Unreadable]
     health: Health
-    file_scale: reading.ValueRange = reading.ValueRange()
+    file_scale: ValueRange = ValueRange()
     states: np.ndarray | None = None
 
     @property

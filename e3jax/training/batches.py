@@ -48,7 +48,7 @@ def place_bank(mesh: Mesh, images: np.ndarray, on_host: bool | None = None) -> A
 
     Args:
       mesh: the devices that train.
-      images: an array, or what is indexed like one, see :class:`e3jax.collection.lazy.Joined`.
+      images: an array, or what is indexed like one, see :class:`e3jax.collection.lazy.LazyArray`.
       on_host: leaves the images where they are. Default: on a CPU, whose memory holds them already,
         and images that are no array.
 

@@ -123,7 +123,7 @@ def fit(
       key: of all randomness: same key, same images, same devices, same numbers. GPUs add in another
         order each time unless ``XLA_FLAGS=--xla_gpu_deterministic_ops=true`` is set.
       images: uint8 [n, h, w, c], h = w, n >= 2; an array, or what is indexed like one, see
-        :class:`e3jax.collection.lazy.Joined`.
+        :class:`e3jax.collection.lazy.LazyArray`.
       method: what to train.
       config: how; ``method.quick_config()`` if None.
       mesh: devices to split each batch over (default: all).

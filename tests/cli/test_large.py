@@ -15,8 +15,7 @@ from PIL import Image
 
 import e3jax
 from e3jax import E3Outlier, cli, operations
-from e3jax.cli import source
-from e3jax.collection import bank, lazy
+from e3jax.collection import bank, lazy, opening
 from e3jax.detector import estimator
 from e3jax.devices import runtime
 from e3jax.errors import InputError
@@ -34,7 +33,7 @@ def small(monkeypatch):
     """Large are collections of more than 50 images."""
     for name, value in {"LARGE": 50, "_SAMPLE": 40, "_PART": 32, "_SCORED": 6}.items():
         monkeypatch.setattr(estimator, name, value)
-    monkeypatch.setattr(source, "LARGE", 50)
+    monkeypatch.setattr(opening, "LARGE", 50)
     monkeypatch.setattr(bank, "_SHARD", 16)
 
 
@@ -172,7 +171,7 @@ def test_a_stopped_training_keeps_the_length_of_its_time_budget(on_disk, tmp_pat
             if len(totals) == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(lazy.Joined, "__array__", all_at_once)
+    monkeypatch.setattr(lazy.LazyArray, "__array__", all_at_once)
     detector = E3Outlier(**HOW | {"steps": 99}, time_budget=0.001, on_progress=on_progress)
     monkeypatch.setattr(estimator, "_LEAST_STEPS", 7)  # for more there is no time
     with pytest.raises(KeyboardInterrupt):
@@ -334,11 +333,11 @@ KILLED = """
 import os, signal, sys
 import tiny
 from e3jax import cli
-from e3jax.collection import bank
+from e3jax.collection import bank, opening
 from e3jax.detector import estimator
 from e3jax.devices import engines
-from e3jax.cli import console, source
-estimator.LARGE = source.LARGE = 50
+from e3jax.cli import console
+estimator.LARGE = opening.LARGE = 50
 estimator._SAMPLE, estimator._PART, estimator._SCORED, bank._SHARD = 40, 32, 6, 16
 stop, *arguments = sys.argv[1:]
 seen = []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e3jax.collection import bank, collection, copies, finding, lazy, reading
+from e3jax.collection import Reader, bank, collection, copies, finding, lazy, opening
 from e3jax.errors import InputError
 from e3jax.work import files, locks
 
@@ -65,30 +65,30 @@ def counted(read):
 def test_it_holds_what_reading_into_memory_gives(photos, tmp_path):
     paths, _ = finding.find_files(photos)
     for colour in (None, False, True):
-        expected = reading.read_files(paths, colour=colour)
+        expected = opening.read(paths, Reader(colour=colour))
         write(tmp_path / "bank", photos)
         found = bank.open_bank(tmp_path / "bank", colour=colour)
-        assert found.bank.images.shape == expected.bank.images.shape
-        np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
-        assert found.bank.ids.tolist() == expected.bank.ids.tolist()
-        assert (found.unreadable, found.scale) == (expected.unreadable, expected.scale)
-    assert expected.scale.integers == (0, 4095)
-    grey = bank.open_bank(tmp_path / "bank").bank.images
+        assert found.images.shape == expected.images.shape
+        np.testing.assert_array_equal(found.images[:], expected.images)
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert (found.unreadable, found.reader) == (expected.unreadable, expected.reader)
+    assert expected.reader.file_range.integers == (0, 4095)
+    grey = bank.open_bank(tmp_path / "bank").images
     np.testing.assert_array_equal(found.digests, copies.digests(grey[:]))
     # WebP files; those of more than 8 bits are made when they are asked for.
     has_none = [not content for content in found.thumbnails]
-    assert [os.path.basename(path)[:4] for path in found.bank.ids[has_none]] == ["deep", "deep"]
+    assert [os.path.basename(path)[:4] for path in found.ids[has_none]] == ["deep", "deep"]
 
 
 def test_it_is_indexed_like_an_array():
     array = RANDOM.integers(0, 256, (20, 2, 2, 1), np.uint8)
     pieces = np.split(array, [3, 3, 11])
-    found = lazy.Joined(pieces.__getitem__, [3, 0, 8, 9], array[:0])
+    found = lazy.LazyArray(pieces.__getitem__, [3, 0, 8, 9], array[:0])
     assert (len(found), found.shape, found.dtype) == (20, array.shape, np.uint8)
     mask = np.arange(20) % 3 == 1
     for index in (5, -1, slice(None), slice(2, 13), slice(15, None, 2), [7, 7, 0, 19], [], mask):
         np.testing.assert_array_equal(found[index], array[index])
-        np.testing.assert_array_equal(found.of(np.arange(20)[::-1])[index], array[::-1][index])
+        np.testing.assert_array_equal(found.take(np.arange(20)[::-1])[index], array[::-1][index])
     np.testing.assert_array_equal(np.asarray(found), array)
     np.testing.assert_array_equal(list(found), array)
     with pytest.raises(IndexError):
@@ -105,20 +105,20 @@ def test_a_second_call_reads_only_what_changed(photos, tmp_path):
     Image.new("L", (9, 9), 77).save(photos / "12.png")
     found = write(tmp_path / "bank", photos, each=each)
     assert "12.png" in read[30:] and len(read) == 38
-    paths = [os.path.basename(path) for path in found.bank.ids]
-    assert (found.bank.images[paths.index("12.png")] == 77).all()
+    paths = [os.path.basename(path) for path in found.ids]
+    assert (found.images[paths.index("12.png")] == 77).all()
     (photos / "sea.jpg").unlink()
     found = write(tmp_path / "bank", photos, each=each)
-    assert len(found.bank.images) == 28
-    expected = reading.read_files(finding.find_files(photos)[0])
-    np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+    assert len(found.images) == 28
+    expected = opening.read(finding.find_files(photos)[0])
+    np.testing.assert_array_equal(found.images[:], expected.images)
     count = len(read)
     (tmp_path / "link").symlink_to(photos)
     (tmp_path / "link to the bank").symlink_to(tmp_path / "bank")
     found = write(tmp_path / "link to the bank", tmp_path / "link", each=each)
     assert len(read) == count  # the same files by other names, which they have from now on
-    expected = reading.read_files(finding.find_files(tmp_path / "link")[0])
-    assert found.bank.ids.tolist() == expected.bank.ids.tolist()
+    expected = opening.read(finding.find_files(tmp_path / "link")[0])
+    assert found.ids.tolist() == expected.ids.tolist()
     assert found.unreadable == expected.unreadable
 
 
@@ -140,31 +140,31 @@ def test_what_was_finished_before_a_stop_is_not_read_again(photos, tmp_path, aft
         bank.open_bank(tmp_path / "bank")
     found = write(tmp_path / "bank", photos, each=each)
     assert len(read) <= 11 + 2  # of 11 tasks those of one shard are done twice
-    expected = reading.read_files(finding.find_files(photos)[0])
-    np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+    expected = opening.read(finding.find_files(photos)[0])
+    np.testing.assert_array_equal(found.images[:], expected.images)
 
 
 def test_files_of_more_than_8_bits_share_a_scale_whenever_they_came(photos, tmp_path):
     write(tmp_path / "bank", photos)
     Image.fromarray(np.full((8, 8), 60_000, np.uint16)).save(photos / "deepest.png")
     found = write(tmp_path / "bank", photos)
-    expected = reading.read_files(finding.find_files(photos)[0])
-    assert found.scale == expected.scale and found.scale.integers == (0, 65535)
-    np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+    expected = opening.read(finding.find_files(photos)[0])
+    assert found.reader == expected.reader and found.reader.file_range.integers == (0, 65535)
+    np.testing.assert_array_equal(found.images[:], expected.images)
 
 
 def test_arrays_of_any_lengths_make_a_bank(tmp_path, mnist):
     images = mnist.images[:30]
     found = bank.write_arrays(tmp_path / "bank", [images[:5], images[5:25], images[25:]])
-    np.testing.assert_array_equal(found.bank.images[:], images)
-    np.testing.assert_array_equal(found.bank.ids, np.arange(30))
+    np.testing.assert_array_equal(found.images[:], images)
+    np.testing.assert_array_equal(found.ids, np.arange(30))
     assert found.states is None
     with pytest.raises(InputError, match="images of several sides"):
         bank.write_arrays(tmp_path / "other", [images, np.zeros((2, 16, 16, 1), np.uint8)])
     colour = RANDOM.integers(0, 256, (9, 32, 32, 3), np.uint8)
     found = bank.write_arrays(tmp_path / "other", [images, colour])
-    np.testing.assert_array_equal(found.bank.images[:30], images.repeat(3, axis=-1))
-    np.testing.assert_array_equal(found.bank.images[30:], colour)
+    np.testing.assert_array_equal(found.images[:30], images.repeat(3, axis=-1))
+    np.testing.assert_array_equal(found.images[30:], colour)
 
 
 def test_arrays_that_come_again_are_there_and_others_do_not_replace_them(tmp_path, mnist):
@@ -178,21 +178,21 @@ def test_arrays_that_come_again_are_there_and_others_do_not_replace_them(tmp_pat
             bank.write_arrays(folder, [others])
         assert content(folder) == before
     (folder / "0000001.npy").write_bytes(b"damaged")
-    np.testing.assert_array_equal(bank.write_arrays(folder, [images]).bank.images[:], images)
+    np.testing.assert_array_equal(bank.write_arrays(folder, [images]).images[:], images)
 
 
 def test_each_file_is_known_by_its_state_as_it_was_read(photos, tmp_path):
     found = write(tmp_path / "bank", photos)
-    expected = np.array([files.state_of(path) for path in found.bank.ids])
+    expected = np.array([files.state_of(path) for path in found.ids])
     assert (found.states.dtype, found.states.shape) == (np.int64, (29, 4))
     for index in (slice(None), slice(3, 20, 2), [28, 0, 0], []):
         np.testing.assert_array_equal(found.states[index], expected[index])
     # Times of clocks that were not set.
-    for year, path in zip((-500, 600), found.bank.ids, strict=False):
+    for year, path in zip((-500, 600), found.ids, strict=False):
         os.utime(path, ns=(0, year * 365 * 24 * 3600 * 10**9))
     write(tmp_path / "bank", photos)
     # Another photo of the same name, size and time is read again.
-    read, (first, *_) = [], found.bank.ids
+    read, (first, *_) = [], found.ids
     shutil.copy2(first, tmp_path / "new.png")
     os.replace(tmp_path / "new.png", first)
     write(tmp_path / "bank", photos, each=counted(read))
@@ -220,12 +220,12 @@ def test_banks_are_joined_without_a_copy(photos, tmp_path):
     bank.join(tmp_path / "bc", [tmp_path / "b", tmp_path / "c"])
     joined = bank.join(tmp_path / "abc", [tmp_path / "a", tmp_path / "bc", tmp_path / "a"])
     assert os.listdir(tmp_path / "abc") == [bank.ABOUT]
-    expected = reading.read_files([*others[:9], *deep, *others[9:]])
+    expected = opening.read([*others[:9], *deep, *others[9:]])
     for found in (joined, bank.open_bank(tmp_path / "abc"), pickle.loads(pickle.dumps(joined))):
-        np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
-        assert found.bank.ids.tolist() == expected.bank.ids.tolist()
-        assert (found.unreadable, found.scale) == (expected.unreadable, expected.scale)
-        np.testing.assert_array_equal(found.digests, copies.digests(expected.bank.images))
+        np.testing.assert_array_equal(found.images[:], expected.images)
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert (found.unreadable, found.reader) == (expected.unreadable, expected.reader)
+        np.testing.assert_array_equal(found.digests, copies.digests(expected.images))
 
 
 def test_banks_that_do_not_fit_together_are_not_joined(photos, tmp_path):
@@ -277,20 +277,20 @@ def test_no_bank_is_joined_into_one_of_its_own_banks(halves, tmp_path, monkeypat
 def test_a_bank_is_joined_once_however_it_is_spelled(halves, tmp_path):
     (tmp_path / "link").symlink_to("b")
     folders = [*halves, tmp_path / "link", tmp_path / "a" / ".." / "b", tmp_path / "ab"]
-    assert len(bank.join(tmp_path / "joined", folders).bank.images) == 25
+    assert len(bank.join(tmp_path / "joined", folders).images) == 25
     about = json.loads((tmp_path / "joined" / bank.ABOUT).read_text())
     assert about["banks"] == list(map(os.path.realpath, halves))
     (tmp_path / "link").unlink()
-    assert len(bank.open_bank(tmp_path / "joined").bank.images) == 25
+    assert len(bank.open_bank(tmp_path / "joined").images) == 25
 
 
 def test_a_joined_bank_may_grow_and_is_not_replaced(halves, photos, tmp_path):
     bank.write(tmp_path / "c", [photos / "sea.jpg", photos / "red.jpg"], each=map)
     with pytest.raises(InputError, match=f"is a finished bank of other banks, e.g. {halves[1]}"):
         bank.join(tmp_path / "ab", [halves[0], tmp_path / "c"])
-    assert len(bank.join(tmp_path / "ab", [*halves, tmp_path / "c"]).bank.images) == 27
+    assert len(bank.join(tmp_path / "ab", [*halves, tmp_path / "c"]).images) == 27
     shutil.rmtree(halves[1])
-    assert len(bank.join(tmp_path / "ab", [halves[0], tmp_path / "c"]).bank.images) == 11
+    assert len(bank.join(tmp_path / "ab", [halves[0], tmp_path / "c"]).images) == 11
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_an_unfinished_bank_of_other_settings_is_made_anew(photos, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "bank", photos, each=stopped)
-    assert write(tmp_path / "bank", photos, side=16).bank.images.shape == (29, 16, 16, 3)
+    assert write(tmp_path / "bank", photos, side=16).images.shape == (29, 16, 16, 3)
 
 
 def test_another_programs_files_are_never_taken_for_a_banks(photos, tmp_path):
@@ -400,7 +400,7 @@ def test_files_with_names_of_shards_that_the_bank_did_not_write_stay(photos, tmp
     check()
     for path in sorted(photos.glob("1?.png")):  # a shard fewer or two
         path.unlink()
-    assert len(write(folder, photos).bank.images) == 19
+    assert len(write(folder, photos).images) == 19
     assert not (folder / "0000003.arrow").exists()
     check()
     for i in range(30):
@@ -424,14 +424,14 @@ def test_files_with_names_of_shards_that_the_bank_did_not_write_stay(photos, tmp
     with pytest.raises(InputError, match="has a file 0000001.npy that is not the bank's"):
         bank.write_arrays(folder, [np.zeros((9, 32, 32), np.uint8)])
     check()
-    assert len(bank.write_arrays(folder, [np.zeros((8, 32, 32), np.uint8)]).bank.images) == 8
+    assert len(bank.write_arrays(folder, [np.zeros((8, 32, 32), np.uint8)]).images) == 8
     check()
 
 
 def test_values_of_more_than_8_bits_that_are_lost_are_read_again(photos, tmp_path):
     paths = [photos / name for name in ("deep.png", *(f"{i}.png" for i in range(10, 17)))]
     folder, read = tmp_path / "bank", []
-    before = bank.write(folder, paths, each=map).bank.images[:]
+    before = bank.write(folder, paths, each=map).images[:]
     waiting = folder / "0000000.npz"
     whole = waiting.read_bytes()
     waiting.write_bytes(b"mine")
@@ -441,14 +441,14 @@ def test_values_of_more_than_8_bits_that_are_lost_are_read_again(photos, tmp_pat
     waiting.unlink()
     opened = bank.write(folder, paths, each=counted(read))
     assert len(read) == 8 and waiting.exists()
-    np.testing.assert_array_equal(opened.bank.images[:], before)
+    np.testing.assert_array_equal(opened.images[:], before)
     at = whole.index(b"NUMPY") + 200  # in the values
     waiting.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     paths.append(photos / "3.png")
     with pytest.raises(InputError, match="0000000.npz is damaged: remove it, and give the command"):
         bank.write(folder, paths, each=map)
     waiting.unlink()
-    assert (bank.write(folder, paths, each=map).bank.images[:-1] == before).all()
+    assert (bank.write(folder, paths, each=map).images[:-1] == before).all()
 
 
 def test_a_file_that_comes_by_several_names_of_its_folder_is_read_once(photos, tmp_path):
@@ -459,7 +459,7 @@ def test_a_file_that_comes_by_several_names_of_its_folder_is_read_once(photos, t
     read = []
     for _ in range(2):
         opened = bank.write(tmp_path / "bank", [*paths, *others], each=counted(read))
-        assert opened.bank.ids.tolist() == paths
+        assert opened.ids.tolist() == paths
         assert read == names
     identity = bank.identities()
     assert len(set(map(identity, map(str, [*paths, *others])))) == 2
@@ -482,32 +482,32 @@ def test_only_plain_files_are_taken_for_what_a_kill_left(photos, tmp_path):
 
 def test_whoever_reads_a_bank_that_is_changed_is_told(photos, tmp_path):
     opened = write(tmp_path / "bank", photos)
-    images = opened.bank.images[:]
+    images = opened.images[:]
     write(tmp_path / "bank", photos)  # changes nothing
     again = bank.open_bank(tmp_path / "bank")
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened)).bank.images[:], images)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened)).images[:], images)
     Image.new("L", (9, 9), 77).save(photos / "12.png")
     write(tmp_path / "bank", photos)
     bank._mapped.cache_clear()  # as a process has that did not read before
     for each in (opened, again, pickle.loads(pickle.dumps(opened))):
-        for column in (each.bank.images, each.bank.ids, each.thumbnails, each.states):
+        for column in (each.images, each.ids, each.thumbnails, each.states):
             with pytest.raises(InputError, match="was changed, or removed, while it was read"):
                 column[[0]]
     opened = bank.open_bank(tmp_path / "bank")
-    assert np.abs(np.int64(opened.bank.images[:]) - images).max()
+    assert np.abs(np.int64(opened.images[:]) - images).max()
     shutil.rmtree(tmp_path / "bank")
     bank._mapped.cache_clear()
     with pytest.raises(InputError, match="was changed, or removed, while it was read"):
-        opened.bank.images[3]
+        opened.images[3]
 
 
 def test_what_was_mapped_before_a_change_is_what_was_opened(photos, tmp_path):
     opened = write(tmp_path / "bank", photos)
-    images, ids = opened.bank.images[:], opened.bank.ids.tolist()
+    images, ids = opened.images[:], opened.ids.tolist()
     Image.new("L", (9, 9), 77).save(photos / "12.png")
     write(tmp_path / "bank", photos)
-    np.testing.assert_array_equal(opened.bank.images[:], images)
-    assert opened.bank.ids.tolist() == ids
+    np.testing.assert_array_equal(opened.images[:], images)
+    assert opened.ids.tolist() == ids
 
 
 # --- Moved ---------------------------------------------------------------------------------------
@@ -542,26 +542,26 @@ def disk(photos, tmp_path):
 @pytest.mark.parametrize("name", ["banks/bank", "joined"])
 def test_files_that_were_moved_with_their_bank_are_there(disk, tmp_path, name, place):
     before = bank.open_bank(disk / name)
-    expected = [path.replace(str(disk), str(tmp_path / place)) for path in before.bank.ids]
+    expected = [path.replace(str(disk), str(tmp_path / place)) for path in before.ids]
     disk.rename(tmp_path / "on its way")
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "on its way").rename(tmp_path / place)
     moved = bank.open_bank(tmp_path / place / name)
-    assert moved.bank.ids.tolist() == expected and all(map(os.path.exists, expected))
+    assert moved.ids.tolist() == expected and all(map(os.path.exists, expected))
     assert [entry.path for entry in moved.unreadable] == [
         entry.path.replace(str(disk), str(tmp_path / place)) for entry in before.unreadable
     ]
-    images = reading.read_files(expected).bank.images
-    np.testing.assert_array_equal(moved.bank.images[:], images)
+    images = opening.read(expected).images
+    np.testing.assert_array_equal(moved.images[:], images)
 
 
 def test_only_what_was_moved_has_another_name(disk, tmp_path):
     """A bank that was renamed, or moved without its files, or with some of them."""
-    before = bank.open_bank(disk / "banks" / "bank").bank.ids.tolist()
+    before = bank.open_bank(disk / "banks" / "bank").ids.tolist()
     (disk / "banks" / "bank").rename(disk / "other")
     opened = bank.open_bank(disk / "other")
-    assert opened.bank.ids.tolist() == before
-    assert not [e for e in opened.unreadable if isinstance(e, collection.NotLookedAt)]
+    assert opened.ids.tolist() == before
+    assert not [e for e in opened.unreadable if isinstance(e, collection.Skipped)]
     # Other files where they were: the same names, not the same states.
     disk.rename(tmp_path / "usb")
     (disk / "photos").mkdir(parents=True)
@@ -570,7 +570,7 @@ def test_only_what_was_moved_has_another_name(disk, tmp_path):
             shutil.copy(path, disk / "photos")
     (tmp_path / "usb" / "other").rename(tmp_path / "usb" / "banks" / "bank")
     opened = bank.open_bank(tmp_path / "usb" / "banks" / "bank")
-    assert opened.bank.ids.tolist() == [p.replace(str(disk), str(tmp_path / "usb")) for p in before]
+    assert opened.ids.tolist() == [p.replace(str(disk), str(tmp_path / "usb")) for p in before]
 
 
 @pytest.mark.parametrize("name", ["banks/bank", "joined"])
@@ -581,11 +581,11 @@ def test_files_that_are_gone_are_said_to_be_and_scored_all_the_same(disk, tmp_pa
         if not folder.exists():
             disk.rename(folder)
         opened = bank.open_bank(folder / name)
-        notes = [e for e in opened.unreadable if isinstance(e, collection.NotLookedAt)]
+        notes = [e for e in opened.unreadable if isinstance(e, collection.Skipped)]
         assert len(notes) == (1 if name != "joined" else 2)
         assert "are gone, neither where they were nor beside it" in notes[0].reason
-        assert opened.bank.ids.tolist() == before.bank.ids.tolist()
-        assert opened.bank.images[:].shape == before.bank.images.shape
+        assert opened.ids.tolist() == before.ids.tolist()
+        assert opened.images[:].shape == before.images.shape
 
 
 def test_a_moved_bank_grows_without_reading_its_files_again(disk, tmp_path):
@@ -605,11 +605,11 @@ def test_a_moved_bank_grows_without_reading_its_files_again(disk, tmp_path):
         bank.write(folder, paths, each=stopped)
     found = bank.write(folder, paths, each=counted(read))
     assert len(read) == len(paths) % 8 and "more.png" in read
-    expected = reading.read_files(paths)
-    assert found.bank.ids.tolist() == expected.bank.ids.tolist()
-    np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+    expected = opening.read(paths)
+    assert found.ids.tolist() == expected.ids.tolist()
+    np.testing.assert_array_equal(found.images[:], expected.images)
     disk.mkdir()
-    assert bank.open_bank(folder).bank.ids.tolist() == expected.bank.ids.tolist()
+    assert bank.open_bank(folder).ids.tolist() == expected.ids.tolist()
 
 
 # --- What goes wrong -----------------------------------------------------------------------------
@@ -666,8 +666,8 @@ def test_a_shard_that_was_begun_anew_and_given_up_is_read_again(photos, tmp_path
     with little_room(5000), pytest.raises(OSError, match="File too large"):
         bank.write(tmp_path / "bank", [photos / "3.png", *paths], each=map)
     found = bank.write(tmp_path / "bank", paths, each=map)
-    assert found.scale == expected.scale and found.scale.integers == (0, 4095)
-    np.testing.assert_array_equal(found.bank.images[:], reading.read_files(paths).bank.images)
+    assert found.reader == expected.reader and found.reader.file_range.integers == (0, 4095)
+    np.testing.assert_array_equal(found.images[:], opening.read(paths).images)
 
 
 def test_a_full_disk_loses_nothing_and_the_next_call_goes_on(photos, tmp_path):
@@ -678,23 +678,23 @@ def test_a_full_disk_loses_nothing_and_the_next_call_goes_on(photos, tmp_path):
             write(tmp_path / "bank", photos)
         assert not list((tmp_path / "bank").glob(".*"))
         if room == 10:  # too little to begin
-            assert len(bank.open_bank(tmp_path / "bank").bank.images) == 29
+            assert len(bank.open_bank(tmp_path / "bank").images) == 29
     read = []
     found = write(tmp_path / "bank", photos, each=counted(read))
     assert "zebra.png" in read and len(read) == 7  # of the last shard
-    expected = reading.read_files(finding.find_files(photos)[0])
-    np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+    expected = opening.read(finding.find_files(photos)[0])
+    np.testing.assert_array_equal(found.images[:], expected.images)
 
 
 def test_folders_may_have_any_name(photos, tmp_path):
     folder = tmp_path / "~" / "a \udcff\n folder"
-    assert len(write(folder, photos).bank.images) == 29
+    assert len(write(folder, photos).images) == 29
     bank.join(tmp_path / "\udcfe", [folder])
-    assert len(bank.open_bank(tmp_path / "\udcfe").bank.ids[:]) == 29
+    assert len(bank.open_bank(tmp_path / "\udcfe").ids[:]) == 29
 
 
 @pytest.mark.campaign
 def test_files_are_decoded_in_processes(photos, tmp_path):
     found = bank.write(tmp_path / "bank", finding.find_files(photos)[0])
-    expected = reading.read_files(finding.find_files(photos)[0])
-    np.testing.assert_array_equal(found.bank.images[:], expected.bank.images)
+    expected = opening.read(finding.find_files(photos)[0])
+    np.testing.assert_array_equal(found.images[:], expected.images)

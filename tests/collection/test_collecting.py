@@ -143,8 +143,8 @@ def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, g
     floats[0][3, 4] = 1e4
     with pytest.warns(UserWarning, match="here from 0 to 10000, are taken to range from 0 to 1"):
         detector = E3Outlier(**SMALL).fit(gather(floats))
-        seen = detector.read(gather(floats)).bank.images
-        expected = detector.read(few).bank.images
+        seen = detector.read(gather(floats)).images
+        expected = detector.read(few).images
     assert detector.value_range_ == (0, 1)
     np.testing.assert_array_equal(seen[1:], expected[1:])
 

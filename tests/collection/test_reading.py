@@ -20,9 +20,10 @@ from conftest import ROOT
 from pictures import png16, png_chunk, write_tiff
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from e3jax.collection.collection import NotLookedAt
+from e3jax.choices import FITS
+from e3jax.collection import Reader, Skipped, read
 from e3jax.collection.finding import find_files
-from e3jax.collection.reading import FITS, read_each, read_files, thumbnails
+from e3jax.collection.reading import read_each, thumbnails
 from e3jax.errors import InputError
 from e3jax.images import decoding, formats, memory
 from e3jax.images.high_depth import ValueRange
@@ -53,9 +54,9 @@ def good(tmp_path):
 
 def read_one(good, path, **options):
     """The image that a file among intact ones becomes."""
-    collection = read_files([*good, path], **options)
+    collection = read([*good, path], Reader(**options))
     assert not collection.unreadable
-    return collection.bank.images[-1]
+    return collection.images[-1]
 
 
 # --- Finding ---------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def test_a_missing_or_empty_folder_is_one_sentence(tmp_path, name, sentence):
 def reasons(folder):
     """What a search says about files that it does not look at."""
     _, left_out = find_files(folder)
-    assert all(isinstance(entry, NotLookedAt) and entry.path == str(folder) for entry in left_out)
+    assert all(isinstance(entry, Skipped) and entry.path == str(folder) for entry in left_out)
     return [entry.reason for entry in left_out]
 
 
@@ -145,7 +146,7 @@ def test_files_without_an_ending_are_images_if_they_start_as_such(good, tmp_path
     found, [note] = find_files(tmp_path)
     assert set(found) == {*good, *named, numbered}
     assert note.reason.startswith("2 files without an ending were not looked at: export")
-    assert not read_files(found).unreadable
+    assert not read(found).unreadable
 
 
 def test_images_of_unknown_endings_are_named(good, tmp_path):
@@ -187,7 +188,7 @@ def test_a_photo_of_a_phone_names_its_package_also_under_another_name(good, tmp_
         "1 file without an ending was not looked at: pip install pillow-heif",
         "1 .heic file was not looked at: pip install pillow-heif",
     ]
-    collection = read_files([*good, tmp_path / "b.jpg", tmp_path / "d.png"])
+    collection = read([*good, tmp_path / "b.jpg", tmp_path / "d.png"])
     assert [reason for _, reason in collection.unreadable] == 2 * ["HEIC: pip install pillow-heif"]
 
 
@@ -198,16 +199,17 @@ from pathlib import Path
 from PIL import Image
 import {package}
 {register}
-from e3jax.collection import reading
+from e3jax.collection import read
+from e3jax.collection.finding import find_files
 folder = Path(sys.argv[1])
 a = np.full((40, 60, 3), 90, np.uint8)
 for name in ("a{ending}", "b{ending}"):
     Image.fromarray(a).save(folder / name, format="{format}")
 (folder / "c.jpg").write_bytes((folder / "a{ending}").read_bytes())
-found, left_out = reading.find_files(folder)
+found, left_out = find_files(folder)
 assert len(found) == 3 and not left_out, (found, left_out)
-collection = reading.read_files(found)
-assert not collection.unreadable and np.abs(collection.bank.images - 90.0).max() < 3
+collection = read(found)
+assert not collection.unreadable and np.abs(collection.images - 90.0).max() < 3
 """
 
 
@@ -230,21 +232,21 @@ def test_with_its_package_a_format_is_read(tmp_path, package, format, ending, re
 
 
 def test_images_of_the_right_size_come_back_as_they_are(good):
-    collection = read_files(good)
-    np.testing.assert_array_equal(collection.bank.images[0], noise(32, 32, seed=1))
-    assert list(collection.bank.ids) == [str(path) for path in good]
+    collection = read(good)
+    np.testing.assert_array_equal(collection.images[0], noise(32, 32, seed=1))
+    assert list(collection.ids) == [str(path) for path in good]
 
 
 def test_grey_images_alone_are_grey_and_among_colours_are_not(tmp_path, good):
     paths = [save(tmp_path / f"grey{i}.png", noise(32, 32, 1, i)) for i in (1, 2)]
-    grey = read_files(paths).bank.images
+    grey = read(paths).images
     assert grey.shape == (2, 32, 32, 1)
     np.testing.assert_array_equal(grey[0, ..., 0], noise(32, 32, 1, 1))
-    both = read_files([*good, *paths]).bank.images
+    both = read([*good, *paths]).images
     assert both.shape == (4, 32, 32, 3) and (both[2] == both[2, ..., :1]).all()
-    assert read_files(paths, colour=True).bank.images.shape == (2, 32, 32, 3)
+    assert read(paths, Reader(colour=True)).images.shape == (2, 32, 32, 3)
     luma = np.asarray(Image.open(good[0]).convert("L"))
-    ours = read_files(good, colour=False).bank.images[0, ..., 0]
+    ours = read(good, Reader(colour=False)).images[0, ..., 0]
     assert np.abs(ours - luma.astype(int)).max() <= 1
 
 
@@ -418,7 +420,7 @@ def test_a_photo_that_lacks_its_end_alone_is_read_and_one_that_lacks_pixels_is_n
         path.write_bytes(content[:-cut])
         np.testing.assert_array_equal(read_one(good, path), whole)
     path.write_bytes(content[: len(content) // 3 * 2])
-    [left_out] = read_files([*good, path]).unreadable
+    [left_out] = read([*good, path]).unreadable
     assert "truncated" in left_out.reason
 
 
@@ -441,9 +443,9 @@ def test_a_webp_of_damaged_metadata_is_read(good, tmp_path, name):
 
 def grey(good, *paths, **options):
     """The grey images that files become, by themselves."""
-    collection = read_files(paths, least=1, **options)
-    assert not collection.unreadable and collection.bank.images.shape[-1] == 1
-    return collection.bank.images[..., 0]
+    collection = read(paths, Reader(**options))
+    assert not collection.unreadable and collection.images.shape[-1] == 1
+    return collection.images[..., 0]
 
 
 def ramp(top, dtype):
@@ -484,12 +486,12 @@ def test_values_are_seen_in_containers_of_any_size(
     for white in (False, True):
         path = tmp_path / f"{white}.tif"
         write_tiff(path, ramp(top, dtype), order, white, zipped)
-        collection = read_files([path], least=1)
+        collection = read([path])
         assert not collection.unreadable
-        seen = collection.bank.images[0, ..., 0]
+        seen = collection.images[0, ..., 0]
         expected = 255 - RAMP if white else RAMP
         assert np.abs(seen - expected).max() <= 1
-        black, white = collection.scale.floats or collection.scale.integers
+        black, white = collection.reader.file_range.floats or collection.reader.file_range.integers
         assert (black, white) == pytest.approx(known)
 
 
@@ -500,20 +502,20 @@ def test_a_collection_shares_one_scale_so_that_a_dark_image_stays_dark(good, tmp
         write_tiff(path, ramp(top * share, dtype))
     bright, half, dark = grey(good, *paths)
     assert [image.max() for image in (bright, half, dark)] == pytest.approx([255, 128, 13], abs=1)
-    small = thumbnails(paths, scale=read_files(paths).scale)
+    small = thumbnails(paths, scale=read(paths).reader.file_range)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(small[2])))[..., 0], dark)
 
 
 def test_the_scale_is_stated_and_serves_new_files(good, tmp_path):
     write_tiff(tmp_path / "a.tif", ramp(4095, "u2"))
     write_tiff(tmp_path / "b.tif", ramp(100, "u2"))
-    scale = read_files([tmp_path / "a.tif"], least=1).scale
+    scale = read([tmp_path / "a.tif"]).reader.file_range
     assert scale == ValueRange((0, 4095), None)
     assert scale.notes == [
         "integer files of more than 8 bits are read from 0 (black) to 4095 (white)"
     ]
-    assert grey(good, tmp_path / "b.tif", scale=scale).max() == 6
-    assert not ValueRange((0, 65535), (0, 1)).notes and not read_files(good).scale.notes
+    assert grey(good, tmp_path / "b.tif", file_range=scale).max() == 6
+    assert not ValueRange((0, 65535), (0, 1)).notes and not read(good).reader.file_range.notes
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -522,7 +524,7 @@ def test_borders_are_black_whatever_the_scale(good, tmp_path, fit):
         values = np.full((16, 32), -300, np.float32)
         values[:, 16:] = 100
         write_tiff(tmp_path / "x.tif", values, white=white)
-        [seen] = grey(good, tmp_path / "x.tif", fit=fit)
+        [seen] = grey(good, tmp_path / "x.tif", resize=fit)
         assert {seen[16, 2], seen[16, 30]} == {0, 255}
         assert (seen[16, 30] == 0) == white
         if fit == "letterbox":
@@ -542,9 +544,9 @@ def test_colours_of_12_bits_in_16_are_seen(good, tmp_path, name, top):
     else:
         order = ">" if name.startswith("big") else "<"
         write_tiff(path, array, order, zipped="zipped" in name, planes="planes" in name)
-    collection = read_files([path], least=1)
-    assert np.abs(collection.bank.images[0] - array * (255 / top)).max() <= 1
-    assert collection.scale.integers == (0, top)
+    collection = read([path])
+    assert np.abs(collection.images[0] - array * (255 / top)).max() <= 1
+    assert collection.reader.file_range.integers == (0, top)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -555,7 +557,7 @@ def test_transparent_pixels_of_16_bits_are_white(good, tmp_path, channels):
     array[:6] = 65535 if channels == 4 else (2048, 65535)
     (tmp_path / "x.png").write_bytes(png16(array))
     scale = ValueRange((0, 4095))
-    seen = read_files([tmp_path / "x.png"], least=1, colour=True, scale=scale).bank.images[0]
+    seen = read([tmp_path / "x.png"], Reader(colour=True, file_range=scale)).images[0]
     middle = (255,) * 3 if channels == 2 else (255, 0, 0)
     assert (seen[7:15] == middle).all() and (seen[17:] == 255).all()
 
@@ -566,11 +568,11 @@ def test_a_transparent_colour_of_16_bits_is_white(good, tmp_path, channels):
     array[:16] = 4095
     hidden = png_chunk(b"tRNS", struct.pack(">H", 7) * channels)
     (tmp_path / "x.png").write_bytes(png16(array, hidden))
-    seen = read_files([tmp_path / "x.png"], least=1).bank.images[0]
+    seen = read([tmp_path / "x.png"]).images[0]
     assert (seen[:15] == 255).all() and (seen[17:] == 0).all()  # white alone is seen on black
     array[:16] = 2048
     (tmp_path / "x.png").write_bytes(png16(array, hidden))
-    seen = read_files([tmp_path / "x.png"], least=1).bank.images[0]
+    seen = read([tmp_path / "x.png"]).images[0]
     assert (seen[:15] == 128).all() and (seen[17:] == 255).all()
 
 
@@ -589,17 +591,17 @@ def test_the_state_of_each_readable_file_is_that_before_it_was_read(good, tmp_pa
     text.write_text("x")
     before = [files.state_of(path) for path in good]
 
-    def change(done):
+    def change(stage, done, total):
         for path in good[: 2 * (done == 3)]:
             path.write_bytes(b"another one")
 
-    seen = read_files([good[0], text, str(good[1])], on_file=change)
+    seen = read([good[0], text, str(good[1])], on_progress=change)
     assert seen.states.dtype == np.int64 and seen.states.tolist() == list(map(list, before))
     assert all(
         files.FileState(*state).is_same(b) for state, b in zip(seen.states, before, strict=True)
     )
     assert not any(files.state_of(path).is_same(b) for path, b in zip(good, before, strict=True))
-    assert read_files([noise(), noise(seed=1)]).states is None
+    assert read([noise(), noise(seed=1)]).states is None
 
 
 # --- Warnings --------------------------------------------------------------------------------
@@ -631,10 +633,12 @@ def test_threads_that_read_at_once_leave_the_programs_filters_as_they_are(large)
     """Also where the program replaces them meanwhile, and its own warnings are shown."""
     before = list(warnings.filters)
 
-    def read(seconds):
-        read_files(large, on_file=lambda done: time.sleep(seconds))
+    def read_slowly(seconds):
+        read(large, on_progress=lambda *_: time.sleep(seconds))
 
-    threads = [threading.Thread(target=read, args=(seconds,)) for seconds in (0.1, 0.2, 0.02)]
+    threads = [
+        threading.Thread(target=read_slowly, args=(seconds,)) for seconds in (0.1, 0.2, 0.02)
+    ]
     for thread in threads[:2]:
         thread.start()
         time.sleep(0.05)
@@ -660,7 +664,7 @@ def test_threads_that_read_at_once_leave_the_programs_filters_as_they_are(large)
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_every_size_becomes_square(good, tmp_path, fit, h, w, ending):
     image = np.full((h, w, 3), 200, np.uint8)
-    seen = read_one(good, save(tmp_path / f"x.{ending}", image), fit=fit)
+    seen = read_one(good, save(tmp_path / f"x.{ending}", image), resize=fit)
     assert seen.shape == (32, 32, 3)
     assert seen.max() >= 195
     assert (seen.min() < 100) == (fit == "letterbox" and h != w)
@@ -670,15 +674,15 @@ def test_crop_keeps_the_middle_and_squash_all(good, tmp_path):
     image = np.zeros((50, 150, 3), np.uint8)
     image[:, 50:100] = 255
     path = save(tmp_path / "x.png", image)
-    assert read_one(good, path, fit="crop")[:, 2:-2].min() > 200
-    assert read_one(good, path, fit="squash")[:, :8].max() == 0
+    assert read_one(good, path, resize="crop")[:, 2:-2].min() > 200
+    assert read_one(good, path, resize="squash")[:, :8].max() == 0
 
 
 def test_other_fits_and_sides_are_one_sentence(good):
-    with pytest.raises(InputError, match="fit is 'stretch', expected one of squash, crop"):
-        read_files(good, fit="stretch")
+    with pytest.raises(InputError, match="resize is 'stretch', expected one of squash, crop"):
+        read(good, Reader(resize="stretch"))
     with pytest.raises(InputError, match="even side"):
-        read_files(good, side=31)
+        read(good, Reader(side=31))
 
 
 # --- Thumbnails ------------------------------------------------------------------------------
@@ -754,8 +758,12 @@ def test_a_bad_file_is_left_out_with_its_reason(good, tmp_path, name):
     make, reason = BAD[name]
     make(tmp_path / name)
     seen = []
-    collection = read_files([good[0], tmp_path / name, good[1]], on_file=seen.append)
-    assert list(collection.bank.ids) == [str(path) for path in good] and seen == [1, 2, 3]
+    collection = read(
+        [good[0], tmp_path / name, good[1]], on_progress=lambda *step: seen.append(step)
+    )
+    assert list(collection.ids) == [str(path) for path in good] and seen == [
+        ("reading", i, 3) for i in (1, 2, 3)
+    ]
     [left_out] = collection.unreadable
     assert left_out.path == str(tmp_path / name)
     assert reason in left_out.reason and "\n" not in left_out.reason
@@ -766,7 +774,7 @@ def test_the_first_reason_is_named_if_too_few_files_are_readable(good, tmp_path)
     with pytest.raises(
         InputError, match=r"1 of 2 files are readable .*: not an image \(.*text.png"
     ):
-        read_files([good[0], tmp_path / "text.png"])
+        read([good[0], tmp_path / "text.png"], least=2)
 
 
 def test_a_search_opens_no_pipe(good, tmp_path):
@@ -784,7 +792,7 @@ def test_no_other_program_is_started(good, tmp_path, name, monkeypatch):
     (tmp_path / "bin" / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     save(tmp_path / name, noise(), format="EPS")
-    [left_out] = read_files([*good, tmp_path / name]).unreadable
+    [left_out] = read([*good, tmp_path / name]).unreadable
     assert left_out.reason.startswith("EPS: export")
     assert not (tmp_path / "started").exists()
 
@@ -836,8 +844,8 @@ def test_what_fails_among_others_is_tried_again_alone(good, monkeypatch):
             running.remove(path)
 
     monkeypatch.setattr(decoding, "decode", decode)
-    collection = read_files(good)
-    assert list(collection.bank.ids) == [str(path) for path in good]
+    collection = read(good)
+    assert list(collection.ids) == [str(path) for path in good]
     assert not collection.unreadable
 
 
@@ -850,13 +858,13 @@ def test_a_file_for_which_memory_never_suffices_says_so(good, monkeypatch):
         return real(path, *wanted)
 
     monkeypatch.setattr(decoding, "decode", decode)
-    assert read_files(good, least=1).unreadable == [(str(good[0]), "not enough memory")]
+    assert read(good).unreadable == [(str(good[0]), "not enough memory")]
 
 
 PEAK = """
 import sys
 from e3jax.collection import reading
-collection = reading.read_files(sys.argv[1:], least=1)
+collection = read(sys.argv[1:])
 assert not collection.unreadable
 # Not getrusage's, which a process inherits from the one that started it.
 status = open("/proc/self/status").read().split()
@@ -888,9 +896,9 @@ def test_damaged_images_are_read_or_named(tmp_path, mnist, format):
         paths.append(tmp_path / f"{i}.{format.lower()}")
         paths[-1].write_bytes(fuzz_images.damaged(content, rng))
     began = time.monotonic()
-    collection, _ = read_files(paths, least=1), thumbnails(paths)
+    collection, _ = read(paths), thumbnails(paths)
     assert time.monotonic() - began < 60
-    assert len(collection.bank.ids) + len(collection.unreadable) == 300
+    assert len(collection.ids) + len(collection.unreadable) == 300
     assert all(reason and "\n" not in reason for _, reason in collection.unreadable)
 
 
@@ -911,7 +919,7 @@ def test_photos_of_damaged_metadata_are_read_if_their_pixels_are(tmp_path, mnist
         damaged[at] = rng.integers(0, 255)
         paths.append(tmp_path / f"{i}.jpg")
         paths[-1].write_bytes(damaged)
-    assert not read_files(paths).unreadable
+    assert not read(paths).unreadable
 
 
 def segments(content):
@@ -946,8 +954,8 @@ def test_files_without_permission_are_left_out():
         folder.chmod(0o755), paths[2].chmod(0), closed.chmod(0)
         with nobody():
             found, [left_out] = find_files(folder)
-            collection = read_files(found)
+            collection = read(found)
         closed.chmod(0o700)
     assert found == paths and left_out == (str(closed), "permission denied")
-    assert len(collection.bank.images) == 2
+    assert len(collection.images) == 2
     assert collection.unreadable == [(str(paths[2]), "permission denied")]

@@ -440,7 +440,7 @@ def test_new_files_of_more_than_8_bits_are_read_at_the_scale_of_fit(digits, tmp_
     dark.parent.mkdir()
     Image.fromarray(np.uint16(digits[0, ..., 0])).save(dark)
     for one in (detector, load(tmp_path / "model")):
-        assert one.read([dark]).bank.images.max() <= 16
+        assert one.read([dark]).images.max() <= 16
     # What was not looked at is named, and no error.
     assert len(detector.decision_function(tmp_path)) == 13
     assert any("heic" in reason for _, reason in detector.health_.unreadable) == bool(

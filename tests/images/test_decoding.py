@@ -7,7 +7,8 @@ import pytest
 from pictures import png16, write_tiff
 from PIL import Image, ImageDraw
 
-from e3jax.collection.reading import read_each, read_files, thumbnails
+from e3jax.collection import Reader, read
+from e3jax.collection.reading import read_each, thumbnails
 from e3jax.images import opaque, to_uint8
 from e3jax.images.high_depth import ValueRange, common_range
 
@@ -56,7 +57,7 @@ def read_values(folder, arrays):
     for i, array in enumerate(arrays):
         paths.append(folder / f"{i:02}.tif")
         write_tiff(paths[-1], array)
-    return read_files(paths, least=1)
+    return read(paths)
 
 
 @pytest.mark.parametrize("range_", RANGES)
@@ -72,12 +73,13 @@ def test_files_of_far_values_leave_all_others_as_they_are(tmp_path, range_, spoi
         spoil(array, far)
     after = read_values(tmp_path, arrays)
     if count == 12:  # in all files the pixels themselves are other ones
-        assert after.bank.images[:, 10:].std() > 0.9 * before.bank.images[:, 10:].std()
+        assert after.images[:, 10:].std() > 0.9 * before.images[:, 10:].std()
     else:
-        np.testing.assert_array_equal(after.bank.images[count:], before.bank.images[count:])
-    assert after.scale[:2] == before.scale[:2] and not before.scale.clipped[0]
+        np.testing.assert_array_equal(after.images[count:], before.images[count:])
+    assert after.reader.file_range[:2] == before.reader.file_range[:2]
+    assert not before.reader.file_range.clipped[0]
     said = f"and values beyond are clipped, in {count} file{'s' * (count > 1)}"
-    assert [note.endswith(said) for note in after.scale.notes] == [True]
+    assert [note.endswith(said) for note in after.reader.file_range.notes] == [True]
 
 
 # The largest value of a depth, and one that the next depth alone holds.
@@ -103,7 +105,9 @@ def test_a_few_values_of_the_next_depth_do_not_set_it(tmp_path, top, near, spoil
     arrays = list(np.uint16(top * drawings(n)))
     for array in arrays[:count]:
         spoil(array, near)
-    assert read_values(tmp_path, arrays).scale == ValueRange((0, top), clipped=(count, 0))
+    assert read_values(tmp_path, arrays).reader.file_range == ValueRange(
+        (0, top), clipped=(count, 0)
+    )
 
 
 @pytest.mark.parametrize("top, near", NEAR)
@@ -121,14 +125,14 @@ def test_what_many_files_or_pixels_use_sets_the_depth(tmp_path, top, near, spoil
     for array in arrays[:count]:
         spoil(array, near)
     next_top = {255: 1023, 1023: 4095, 4095: 16383, 16383: 65535}[top]
-    assert read_values(tmp_path, arrays).scale == ValueRange((0, next_top))
+    assert read_values(tmp_path, arrays).reader.file_range == ValueRange((0, next_top))
 
 
 def test_files_of_a_single_value_set_no_scale_while_three_others_are_left(tmp_path):
     arrays = [*np.uint16(4095 * drawings(3)), *np.full((4, 40, 40), 65535, np.uint16)]
-    assert read_values(tmp_path, arrays).scale == ValueRange((0, 4095), clipped=(4, 0))
+    assert read_values(tmp_path, arrays).reader.file_range == ValueRange((0, 4095), clipped=(4, 0))
     flat = [np.full((40, 40), value, np.uint16) for value in [100] * 9 + [300] * 3]
-    assert read_values(tmp_path, flat).scale == ValueRange((0, 1023))
+    assert read_values(tmp_path, flat).reader.file_range == ValueRange((0, 1023))
 
 
 def test_of_values_without_a_gap_all_are_seen(tmp_path):
@@ -143,14 +147,16 @@ def test_of_values_without_a_gap_all_are_seen(tmp_path):
         arrays.append(np.float32(array))
     seen = read_values(tmp_path, arrays)
     ends = min(map(np.min, arrays)), max(map(np.max, arrays))
-    assert seen.scale == ValueRange(None, ends) and len(seen.scale.notes) == 1
+    assert (
+        seen.reader.file_range == ValueRange(None, ends) and len(seen.reader.file_range.notes) == 1
+    )
 
 
 def test_files_that_are_all_different_share_the_scale_of_all(tmp_path):
     tops = [0, 0, 0, 0, 0, 500, 900, 4000]  # black ones say nothing of the others
     arrays = [np.linspace(0, top, 1600).reshape(40, 40).astype(np.float32) for top in tops]
     seen = read_values(tmp_path, arrays)
-    assert seen.scale == ValueRange(None, (0, 4000))
+    assert seen.reader.file_range == ValueRange(None, (0, 4000))
 
 
 def test_a_known_scale_clips_new_files_and_says_how_many(tmp_path):
@@ -159,9 +165,9 @@ def test_a_known_scale_clips_new_files_and_says_how_many(tmp_path):
     paths = [tmp_path / f"{i}.tif" for i in range(4)]
     for path, array in zip(paths, [*arrays, np.full((8, 8), 1.0005, "f4")], strict=True):
         write_tiff(path, array)
-    seen = read_files(paths, scale=known)
-    assert seen.scale == ValueRange((0, 1023), (0, 1), clipped=(2, 0))
-    assert seen.bank.images[:, 0, 0, 0].tolist() == [1, 255, 255, 255]
+    seen = read(paths, Reader(file_range=known))
+    assert seen.reader.file_range == ValueRange((0, 1023), (0, 1), clipped=(2, 0))
+    assert seen.images[:, 0, 0, 0].tolist() == [1, 255, 255, 255]
 
 
 def test_scales_of_two_collections_are_joined_and_their_files_added_up():
@@ -183,11 +189,11 @@ def test_transparent_pixels_set_no_scale(tmp_path):
     array[..., 0], array[:10, :, 1] = 900, 0
     before = png16(array)
     array[:10, :, 0] = 65535
-    seen = read_files([before, png16(array)])
-    assert seen.scale == ValueRange((0, 1023))
-    np.testing.assert_array_equal(*seen.bank.images)
+    seen = read([before, png16(array)])
+    assert seen.reader.file_range == ValueRange((0, 1023))
+    np.testing.assert_array_equal(*seen.images)
     array[..., 1] = 0
-    assert (read_files([png16(array)], least=1).bank.images == 255).all()
+    assert (read([png16(array)]).images == 255).all()
 
 
 # --- Pixels without data -------------------------------------------------------------------------
@@ -221,13 +227,14 @@ def test_pixels_without_data_are_black_and_set_no_scale(tmp_path, dtype, absent,
     paths = sorted(tmp_path.iterdir())
     for path, array in zip(paths, holed, strict=True):
         write_tiff(path, array, more=[gdal(tag)] if tag else [])
-    after = read_files(paths)
+    after = read(paths)
     assert not after.unreadable
-    np.testing.assert_array_equal(after.bank.images[3:], before.bank.images[3:])
-    np.testing.assert_array_equal(after.bank.images[:3, 18:], before.bank.images[:3, 18:])
-    assert (after.bank.images[:3, :14] == 0).all()
-    assert after.scale[:3] == before.scale[:3] and sum(after.scale.lacking) == 3
-    assert after.scale.notes[-1].endswith("are black, in 3 files")
+    np.testing.assert_array_equal(after.images[3:], before.images[3:])
+    np.testing.assert_array_equal(after.images[:3, 18:], before.images[:3, 18:])
+    assert (after.images[:3, :14] == 0).all()
+    assert after.reader.file_range[:3] == before.reader.file_range[:3]
+    assert sum(after.reader.file_range.lacking) == 3
+    assert after.reader.file_range.notes[-1].endswith("are black, in 3 files")
 
 
 def test_a_file_without_any_data_is_left_out_with_its_reason(tmp_path):
@@ -236,22 +243,22 @@ def test_a_file_without_any_data_is_left_out_with_its_reason(tmp_path):
     paths = [tmp_path / f"{i}.tif" for i in range(3)]
     for path, array in zip(paths, arrays, strict=True):
         write_tiff(path, array, more=[gdal("7")] if path != paths[2] else [])
-    seen = read_files(paths)
+    seen = read(paths)
     assert seen.unreadable == [(str(paths[1]), "all pixels are not finite or without data")]
-    assert seen.scale.lacking == (1, 0)
+    assert seen.reader.file_range.lacking == (1, 0)
 
 
 def test_a_file_of_damaged_metadata_keeps_its_pixels_without_data(tmp_path):
     array = np.full((8, 8), 200, "u2")
     array[0] = 999
     write_tiff(tmp_path / "x.tif", array, more=[gdal("999"), (282, 2, 4, b"AAAA")])
-    seen = read_files([tmp_path / "x.tif"], least=1)
-    assert seen.scale == ValueRange((0, 255), lacking=(1, 0))
+    seen = read([tmp_path / "x.tif"])
+    assert seen.reader.file_range == ValueRange((0, 255), lacking=(1, 0))
 
 
 def test_a_tag_that_is_no_number_says_nothing(tmp_path):
     write_tiff(tmp_path / "x.tif", np.full((8, 8), 7, "u2"), more=[gdal("no")])
-    assert read_files([tmp_path / "x.tif"], least=1).scale == ValueRange((0, 255))
+    assert read([tmp_path / "x.tif"]).reader.file_range == ValueRange((0, 255))
 
 
 def test_isolated_values_of_large_files_are_looked_for_in_a_sample(tmp_path):
@@ -318,7 +325,7 @@ def test_a_drawing_that_vanishes_on_white_is_seen_on_black(form, colour, opacity
     if form == "palette" and opacity < 255:
         pytest.skip("is transparent or opaque")
     source, scale = FORMS[form](logo(colour, opacity)), ValueRange((0, 65535))
-    [pixels] = read_files([source], 40, least=1, colour=True, scale=scale).bank.images
+    [pixels] = read([source], Reader(40, colour=True, file_range=scale)).images
     [shape] = drawings(1) > 0.5
     assert (pixels[~shape] == (0 if is_black else 255)).all()
     assert (np.ptp(pixels, axis=(0, 1)).max() > 20) == (opacity > 0)
@@ -339,7 +346,7 @@ def accented(part, colour):
 @pytest.mark.parametrize("part", [np.s_[18:20, 18:20], np.s_[18:24, 18:24], np.s_[[0, -1], :30]])
 def test_a_small_dark_part_keeps_no_white_drawing_on_white(form, colour, part):
     source, scale = FORMS[form](accented(part, colour)), ValueRange((0, 65535))
-    [pixels] = read_files([source], 40, least=1, colour=True, scale=scale).bank.images
+    [pixels] = read([source], Reader(40, colour=True, file_range=scale)).images
     assert (pixels[1:4] == 0).all() and (pixels.min(axis=-1) > 250).sum() > 150
 
 
@@ -355,7 +362,7 @@ def test_what_shows_on_white_stays_there():
         for picture in (dark, mixed, page)
     ]
     scale = ValueRange((0, 65535))
-    seen = read_files(sources, 40, colour=False, scale=scale).bank.images
+    seen = read(sources, Reader(40, colour=False, file_range=scale)).images
     assert (seen[:, 0, 0] == 255).all()
 
 

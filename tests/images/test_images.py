@@ -6,32 +6,22 @@ import pytest
 
 from e3jax.choices import FITS
 from e3jax.errors import InputError
-from e3jax.images import as_bank, pad_to, resize, to_uint8, to_unit, usual_range, value_extremes
+from e3jax.images import checked, pad_to, resize, to_uint8, to_unit, usual_range, value_extremes
 
 
 def zeros(*shape, dtype=np.uint8):
     return np.zeros(shape, dtype)
 
 
-def test_channel_axis_is_added_and_ids_are_numbered():
+def test_a_channel_axis_is_added():
     images = np.arange(5 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4)
-    bank = as_bank(images)
-    np.testing.assert_array_equal(bank.images, images[..., None])
-    np.testing.assert_array_equal(bank.ids, np.arange(5))
-    assert bank.images.dtype == np.uint8 and bank.ids.dtype == np.int64
+    np.testing.assert_array_equal(checked(images), images[..., None])
 
 
 def test_four_axes_pass_unchanged_and_uncopied_and_lists_are_stacked():
     images = zeros(3, 8, 8, 3)
-    assert np.shares_memory(as_bank(images).images, images)
-    assert as_bank([zeros(6, 6, 3), zeros(6, 6, 3)]).images.shape == (2, 6, 6, 3)
-
-
-@pytest.mark.parametrize("ids", [["a.png", "b.png"], np.array([7, 3], np.int32)])
-def test_ids_are_kept(ids):
-    bank = as_bank(zeros(2, 4, 4), ids)
-    assert list(bank.ids) == list(ids)
-    assert bank.ids.dtype.kind == "U" or bank.ids.dtype == np.int64
+    assert np.shares_memory(checked(images), images)
+    assert checked([zeros(6, 6, 3), zeros(6, 6, 3)]).shape == (2, 6, 6, 3)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +42,9 @@ def test_ids_are_kept(ids):
 )
 def test_bad_arrays_are_one_sentence(images, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
-        as_bank(images)
+        checked(images)
     assert isinstance(caught.value, ValueError)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("ids", [[1], [0.5, 1.5], [[1, 2]]])
-def test_wrong_ids(ids):
-    with pytest.raises(InputError, match="expected 2 integers or strings"):
-        as_bank(zeros(2, 4, 4), ids)
 
 
 def test_mnist_gets_two_black_pixels_on_each_side():

@@ -1,0 +1,232 @@
+"""Whatever people keep pictures in becomes a collection."""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from e3jax import images
+from e3jax.choices import FITS
+from e3jax.collection import copies
+from e3jax.collection.collecting import collect, is_path
+from e3jax.collection.collection import Collection, Unreadable
+from e3jax.collection.finding import find_files
+from e3jax.collection.reader import Reader
+from e3jax.collection.reading import in_colours, read_each
+from e3jax.collection.threads import reason
+from e3jax.errors import InputError, warn
+from e3jax.images.high_depth import HighDepthImage, ValueRange, common_range
+from e3jax.work import files
+from e3jax.work.progress import Progress, no_progress
+
+LARGE = 20_000  # files of which a bank is made
+_log = logging.getLogger(__name__)
+
+
+def read(
+    X: Any,
+    reader: Reader = Reader(),
+    *,
+    least: int = 1,
+    on_progress: Progress = no_progress,
+    bank: str | os.PathLike | None = None,
+    executor: Executor | None = None,
+) -> Collection:
+    """Reads a collection of images.
+
+    Files are rotated as their EXIF data says. CMYK, palette, 16-bit and float images become
+    greyscale or RGB. Transparent pixels become white, or black where a white drawing would not be
+    seen, see :func:`e3jax.images.opaque`. The first frame of an animation is used. Files of more
+    than 179 million pixels, Pillow's limit, are not decoded: a few kilobytes can expand to
+    gigabytes. Only regular files are opened, and no other program is started.
+
+    Files of more than 8 bits often use a part of their range, e.g. 12 of 16 bits. All of them
+    share one range, so that a dark image stays dark, see
+    :func:`e3jax.images.high_depth.common_range`. Their pixels without data, NaN or what GDAL's tag
+    says, do not count and become black.
+
+    Args:
+      X: a folder, of which all images below it are taken; a bank, see
+        :mod:`e3jax.collection.bank`; an array or tensor [n, h, w] or [n, h, w, c], c 1 to 4; any
+        iterable of files or images, a data set or a table, see
+        :func:`e3jax.collection.collecting.collect`; or a collection, which is returned.
+      reader: how pictures become arrays.
+      least: smallest allowed number of readable images; training needs 2.
+      on_progress: called as ("reading", files done, of how many).
+      bank: a folder in which a bank is made of more than 20,000 files, where pyarrow is installed;
+        None: all images are held in memory.
+      executor: decodes files for the bank; default: processes, one per core.
+
+    Returns:
+      The collection, with the reader that suits new images. Elements that are not paths must all
+      be readable; of files the others are listed as unreadable.
+
+    Raises:
+      InputError: bad images or files, or fewer than ``least`` can be read.
+    """
+    if isinstance(X, Collection):
+        return X
+    if reader.resize not in FITS:
+        raise InputError(
+            f"resize is {reader.resize!r}, expected one of {', '.join(FITS)}: choose one of them"
+        )
+    if is_path(X) and _is_bank(X):
+        return _read_bank(X, reader, least)
+    sources, left_out = find_files(X) if is_path(X) else (collect(X), [])
+    reader = reader._replace(value_range=_value_range(sources, reader.value_range))
+    if isinstance(sources, np.ndarray):
+        return _read_array(sources, reader, least)
+    if bank is not None and _is_large(sources):
+        _write_bank(bank, sources, reader, left_out, on_progress, executor)
+        return _read_bank(bank, reader, least)
+    return _read_sources(sources, reader, left_out, least, on_progress)
+
+
+def _read_array(array: np.ndarray, reader: Reader, least: int) -> Collection:
+    pixels = images.to_uint8(array, reader.value_range)
+    pixels = images.checked(images.resize(pixels, reader.side, reader.resize), least)
+    ranges = ValueRange(*reader.file_range[:2])  # without counts of other files
+    reader = reader._replace(colour=pixels.shape[-1] == 3, file_range=ranges)
+    return Collection(pixels, np.arange(len(pixels)), reader, [], copies.digests(pixels))
+
+
+def _read_sources(
+    sources: Sequence, reader: Reader, left_out: list, least: int, on_progress: Progress
+) -> Collection:
+    """Reads files, pictures and arrays into memory."""
+    have_paths, total = all(map(is_path, sources)), len(sources)
+    names = list(map(os.fspath, sources)) if have_paths else range(total)
+    states, ids, pictures, unreadable = {}, [], [], list(left_out)
+
+    def on_open(source) -> None:
+        if have_paths:
+            states[os.fspath(source)] = files.state_of(source)
+
+    to_uint8 = [
+        images.to_uint8(source[None], reader.value_range)[0] if _is_array(source) else source
+        for source in sources
+    ]
+    results = read_each(
+        to_uint8,
+        reader.side,
+        reader.resize,
+        lambda done: on_progress("reading", done, total),
+        on_open=on_open,
+    )
+    for name, result in zip(names, results, strict=True):
+        if not isinstance(result, Exception):
+            ids.append(name)
+            pictures.append(result[0])
+        elif have_paths:
+            unreadable.append(Unreadable(name, reason(result)))
+        else:
+            raise InputError(f"element {name} cannot be read ({reason(result)}): leave it out")
+    if len(ids) < max(least, 1):
+        raise _too_few(len(ids), total, least, unreadable[len(left_out) :])
+    known = reader.file_range.filled(ValueRange(floats=reader.value_range))
+    deep = [picture for picture in pictures if isinstance(picture, HighDepthImage)]
+    file_range = common_range(deep, known)
+    pixels = np.stack(
+        [p.to_uint8(file_range) if isinstance(p, HighDepthImage) else p for p in pictures]
+    )
+    colour = reader.colour
+    if colour is None:
+        colour = bool((pixels != pixels[..., :1]).any())
+    pixels = images.checked(in_colours(pixels, 3 if colour else 1), least)
+    return Collection(
+        pixels,
+        np.array(ids),
+        reader._replace(colour=colour, file_range=file_range),
+        unreadable,
+        copies.digests(pixels),
+        np.array([states[path] for path in ids], np.int64) if have_paths else None,
+    )
+
+
+def _too_few(count: int, total: int, least: int, unreadable: list[Unreadable]) -> InputError:
+    if total == 1 and unreadable:
+        return InputError(f"{unreadable[0].path} cannot be read ({unreadable[0].reason})")
+    why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
+    return InputError(
+        f"{count} of {total} files are readable images, expected at least {least}: an outlier "
+        f"needs other images to differ from, so provide a larger collection{why}"
+    )
+
+
+def _is_array(source: Any) -> bool:
+    return isinstance(source, np.ndarray)
+
+
+def _value_range(
+    sources: np.ndarray | list, known: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    """The range of float arrays: as it is known, else as they seem to have, which is announced."""
+    known = None if known is None else (float(known[0]), float(known[1]))
+    arrays = [sources] if _is_array(sources) else [x[None] for x in sources if _is_array(x)]
+    floats = [array for array in arrays if array.dtype.kind == "f" and array.size]
+    extremes = list(map(images.value_extremes, floats))
+    usual = images.usual_range(np.concatenate(extremes)) if floats else None
+    if usual is None:
+        return known
+    lowest, highest = float(min(map(np.min, floats))), float(max(map(np.max, floats)))
+    black, white = known or usual
+    span = white - black
+    is_clipped = lowest < black - 0.1 * span or white + 0.1 * span < highest
+    is_tiny = 16 * (usual[1] - usual[0]) < span and lowest < highest
+    if known is None or is_clipped or is_tiny:
+        warn(
+            f"float images, here from {lowest:g} to {highest:g}, are taken to range from "
+            f"{black:g} to {white:g}: give value_range to say otherwise"
+        )
+    return black, white
+
+
+# --- Banks -------------------------------------------------------------------------------------
+
+
+def _is_bank(folder: str | os.PathLike) -> bool:
+    from e3jax.collection.bank import is_bank
+
+    return is_bank(folder)
+
+
+def _is_large(sources: list) -> bool:
+    has_pyarrow = importlib.util.find_spec("pyarrow") is not None
+    return len(sources) > LARGE and has_pyarrow and all(map(is_path, sources))
+
+
+def _write_bank(folder, sources, reader, left_out, on_progress, executor) -> None:
+    from e3jax.collection import bank
+    from e3jax.devices import engines
+
+    _log.info(
+        f"{len(sources)} files are many: they are read into {folder} first, which may be ranked "
+        "again instead of them"
+    )
+    bank.write(
+        folder,
+        sources,
+        reader.side,
+        reader.resize,
+        left_out,
+        lambda done: on_progress("reading", done, len(sources)),
+        executor.map if executor else engines.processes,
+    )
+
+
+def _read_bank(folder: str | os.PathLike, reader: Reader, least: int) -> Collection:
+    from e3jax.collection.bank import open_bank
+
+    collection = open_bank(folder, reader.side, reader.resize, reader.colour)
+    if len(collection.images) < least:
+        raise InputError(f"{folder} has fewer than {least} images: give a larger collection")
+    for known, other in reader.file_range.conflicts(collection.reader.file_range):
+        raise InputError(
+            f"{folder} has files of more than 8 bits, read from {other[0]:g} to {other[1]:g}; the "
+            f"detector knows {known[0]:g} to {known[1]:g}: give the files themselves"
+        )
+    return collection._replace(reader=collection.reader._replace(value_range=reader.value_range))
