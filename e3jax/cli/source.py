@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from e3jax import choices
 from e3jax.cli import console
 from e3jax.collection import bank, collection, finding
-from e3jax.detector.estimator import LARGE
 from e3jax.devices import engines
 from e3jax.errors import InputError
 from e3jax.work.files import printable
@@ -30,7 +30,7 @@ class Source(NamedTuple):
     def is_large(self) -> bool:
         """Whether it is a bank, or so many files that one is made of them."""
         has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-        return self.is_bank or (len(self.X) > LARGE and has_pyarrow)
+        return self.is_bank or (len(self.X) > choices.LARGE and has_pyarrow)
 
 
 def find(args: argparse.Namespace) -> Source:

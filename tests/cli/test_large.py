@@ -17,7 +17,7 @@ from PIL import Image
 import e3jax
 from e3jax import E3Outlier, cli, operations
 from e3jax.collection import bank, lazy
-from e3jax.detector import estimator
+from e3jax.detector import parameters
 from e3jax.devices import runtime
 from e3jax.errors import InputError
 from e3jax.evidence import fusion, health
@@ -170,10 +170,10 @@ def test_a_stopped_training_keeps_the_length_of_its_time_budget(on_disk, tmp_pat
 
     monkeypatch.setattr(lazy.LazyArray, "__array__", all_at_once)
     detector = E3Outlier(**HOW | {"steps": 99}, time_budget=0.001, on_progress=on_progress)
-    monkeypatch.setattr(estimator, "_LEAST_STEPS", 7)  # for more there is no time
+    monkeypatch.setattr(parameters, "_LEAST_STEPS", 7)  # for more there is no time
     with pytest.raises(KeyboardInterrupt):
         detector.fit_in(tmp_path / "parts", on_disk)
-    monkeypatch.setattr(estimator, "_LEAST_STEPS", 9)
+    monkeypatch.setattr(parameters, "_LEAST_STEPS", 9)
     assert detector.fit_in(tmp_path / "parts", on_disk)
     assert set(totals) == {detector.steps_} == {7}
 
@@ -330,6 +330,8 @@ KILLED = """
 import os, signal, sys
 import tiny
 from e3jax import cli
+from e3jax.collection import bank, opening
+from e3jax.detector import estimator
 from e3jax.devices import engines
 from e3jax.cli import console
 import large_collections
