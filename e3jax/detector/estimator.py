@@ -15,19 +15,12 @@ from e3jax.evidence import Context, thresholds
 from e3jax.evidence import model as models
 from e3jax.evidence.health import HealthWarning
 from e3jax.evidence.model import Measurement, Work
-from e3jax.report.ranking import Explanation, Ranking
+from e3jax.report.ranking import Ranking
 from e3jax.training import rules
 from e3jax.work.progress import no_progress
 from e3jax.work.store import Store, work_key
 
-_NOT_SAVED = {
-    "evidence_",
-    "view_entropies_",
-    "near_copy_of_",
-    "states_",
-    "surprises_",
-    "ranking_",
-}
+_NOT_SAVED = ("evidence_", "view_entropies_", "near_copy_of_")
 
 
 class E3Outlier(OutlierContract, BaseEstimator):
@@ -76,8 +69,6 @@ class E3Outlier(OutlierContract, BaseEstimator):
         evidence (:mod:`e3jax.evidence.fusion`); of the network alone the images' entropy, minus NE
         (eq. 6).
       threshold_: images with larger scores are outliers.
-      paths_: str [n], files of the collection; image numbers for arrays. Those of a bank stay on
-        disk and are indexed like an array.
       health_: :class:`e3jax.evidence.health.Health`; ``fit`` also warns if it is bad.
       model_: :class:`e3jax.evidence.model.Model`, all that scores an image: how it is read, the
         trained network, references and distributions.
@@ -91,8 +82,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         lowered, see :func:`e3jax.evidence.thresholds.frequent_limits`.
       near_copy_of_: int [n], the same to the eye, see :func:`e3jax.collection.copies.near`; not
         saved. In large collections only the 20,000 most outlying images are compared.
-      states_: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file; None for arrays;
-        not saved.
+      collection_: :class:`e3jax.collection.Collection`, without its images.
       parameters_: the parameters that ``fit`` used; ``set_params`` changes those of the next fit,
         and ``value_range`` at once.
 
@@ -257,20 +247,20 @@ class E3Outlier(OutlierContract, BaseEstimator):
         return self.model_.frequent.lowered(scores, images)
 
     @property
+    def paths_(self) -> np.ndarray:
+        """str [n], files of the collection; image numbers for arrays.
+
+        Those of a bank stay on disk and are indexed like an array.
+        """
+        return self.collection_.ids
+
+    @property
     def ranking_(self) -> Ranking:
         """The collection's :class:`Ranking`; not for a detector that was loaded."""
         check_is_fitted(self, "decision_scores_")
-        return Ranking(
-            paths=self.paths_,
-            copy_of=self.near_copy_of_,
-            scores=self.decision_scores_,
-            explanation=self._explanation(Measurement(self.evidence_, self.view_entropies_)),
-            threshold=self.threshold_,
-            unreadable=self.health_.unreadable,
-            health=self.health_,
-            file_range=self.model_.reader.file_range,
-            states=self.states_,
-        )
+        measurement = Measurement(self.evidence_, self.view_entropies_)
+        scores, near_copy_of = self.decision_scores_, self.near_copy_of_
+        return self._ranking(self.collection_, measurement, scores, near_copy_of)
 
     def rank(self, X) -> Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -302,27 +292,20 @@ class E3Outlier(OutlierContract, BaseEstimator):
         if measurement is None:
             return None
         scores = self._scores(images, measurement)
+        near_copy_of = pipeline.near_copies(images, copies.exact(images, digests), scores)
+        return self._ranking(collection, measurement, scores, near_copy_of)
+
+    def _ranking(self, collection, measurement, scores, near_copy_of) -> Ranking:
         return Ranking(
             paths=collection.ids,
-            copy_of=pipeline.near_copies(images, copies.exact(images, digests), scores),
+            copy_of=near_copy_of,
             scores=scores,
-            explanation=self._explanation(measurement),
+            explanation=models.explain(self.model_, measurement),
             threshold=self.threshold_,
             unreadable=collection.unreadable,
             health=self.health_,
             file_range=collection.reader.file_range,
             states=collection.states,
-        )
-
-    def _explanation(self, measurement: Measurement) -> Explanation:
-        network = self.model_.network
-        return Explanation(
-            view_entropies=measurement.view_entropies,
-            median=network.median,
-            num_operations=network.num_operations,
-            operation_set=network.operation_set(),
-            resize=self.model_.reader.resize,
-            surprises=models.surprises(self.model_, measurement.evidence),
         )
 
     @property
@@ -331,7 +314,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
 
         It is empty for the network alone.
         """
-        lazy = models.surprises(self.model_, self.evidence_)
+        lazy = self.ranking_.explanation.surprises
         return {name: values[:] for name, values in lazy.items()}
 
     def set_contamination(self, contamination) -> "E3Outlier":

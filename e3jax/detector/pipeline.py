@@ -27,8 +27,7 @@ class Fitted(NamedTuple):
 
     parameters_: dict[str, Any]
     model_: Model
-    paths_: np.ndarray
-    states_: np.ndarray | None
+    collection_: Collection
     copy_of_: np.ndarray
     near_copy_of_: np.ndarray
     evidence_: dict[str, np.ndarray]
@@ -94,8 +93,7 @@ def fit(
         model_=model._replace(
             frequent=thresholds.Frequent(collection.images[frequent], limits[frequent])
         ),
-        paths_=collection.ids,
-        states_=collection.states,
+        collection_=_without_images(collection),
         copy_of_=store.as_memmap("copy_of", copy_of),
         near_copy_of_=store.as_memmap("near_copy_of", near_copy_of),
         evidence_=_of_all(measurement.evidence, position, store),
@@ -157,6 +155,11 @@ def near_copies(images: np.ndarray, copy_of: np.ndarray, scores: np.ndarray) -> 
     near = np.arange(len(copy_of))
     near[compared] = compared[copies.near(images[compared])]
     return near[copy_of]
+
+
+def _without_images(collection: Collection) -> Collection:
+    nothing = collection.digests[:0]
+    return collection._replace(images=collection.images[:0], digests=nothing, thumbnails=())
 
 
 def _health(model: Model, scores: np.ndarray, collection: Collection) -> Health:

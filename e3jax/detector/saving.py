@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
-from e3jax.collection import Reader
+from e3jax.collection import Collection, Reader
 from e3jax.collection.collection import Unreadable
 from e3jax.detector.estimator import E3Outlier
 from e3jax.errors import InputError
@@ -135,7 +135,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     parameters["operations"] = _operations(parameters["operations"])
     detector = E3Outlier(**parameters)
     detector.parameters_ = parameters
-    detector.paths_ = _paths(arrays)
+    paths = _paths(arrays)
     tree = nested(arrays | about["values"])
     detector.model_ = _model(tree["model"])
     detector.decision_scores_, detector.remoteness_ = tree["scores"], tree["remoteness"]
@@ -143,6 +143,10 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     health = about["health"]
     unreadable = [Unreadable(*pair) for pair in health["unreadable"]]
     detector.health_ = Health(**health | {"unreadable": unreadable})
+    nothing = detector.model_.frequent.images[:0], np.empty(0, np.uint64)
+    detector.collection_ = Collection(
+        nothing[0], paths, detector.model_.reader, unreadable, nothing[1]
+    )
     return detector
 
 

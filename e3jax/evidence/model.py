@@ -24,6 +24,7 @@ from e3jax.evidence.kind import Context, Measured
 from e3jax.evidence.network import TrainedNetwork, pack, unpack
 from e3jax.evidence.thresholds import Frequent
 from e3jax.images import memory
+from e3jax.operations import OperationSet
 from e3jax.work import locks
 
 _BLOCK = 4_096  # images of a large collection that are measured together
@@ -62,6 +63,27 @@ class Measurement(NamedTuple):
 
     evidence: dict[str, np.ndarray]
     view_entropies: np.ndarray | LazyArray
+
+
+class Explanation(NamedTuple):
+    """Why images score as they do.
+
+    Attributes:
+      view_entropies: float [n, k] in nats, the entropy of each image under each operation.
+      median: float [k], the fitted collection's median of each operation.
+      num_operations: of those that the network tells apart, at least k.
+      operation_set: the k operations.
+      resize: how images became square.
+      surprises: float [n] in nats by kind of evidence, see :mod:`e3jax.evidence.fusion`; {} where
+        scores are the network's alone.
+    """
+
+    view_entropies: np.ndarray
+    median: np.ndarray
+    num_operations: int
+    operation_set: OperationSet
+    resize: str
+    surprises: Mapping[str, np.ndarray]
 
 
 class Work(NamedTuple):
@@ -209,10 +231,19 @@ def score(model: Model, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
     )
 
 
-def surprises(model: Model, evidence: Mapping[str, np.ndarray]) -> dict[str, LazyArray]:
-    """Surprises float64 [n] in nats by kind, computed where they are indexed; {} of one kind."""
-    return {
+def explain(model: Model, measurement: Measurement) -> Explanation:
+    """Why the images of a measurement score as they do; surprises are computed where indexed."""
+    surprises = {
         name: LazyArray([values].__getitem__, [len(values)], np.empty(0), distribution.surprise)
         for name, distribution in model.distributions.items()
-        for values in [evidence[name]]
+        for values in [measurement.evidence[name]]
     }
+    network = model.network
+    return Explanation(
+        view_entropies=measurement.view_entropies,
+        median=network.median,
+        num_operations=network.num_operations,
+        operation_set=network.operation_set(),
+        resize=model.reader.resize,
+        surprises=surprises,
+    )

@@ -6,40 +6,19 @@ The paper's scores fall with outlyingness; here, and nowhere else, they change t
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from e3jax import operations
 from e3jax.collection import collection, reading
 from e3jax.evidence.health import Health
+from e3jax.evidence.model import Explanation
 from e3jax.report import tables
 from e3jax.work import files
 
 _ROWS = 8192  # in memory at a time
-
-
-class Explanation(NamedTuple):
-    """Why images score as they do.
-
-    Attributes:
-      view_entropies: float [n, k] in nats, the entropy of each image under each operation.
-      median: float [k], the fitted collection's median of each operation.
-      num_operations: of those that the network tells apart, at least k.
-      operation_set: the k operations.
-      resize: how images became square.
-      surprises: float [n] in nats by kind of evidence, see :mod:`e3jax.evidence.fusion`; {} where
-        scores are the network's alone.
-    """
-
-    view_entropies: np.ndarray
-    median: np.ndarray
-    num_operations: int
-    operation_set: operations.OperationSet
-    resize: str
-    surprises: Mapping[str, np.ndarray]
 
 
 class Ranking(NamedTuple):

@@ -23,6 +23,7 @@ from e3jax import cli, quarantine
 from e3jax.cli import source
 from e3jax.collection import finding
 from e3jax.errors import InputError
+from e3jax.evidence.model import Explanation
 from e3jax.quarantine import commands, moving
 from e3jax.report import ranking
 from e3jax.report.ranking import Ranking
@@ -36,7 +37,7 @@ def write_report(folder, paths):
     """A report as rank leaves it."""
     folder.mkdir(parents=True)
     scores = -np.arange(len(paths), dtype=float)
-    evidence = ranking.Explanation(None, None, 0, None, "squash", {})
+    evidence = Explanation(None, None, 0, None, "squash", {})
     paths = np.array([str(path) for path in paths])
     ranking.write_tables(
         folder, Ranking(paths, np.arange(len(paths)), scores, evidence, 0, [], None)

@@ -15,9 +15,10 @@ from playwright.sync_api import sync_playwright
 from e3jax import cli, operations
 from e3jax.collection import reading
 from e3jax.evidence.health import Health
+from e3jax.evidence.model import Explanation
 from e3jax.images import to_unit
 from e3jax.report import gallery
-from e3jax.report.ranking import Explanation, Ranking, write_tables
+from e3jax.report.ranking import Ranking, write_tables
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

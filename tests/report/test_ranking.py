@@ -12,8 +12,9 @@ import pytest
 
 from e3jax.collection.collection import Unreadable
 from e3jax.errors import InputError
+from e3jax.evidence.model import Explanation
 from e3jax.report import ranking, tables
-from e3jax.report.ranking import Explanation, Ranking
+from e3jax.report.ranking import Ranking
 from e3jax.work import files
 
 TABLES = ("scores.csv", "scores.jsonl", "unreadable.csv", "scores.parquet")
