@@ -135,7 +135,7 @@ def renew_states(
     def renewed(text: str) -> str:
         line = json.loads(text)
         was = files.FileState(*(line[field] for field in STATE))
-        now = renew(os.path.abspath(line["path"]), was)
+        now = renew(str(Path(line["path"]).absolute()), was)
         return text if now is was else f"{json.dumps(line | now._asdict())}\n"
 
     path = Path(folder, LINES)
