@@ -17,7 +17,8 @@ from e3jax.collection import reading
 from e3jax.evidence.health import Health
 from e3jax.images import to_unit
 from e3jax.report import gallery
-from e3jax.report.ranking import Explanation, Ranking, write_tables
+from e3jax.report.ranking import Explanation, Ranking
+from e3jax.report.writing import write_tables
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
