@@ -14,7 +14,7 @@ def main() -> int:
 
         return cli.main()
     except KeyboardInterrupt:
-        _say("Stopped.")
+        _say("Interrupted.")
         return exits.STOPPED
     except Exception as error:  # of an import, say
         sentence, code = exits.crash(error)

@@ -27,7 +27,7 @@ from e3jax import E3Outlier, datasets
 from e3jax.cli.main import path
 from e3jax.collection import bank, reading
 from e3jax.devices import runtime
-from e3jax.report import gallery, ranking
+from e3jax.report import gallery, writing
 
 
 def main() -> int:
@@ -155,7 +155,7 @@ def measure_bank(images: int, steps: int | str, score_operations: int | str) -> 
         began["opening"] = time.monotonic()
         detector.fit_in(folder / "parts", folder / "bank")
         began["report"] = time.monotonic()
-        ranking.write_tables(folder, detector.ranking_)
+        writing.write_tables(folder, detector.ranking_)
         gallery.write_gallery(folder / "gallery.html", detector.ranking_, pictures)
         began["end"] = time.monotonic()
         most[1] = False

@@ -4,6 +4,7 @@ import argparse
 
 from e3jax.cli import console, source
 from e3jax.collection import bank
+from e3jax.devices import engines
 from e3jax.errors import InputError
 
 
@@ -11,13 +12,20 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
     if len(args.photos) > 1 and all(map(bank.is_bank, args.photos)):
         made = bank.join(args.out, args.photos)
     else:
-        found = source.find(args)
-        if found.is_bank:
-            raise InputError(f"{found.X} is a bank already: give folders of images")
+        photos = source.find(args.photos)
+        if photos.is_bank:
+            raise InputError(f"{photos.X} is a bank already: give folders of images")
+        executor = source.executor(args.engine, args.ray_address)
         with console.bars(screen) as on_progress:
-            made = source.write_bank(
-                args.out, found, args, args.image_size, args.resize, on_progress
+            made = bank.write(
+                args.out,
+                photos.X,
+                args.image_size,
+                args.resize,
+                photos.left_out,
+                lambda done: on_progress("reading", done, len(photos.X)),
+                executor.map if executor else engines.processes,
             )
-    source.say_left_out(screen, made.unreadable, made.reader.file_range)
+    source.print_left_out(screen, made.unreadable, made.reader.file_range)
     screen.print(f"{len(made.images)} images in {args.out}: e3jax rank {args.out}")
     return 0

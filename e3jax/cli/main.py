@@ -45,17 +45,18 @@ def _add_rank(commands) -> None:
     add("--save", type=path, metavar="MODEL", help="save the trained detector to this file")
     add("--seed", type=int, default=0, help="seed of all randomness")
     add("--time-budget", type=_seconds, metavar="TIME", help="approximate, e.g. 90s, 5m or 1h")
-    add("--steps", type=int, help="length of the training (default: by the images' number)")
+    add("--steps", type=int, help="length of the training (default: depends on collection size)")
     add(
         "--evidence",
         default="all",
         choices=choices.EVIDENCE,
-        help="network: the paper's method alone",
+        help="network: only the paper's method",
     )
     add("--rule", default="ne", help="how the network scores a view: ne, pl or mp")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
-    add("--score-operations", type=int, metavar="N", help="how many score (default: by the images)")
+    text = "number of operations used for scoring (default: depends on collection size)"
+    add("--score-operations", type=int, metavar="N", help=text)
     _add_shape(parser)
     _add_engine(parser)
     _add_shard(parser)
@@ -78,12 +79,12 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--engine", default="local", choices=("local", "ray"), help="where large work is done")
+    add("--engine", default="local", choices=("local", "ray"), help="where to run heavy work")
     add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
 
 
 def _add_shard(parser: argparse.ArgumentParser) -> None:
-    text = "score one of N parts of a bank (default: all of it)"
+    text = "score only part I of N of a bank (default: all of it)"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
 
 
@@ -123,13 +124,7 @@ def _add_quarantine(commands) -> None:
 
 
 def _command(commands, name: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        formatter_class=HelpFormatter,
-    )
-    return parser
+    return commands.add_parser(name, help=text, description=text, formatter_class=HelpFormatter)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -142,8 +137,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def path(text: str) -> Path:
     """For argparse: a file or folder; "~" is the user's home."""
-    if not text:  # as of a variable of the shell that is not set; Path would take it for "."
-        raise argparse.ArgumentTypeError("an empty name: name a file or folder")
+    if not text:  # as a shell variable that is not set gives; Path would take it for "."
+        raise argparse.ArgumentTypeError("empty path")
     named = Path(text)
     # The shell leaves "~" as it is in --out=~/report.
     with contextlib.suppress(RuntimeError):  # no such home
@@ -155,22 +150,22 @@ def _contamination(text: str) -> float | str:
     try:
         return text if text == "auto" else float(text)
     except ValueError:
-        message = f"{text!r} is no share of outliers: write 0.1 or auto"
+        message = f"invalid outlier share {text!r}: use e.g. 0.1 or auto"
         raise argparse.ArgumentTypeError(message) from None
 
 
 def _shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shard: write 1/3, 2/3 or 3/3")
-    return int(found[1]), int(found[2])
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"invalid shard {text!r}: use e.g. 1/3, 2/3 or 3/3")
+    return int(match[1]), int(match[2])
 
 
 def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 5m or 1h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"invalid time {text!r}: use e.g. 90s, 5m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             exits.started()
             return command.run(args, screen)
     except KeyboardInterrupt:
-        screen.print("Stopped. What quarantine had moved, quarantine --undo moves back.")
+        screen.print(
+            "Interrupted. `e3jax quarantine REPORT --undo` restores any files already moved."
+        )
         return exits.STOPPED
     except Exception as error:
         sentence, code = _explained(error)

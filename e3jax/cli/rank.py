@@ -4,6 +4,7 @@ import argparse
 import warnings
 
 from e3jax.cli import console, report, source
+from e3jax.collection import Reader
 from e3jax.detector import saving
 from e3jax.detector.estimator import E3Outlier
 from e3jax.devices import runtime
@@ -25,42 +26,38 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
         resize=args.resize,
         random_state=args.seed,
     )
-    # All that can be wrong is told before hours of work, not after them.
+    out, save, shard = args.out, args.save, args.shard
     detector.check_parameters()
-    in_report = args.save and args.save.absolute().parent == args.out.absolute()
-    if args.save and not in_report:
-        saving.check_target(args.save)
-    found = source.find(args)
+    photos = source.find(args.photos)
     runtime.prepare()
     runtime.devices()
-    with report.folder(args, found), console.bars(screen) as on_progress:
-        if in_report:  # whose folder is there now
-            saving.check_target(args.save)
-        found = source.on_disk(found, args, args.image_size, args.resize, screen, on_progress)
+    executor = source.executor(args.engine, args.ray_address)
+    with report.folder(out, "rank", photos, shard, save), console.bars(screen) as on_progress:
+        reader = Reader(args.image_size, args.resize)
+        collection = photos.read(reader, out / "bank", executor, on_progress, least=2)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", HealthWarning)  # said at the end
-            if not found.is_bank:
-                detector.fit(found.X)
-            elif not _fit_in_parts(detector, found, args):
-                return report.say_part(screen, args)
-        ranked = detector.ranking_
-        report.write(args, ranked, found, on_progress)
-        if args.save:
-            saving.save(detector, args.save)
-        report.forget_work(args, detector, screen)
-    report.sum_up(screen, args.out, ranked, found.closed)
-    health = detector.health_
+            warnings.simplefilter("ignore", HealthWarning)  # printed at the end
+            is_fitted = detector.fit_in(
+                out / report.WORK,
+                collection,
+                shard=shard,
+                executor=executor,
+                checkpoint=TrainCheckpoint,
+            )
+        if not is_fitted:
+            return report.print_shard(screen, shard)
+        ranking, health = detector.ranking_, detector.health_
+        report.write(out, ranking, collection, args.photos, on_progress)
+        if save:
+            saving.save(detector, save)
+        if shard == report.WHOLE:  # else others may still read it
+            report.forget_work(screen, out, detector)
+    report.sum_up(screen, out, ranking)
     screen.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"
     )
-    if args.save:
-        screen.print(f"The detector is in {args.save}")
-    return report.judge(screen, detector)
-
-
-def _fit_in_parts(detector: E3Outlier, found: source.Source, args: argparse.Namespace) -> bool:
-    """Fits on a bank, keeping what is done beside the report; returns whether all of it is."""
-    options = report.sharing(args) | {"checkpoint": TrainCheckpoint}
-    return detector.fit_in(args.out / report.WORK, found.X, **options)
+    if save:
+        screen.print(f"The detector is in {save}")
+    return report.judge(screen, health)

@@ -1,85 +1,102 @@
 """The report of rank and score, and the work that is kept beside it."""
 
-import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from e3jax.cli import console
-from e3jax.cli.source import Source, say_left_out
+from e3jax.cli.source import Photos, print_left_out
+from e3jax.collection import Collection
+from e3jax.collection.lazy import LazyArray
+from e3jax.detector import saving
 from e3jax.detector.estimator import E3Outlier
-from e3jax.devices import engines
 from e3jax.errors import InputError
-from e3jax.report import gallery, ranking, tables
+from e3jax.evidence.health import Health
+from e3jax.report import gallery, tables, writing
+from e3jax.report.ranking import Ranking
 from e3jax.work import exits, locks
 from e3jax.work.files import printable
+from e3jax.work.progress import Progress
 from e3jax.work.store import kept_work
 
 WORK = "unfinished"  # beside the report
+WHOLE = (1, 1)  # a shard
 _GALLERY = "gallery.html"
 
 
 @contextlib.contextmanager
-def folder(args: argparse.Namespace, found: Source) -> Iterator[None]:
-    """The folder for the report, where nothing of the user's is replaced, for this command only."""
-    out = args.out
+def folder(
+    out: Path, command: str, photos: Photos, shard: tuple[int, int], model: Path | None = None
+) -> Iterator[None]:
+    """The folder for the report, where nothing of the user's is replaced, for this command only.
+
+    Args:
+      out: the folder.
+      command: rank or score.
+      photos: to rank.
+      shard: others of the same work share the folder.
+      model: where the detector is saved, if it is; all that can be wrong is reported before hours
+        of work, not after them.
+    """
+    if shard != WHOLE and not photos.is_bank:
+        raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, expected a folder for the report: choose another")
-    ranking.check_outputs(out, found.is_large)
+    writing.check_outputs(out, parquet=photos.is_large)
     gallery.check_output(out / _GALLERY)
-    save = getattr(args, "save", None)
-    names = (tables.SCORES, tables.LINES, tables.PARQUET, tables.UNREADABLE, _GALLERY)
-    if save and save.name in names and save.absolute().parent == out.absolute():
-        raise InputError(f"{save} is a part of the report: choose another name for the detector")
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
+    if out.exists() and not os.access(out, os.W_OK):
         raise InputError(f"{out} cannot be written to: choose another folder with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
     # Shards share a folder; all other commands that use it are told to wait.
-    with locks.held(out, args.command, shared=args.shard != (1, 1)):
+    with locks.held(out, command, shared=shard != WHOLE):
+        if model:
+            _check_model(model, out)
         yield
 
 
-def sharing(args: argparse.Namespace) -> dict[str, Any]:
-    """How the scoring of a bank is shared, for ``fit_in`` and ``rank_in``."""
-    how = {"shard": args.shard}
-    if args.engine == "ray":
-        how["each"] = engines.on_ray(args.ray_address)
-    return how
+def _check_model(path: Path, out: Path) -> None:
+    saving.check_target(path)
+    names = {_GALLERY, *(table.name for table in tables.TABLES)}
+    if path.name in names and os.path.samefile(path.parent, out):
+        raise InputError(f"{path} is a part of the report: choose another name for the detector")
 
 
-def say_part(screen: console.Console, args: argparse.Namespace) -> int:
-    part, parts = args.shard
-    screen.print(f"Part {part} of {parts} is done; whichever --shard ends last writes the report")
-    return 0
+def print_shard(screen: console.Console, shard: tuple[int, int]) -> int:
+    """Reports that others are missing; returns the exit code."""
+    screen.print(f"Shard {shard[0]}/{shard[1]} done. The last shard to finish writes the report.")
+    return exits.DONE
 
 
-def forget_work(args: argparse.Namespace, detector: E3Outlier, screen: console.Console) -> None:
-    """Deletes what was kept beside a report, unless other shards may still read it."""
-    if args.shard == (1, 1):
-        detector.forget_work()
-        for folder in kept_work(args.out / WORK):
-            screen.print(f"{folder} has unfinished work of other options or versions")
+def forget_work(screen: console.Console, out: Path, detector: E3Outlier) -> None:
+    """Deletes what was kept beside a report."""
+    detector.forget_work()
+    for kept in kept_work(out / WORK):
+        screen.print(f"{kept} has unfinished work of other options or versions")
 
 
-def write(args, ranked: ranking.Ranking, found: Source, on_progress) -> None:
-    """Writes the tables and the gallery."""
-    ranked = ranked._replace(unreadable=found.closed + ranked.unreadable)
-    ranking.write_tables(args.out, ranked)
-    if found.is_bank:
-        ranking.write_parquet(args.out, ranked)
-    title = f"e3jax: {', '.join(photos.absolute().name for photos in args.photos[:3])}"
-    gallery.write_gallery(
-        args.out / _GALLERY, ranked, found.pictures, title, on_progress, found.thumbnails
-    )
+def write(
+    out: Path,
+    ranking: Ranking,
+    collection: Collection,
+    photos: Sequence[Path],
+    on_progress: Progress,
+) -> None:
+    """Writes the tables and the gallery; ``photos`` give it its title."""
+    is_on_disk = isinstance(collection.images, LazyArray)
+    writing.write_tables(out, ranking, parquet=is_on_disk)
+    title = f"e3jax: {', '.join(path.absolute().name for path in photos[:3])}"
+    pictures = collection.images if collection.ids.dtype.kind == "i" else None
+    thumbnails = collection.thumbnails
+    gallery.write_gallery(out / _GALLERY, ranking, pictures, title, on_progress, thumbnails)
 
 
-def sum_up(screen: console.Console, out: Path, ranked: ranking.Ranking, closed) -> None:
-    count = int(ranked.is_outlier.sum())
-    first = ranked.order[: min(count, console.SHOWN)]
-    pairs = zip(ranked.scores[first], ranked.paths[first], strict=True)
+def sum_up(screen: console.Console, out: Path, ranking: Ranking) -> None:
+    """Prints the most outlying images, to standard output, and how many there are."""
+    count = int(ranking.is_outlier.sum())
+    first = ranking.order[: min(count, console.SHOWN)]
+    pairs = zip(ranking.scores[first], ranking.paths[first], strict=True)
     lines = [f"{score:.3f}  {printable(str(path))}\n" for score, path in pairs]
     try:
         print("".join(lines), end="", flush=True)
@@ -87,15 +104,14 @@ def sum_up(screen: console.Console, out: Path, ranked: ranking.Ranking, closed) 
         console.ignore(sys.stdout)
     if count > console.SHOWN:
         screen.print(f"... and {count - console.SHOWN} more")
-    total = len(ranked.scores)
+    total = len(ranking.scores)
     screen.print(f"{count} of {total} images do not seem to belong, scores in nats")
-    say_left_out(screen, closed + ranked.unreadable, ranked.file_range)
-    screen.print(f"The report is in {out}/: open {_GALLERY}, or read {tables.SCORES}")
+    print_left_out(screen, ranking.unreadable, ranking.file_range)
+    screen.print(f"The report is in {out}/: open {_GALLERY}, or read {tables.SCORES.name}")
 
 
-def judge(screen: console.Console, detector: E3Outlier) -> int:
+def judge(screen: console.Console, health: Health) -> int:
     """Prints a detector's warning, if it has one; returns the exit code."""
-    warning = detector.health_.warning
-    if warning:
-        screen.print(f"warning: {warning}", style="yellow")
-    return exits.DOUBTFUL if warning else exits.DONE
+    if health.warning:
+        screen.print(f"warning: {health.warning}", style="yellow")
+    return exits.DOUBTFUL if health.warning else exits.DONE

@@ -8,23 +8,24 @@ from e3jax.devices import runtime
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
+    out, shard = args.out, args.shard
     detector = saving.load(args.model)
-    found = source.find(args)
+    photos = source.find(args.photos)
     runtime.prepare()
     runtime.devices()
-    used = (runtime.describe_devices(), detector.network_, detector.precision_)
+    network = detector.model_.network
+    used = (runtime.describe_devices(), str(network.network), network.precision)
     screen.print(f"Device: {', '.join(used)}")
-    with report.folder(args, found), console.bars(screen) as on_progress:
-        shape = (detector.image_size, detector.resize)
-        found = source.on_disk(found, args, *shape, screen, on_progress)
+    executor = source.executor(args.engine, args.ray_address)
+    with report.folder(out, "score", photos, shard), console.bars(screen) as on_progress:
         detector.on_progress = on_progress
-        if not found.is_bank:
-            ranked = detector.rank(found.X)
-        elif not (
-            ranked := detector.rank_in(args.out / report.WORK, found.X, **report.sharing(args))
-        ):
-            return report.say_part(screen, args)
-        report.write(args, ranked, found, on_progress)
-        report.forget_work(args, detector, screen)
-    report.sum_up(screen, args.out, ranked, found.closed)
-    return report.judge(screen, detector)
+        reader = detector.model_.reader
+        collection = photos.read(reader, out / "bank", executor, on_progress)
+        ranking = detector.rank_in(out / report.WORK, collection, shard=shard, executor=executor)
+        if ranking is None:
+            return report.print_shard(screen, shard)
+        report.write(out, ranking, collection, args.photos, on_progress)
+        if shard == report.WHOLE:  # else others may still read it
+            report.forget_work(screen, out, detector)
+    report.sum_up(screen, out, ranking)
+    return report.judge(screen, detector.health_)

@@ -1,26 +1,29 @@
-"""What a command is given: files, folders of them, or a bank."""
+"""What rank, score and bank are given: PHOTOS, and an engine to read them with."""
 
-import argparse
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from e3jax import choices
 from e3jax.cli import console
-from e3jax.collection import bank, collection, finding
+from e3jax.collection import Collection, Reader, Skipped, Unreadable, bank, finding, opening
 from e3jax.devices import engines
 from e3jax.errors import InputError
+from e3jax.images.high_depth import ValueRange
 from e3jax.work.files import printable
+from e3jax.work.progress import Progress
 
 
-class Source(NamedTuple):
-    """What is ranked: files, or a bank with its thumbnails."""
+class Photos(NamedTuple):
+    """What PHOTOS are.
+
+    Attributes:
+      X: image files by absolute paths, each once; or the folder of a bank.
+      left_out: what is below the folders and cannot be read.
+    """
 
     X: list[Path] | Path
-    closed: list[collection.Unreadable]
-    thumbnails: Sequence[bytes] = ()
-    pictures: Any = None
+    left_out: Sequence[Unreadable] = ()
 
     @property
     def is_bank(self) -> bool:
@@ -29,65 +32,51 @@ class Source(NamedTuple):
     @property
     def is_large(self) -> bool:
         """Whether it is a bank, or so many files that one is made of them."""
-        has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-        return self.is_bank or (len(self.X) > choices.LARGE and has_pyarrow)
+        return self.is_bank or opening.is_large(self.X)
 
-
-def find(args: argparse.Namespace) -> Source:
-    """The images of PHOTOS, by absolute paths, each once, without those in a quarantine."""
-    paths, closed, identity = {}, [], bank.identities()
-    if any(map(bank.is_bank, args.photos)):
-        if len(args.photos) > 1:
-            raise InputError(
-                "a bank is taken alone: give one, or folders and files of images; e3jax bank "
-                "joins several banks to one"
-            )
-        return Source(args.photos[0].absolute(), [])
-    if getattr(args, "shard", (1, 1)) != (1, 1):
-        raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
-    for photos in args.photos:
-        found, left_out = [photos.absolute()], []
-        if not photos.is_file():
-            found, left_out = finding.find_files(photos.absolute())
-        for file in found:  # a folder may be given twice, in other words
-            paths.setdefault(identity(str(file)), file)
-        closed += left_out
-    return Source(list(paths.values()), closed)
-
-
-def on_disk(found: Source, args, side: int, fit: str, console, on_progress) -> Source:
-    """A source as a bank if it is one, or large: then one is made beside the report."""
-    if found.is_bank:
-        folder, opened = found.X, bank.open_bank(found.X, side, fit)
-    else:
-        if not found.is_large:
-            return found
-        folder = args.out / "bank"
-        console.print(
-            f"{len(found.X)} files are many: they are read into {folder} first, which may be "
-            "ranked again instead of them"
+    def read(
+        self,
+        reader: Reader,
+        made_bank: Path,
+        executor: Executor | None,
+        on_progress: Progress,
+        least: int = 1,
+    ) -> Collection:
+        """The images; many files become a bank in the folder ``made_bank`` first."""
+        return opening.read(
+            self.X,
+            reader,
+            least=least,
+            on_progress=on_progress,
+            bank=made_bank,
+            executor=executor,
+            left_out=self.left_out,
         )
-        opened = write_bank(folder, found, args, side, fit, on_progress)
-    pictures = opened.images if opened.ids.dtype.kind == "i" else None
-    return Source(folder, [], opened.thumbnails, pictures)
 
 
-def write_bank(folder: Path, found: Source, args, side: int, fit: str, on_progress):
-    total = len(found.X)
-    on_ray = getattr(args, "engine", "local") == "ray"
-    return bank.write(
-        folder,
-        found.X,
-        side,
-        fit,
-        found.closed,
-        lambda done: on_progress("reading", done, total),
-        engines.on_ray(args.ray_address) if on_ray else engines.processes,
-    )
+def find(photos: Sequence[Path]) -> Photos:
+    """The images of PHOTOS, without those in a quarantine."""
+    if not any(map(bank.is_bank, photos)):
+        return Photos(*finding.find_all(path.absolute() for path in photos))
+    if len(photos) > 1:
+        raise InputError(
+            "a bank cannot be combined with other photos: give one bank, or folders and files of "
+            "images; e3jax bank joins several banks into one"
+        )
+    return Photos(photos[0].absolute())
 
 
-def say_left_out(screen: console.Console, left_out, scale) -> None:
-    unreadable = [entry for entry in left_out if not isinstance(entry, collection.Skipped)]
+def executor(engine: str, ray_address: str | None) -> Executor | None:
+    """Where heavy work is run; None for this machine."""
+    return engines.on_ray(ray_address) if engine == "ray" else None
+
+
+def print_left_out(
+    screen: console.Console, left_out: Iterable[Unreadable], file_range: ValueRange
+) -> None:
+    """Prints what could not be read, what was not looked at, and how deep files were read."""
+    skipped = [entry.reason for entry in left_out if isinstance(entry, Skipped)]
+    unreadable = [entry for entry in left_out if not isinstance(entry, Skipped)]
     console.list_files(screen, "left out", [f"{path}: {reason}" for path, reason in unreadable])
-    for note in [entry.reason for entry in left_out if entry not in unreadable] + scale.notes:
+    for note in skipped + file_range.notes:
         screen.print(printable(note))

@@ -1,8 +1,10 @@
 """Finds image files below a folder."""
 
 import collections
+import functools
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from e3jax.collection.collection import Skipped, Unreadable
@@ -64,6 +66,27 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
         why = f" ({left_out[0].reason}: {left_out[0].path})" if left_out else ""
         raise InputError(f"{folder} has no image files{why}: choose a folder of at least 2 images")
     return sorted(found, key=lambda path: _natural(path.relative_to(folder))), left_out
+
+
+def find_all(paths: Iterable[Path]) -> tuple[list[Path], list[Unreadable]]:
+    """Finds the image files of several folders, and files, each once however it is spelled.
+
+    Args:
+      paths: of folders, see :func:`find_files`, and of files, which are not looked at.
+
+    Returns:
+      The files, and what was left out.
+
+    Raises:
+      InputError: see :func:`find_files`.
+    """
+    each_once, left_out, real = {}, [], functools.cache(os.path.realpath)
+    for path in paths:
+        files, unreadable = ([path], []) if path.is_file() else find_files(path)
+        for file in files:
+            each_once.setdefault((real(file.parent), file.name), file)
+        left_out += unreadable
+    return list(each_once.values()), left_out
 
 
 def is_quarantine(folder: str | os.PathLike) -> bool:

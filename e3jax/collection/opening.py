@@ -33,6 +33,7 @@ def read(
     on_progress: Progress = no_progress,
     bank: str | os.PathLike | None = None,
     executor: Executor | None = None,
+    left_out: Sequence[Unreadable] = (),
 ) -> Collection:
     """Reads a collection of images.
 
@@ -58,6 +59,7 @@ def read(
       bank: a folder in which a bank is made of more than 20,000 files, where pyarrow is installed;
         None: all images are held in memory.
       executor: decodes files for the bank; default: processes, one per core.
+      left_out: what else the collection is to list as unreadable.
 
     Returns:
       The collection, with the reader that suits new images. Elements that are not paths must all
@@ -75,11 +77,12 @@ def read(
         )
     if is_path(X) and _is_bank(X):
         return _read_bank(X, reader, least)
-    sources, left_out = find_files(X) if is_path(X) else (collect(X), [])
+    sources, unreadable = find_files(X) if is_path(X) else (collect(X), [])
+    left_out = [*left_out, *unreadable]
     reader = reader._replace(value_range=_value_range(sources, reader.value_range))
     if isinstance(sources, np.ndarray):
         return _read_array(sources, reader, least)
-    if bank is not None and _is_large(sources):
+    if bank is not None and is_large(sources):
         _write_bank(bank, sources, reader, left_out, on_progress, executor)
         return _read_bank(bank, reader, least)
     return _read_sources(sources, reader, left_out, least, on_progress)
@@ -193,7 +196,8 @@ def _is_bank(folder: str | os.PathLike) -> bool:
     return is_bank(folder)
 
 
-def _is_large(sources: list) -> bool:
+def is_large(sources: Sequence) -> bool:
+    """Whether these are so many files that a bank is made of them, if it can be."""
     has_pyarrow = importlib.util.find_spec("pyarrow") is not None
     return len(sources) > choices.LARGE and has_pyarrow and all(map(is_path, sources))
 
@@ -203,8 +207,8 @@ def _write_bank(folder, sources, reader, left_out, on_progress, executor) -> Non
     from e3jax.devices import engines
 
     _log.info(
-        f"{len(sources)} files are many: they are read into {folder} first, which may be ranked "
-        "again instead of them"
+        f"{len(sources)} files are a large collection: caching it in {folder} first, which may be "
+        "ranked again instead of them"
     )
     bank.write(
         folder,

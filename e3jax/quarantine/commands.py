@@ -73,7 +73,7 @@ def move_aside(
       PartlyMoved: this is so for some of them; :func:`undo` moves the others back.
       OSError: the list cannot be written. Nothing was moved.
     """
-    moved, states = [], dict(paths) if isinstance(paths, Mapping) else dict.fromkeys(paths)
+    states = dict(paths) if isinstance(paths, Mapping) else dict.fromkeys(paths)
     with journal.opened(Path(report).absolute() / FOLDER) as quarantine:
         if not quarantine.moves:
             _check_empty(quarantine.folder)
@@ -95,19 +95,14 @@ def move_aside(
         before = quarantine.moves
         quarantine.moves = before + new
         quarantine.save()  # first: whatever stops the moves below, undo knows them
-        for move in new:
-            exits.check_interrupts()
-            if left.keys() & owners.get(move.path, ()):  # its picture stays
-                continue
-            why = _obstacle(move.path, move.state, held)
-            why = why or moving.try_to_move(move.path, quarantine.place(move), quarantine.partial)
-            if why:
-                left[move.path] = why
-            else:
-                moved.append(move._replace(aside=state_of(quarantine.place(move))))
-                held.append(move)
-        quarantine.moves = before + moved
-    return _result(moved, left, "quarantine --undo moves them back")._replace(shared=shared)
+        try:
+            _move_each(quarantine, new, owners, held, left)
+        finally:
+            # Not those that other programs took away, or whose names they took.
+            new = [move for move in new if move.path not in left and quarantine.holds(move)]
+            new = [move._replace(aside=state_of(quarantine.place(move))) for move in new]
+            quarantine.moves = before + new
+    return _result(new, left, "quarantine --undo moves them back")._replace(shared=shared)
 
 
 def undo(report: str | os.PathLike) -> Moved:
@@ -159,6 +154,27 @@ def undo(report: str | os.PathLike) -> Moved:
     return _result(moved, left, "remove the cause and run --undo again for the rest")
 
 
+def _move_each(
+    quarantine: journal.Quarantine,
+    moves: Iterable[journal.Move],
+    owners: Mapping[str, Sequence[str]],
+    held: Iterable[journal.Move],
+    left: dict[str, str],
+) -> None:
+    """Moves files aside, and adds those that stay, with the reasons, to ``left``."""
+    held = list(held)
+    for move in moves:
+        exits.check_interrupts()
+        if left.keys() & owners.get(move.path, ()):  # its picture stays
+            continue
+        why = _obstacle(move.path, move.state, held)
+        why = why or moving.try_to_move(move.path, quarantine.place(move), quarantine.partial)
+        if why:
+            left[move.path] = why
+        else:
+            held.append(move)
+
+
 def _result(moved: Sequence[journal.Move], left: Mapping[str, str], advice: str) -> Moved:
     """What was moved; raises NotMoved or PartlyMoved if any file is left."""
     if left:
@@ -181,11 +197,13 @@ def _obstacle(path: str, state: FileState | None, held: Sequence[journal.Move]) 
       state: what it was when it was ranked, if that is known.
       held: the moves of files that are in quarantine.
     """
-    if not os.path.lexists(path):
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
         return "is not there any more: rank the folder again"
     if is_quarantine(os.path.dirname(path)):
         return "is in another quarantine: rank the folder again"
-    if not stat.S_ISLNK(mode := os.lstat(path).st_mode) and not stat.S_ISREG(mode):
+    if not stat.S_ISLNK(mode) and not stat.S_ISREG(mode):
         return "is not a file: rank the folder again"
     if state and not state.is_same(now := state_of(path)):
         # A link to a ranked picture leads nowhere once that is in quarantine, and may follow it.

@@ -183,7 +183,7 @@ class Quarantine:
         """Paths as the file system spells them, with states as of now if these files came back."""
         forms, current = {names.form(path): path for path in aside}, {}
         for path, state in states.items():
-            path = os.path.abspath(path)
+            path = str(Path(path).absolute())
             if path not in aside and not os.path.lexists(path):
                 path = forms.get(names.form(path)) or names.on_disk(path, self.names)
             current[path] = state and self.renew(path, state)

@@ -1,4 +1,4 @@
-"""Tables of a report: their names and columns, and what they say of files; imports no JAX."""
+"""Tables of a report: what they are called, how they are recognised and read; imports no JAX."""
 
 import contextlib
 import csv
@@ -9,16 +9,55 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from e3jax.errors import InputError
 from e3jax.work import files
+from e3jax.work.files import FileState, printable
 
-SCORES, UNREADABLE = "scores.csv", "unreadable.csv"
-LINES = "scores.jsonl"  # a line for each file, with its state
-PARQUET = "scores.parquet"
+_DELIMITERS = (",", ";", "\t")  # what spreadsheets write, by their language
 COLUMNS = ("rank", "path", "score", "outlier", "copy_of")
-STATE = files.FileState._fields  # columns of all tables but scores.csv
-DELIMITERS = (",", ";", "\t")  # what spreadsheets write, by their language
+STATE = FileState._fields
+
+
+class Table(NamedTuple):
+    """A file of a report.
+
+    Attributes:
+      name: of the file.
+      columns: that each such table has; those of scores also have one for each kind of evidence.
+      marks: texts of which one is near the start or the end of each such file, and of no other's.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    marks: list[str]
+
+    def check_output(self, folder: str | os.PathLike) -> None:
+        """Raises an InputError if writing it would replace another program's file."""
+        files.check_output(Path(folder, self.name), self.marks[0], is_ours=self.is_ours)
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether a file is such a table."""
+        if not any(files.is_marked(path, mark) for mark in self.marks):
+            return False
+        if self is LINES:
+            return _has_states(path)
+        # Lists of files that were left out are written by other programs, too.
+        return self is not UNREADABLE or any(t.is_ours(path.with_name(t.name)) for t in _RANKED)
+
+
+def _headers(columns: Iterable[str]) -> list[str]:
+    """A header, as it is written and as spreadsheets save it."""
+    return [d.join(f"{q}{c}{q}" for c in columns) for d in _DELIMITERS for q in ("", '"')]
+
+
+SCORES = Table("scores.csv", COLUMNS, _headers(COLUMNS))
+LINES = Table("scores.jsonl", (*COLUMNS, *STATE), ['{"rank": 1, "path"'])
+PARQUET = Table("scores.parquet", (*COLUMNS, *STATE), ["e3jax: the rows of a report"])
+UNREADABLE = Table("unreadable.csv", ("path", "reason"), _headers(("path", "reason")))
+_RANKED = (SCORES, LINES)
+TABLES = (SCORES, LINES, UNREADABLE, PARQUET)
 
 
 def is_number(path: str) -> bool:
@@ -26,12 +65,12 @@ def is_number(path: str) -> bool:
     return not path or path.isdecimal()
 
 
-def is_line(path: Path) -> bool:
+def _has_states(path: Path) -> bool:
     """Whether a file begins as scores.jsonl does."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             line = json.loads(file.readline(1 << 16))
-        return {*COLUMNS, *STATE} <= line.keys()
+        return {*LINES.columns} <= line.keys()
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -44,7 +83,7 @@ def read_scores(folder: str | os.PathLike, most: int | None = None) -> list[dict
     Raises:
       InputError: the folder has no report, or its ranks are not numbers of images.
     """
-    path = Path(folder, SCORES)
+    path = Path(folder, SCORES.name)
     if not path.exists():
         raise InputError(f"{path} does not exist, expected a report: run e3jax rank first")
     try:
@@ -58,7 +97,7 @@ def read_scores(folder: str | os.PathLike, most: int | None = None) -> list[dict
                 f"{path} has rank {rank} in row {line} and in row {other}: run e3jax rank again"
             )
     if not ranked:
-        raise InputError(f"{path} is no report of e3jax: run e3jax rank again")
+        raise InputError(f"{path} is not a report of e3jax: run e3jax rank again")
     return [row for *_, row in ranked]
 
 
@@ -67,12 +106,12 @@ def _ranked(path: Path, most: int | None) -> Iterator[tuple[int, int, dict[str, 
     first = 0
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         header = file.readline()
-        for delimiter in DELIMITERS:
+        for delimiter in _DELIMITERS:
             columns = next(csv.reader([header], delimiter=delimiter), [])
             if {"rank", "path", "score"} <= set(columns):
                 break
         else:
-            raise InputError(f"{path} is no report of e3jax: run e3jax rank again")
+            raise InputError(f"{path} is not a report of e3jax: run e3jax rank again")
         for number, values in enumerate(csv.reader(file, delimiter=delimiter), start=2):
             if not any(values):
                 continue
@@ -89,7 +128,7 @@ def _ranked(path: Path, most: int | None) -> Iterator[tuple[int, int, dict[str, 
                 return
 
 
-def first_files(folder: str | os.PathLike, number: int) -> dict[str, files.FileState]:
+def first_files(folder: str | os.PathLike, number: int) -> dict[str, FileState]:
     """The most outlying files of a report, in order, and what each was when it was ranked.
 
     Raises:
@@ -100,13 +139,13 @@ def first_files(folder: str | os.PathLike, number: int) -> dict[str, files.FileS
     for path, rank in ranks:
         if path not in lines or lines[path]["rank"] != rank:
             raise InputError(
-                f"{Path(folder, SCORES)} and {LINES} differ about {files.printable(path)}: run "
+                f"{Path(folder, SCORES.name)} and {LINES.name} differ about {printable(path)}: run "
                 "e3jax rank again"
             )
     return _states_of(lines[path] for path, _ in ranks)
 
 
-def listed_files(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, files.FileState]:
+def listed_files(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, FileState]:
     """Files of a report by their paths, in that order, and what each was when it was ranked.
 
     Raises:
@@ -116,15 +155,13 @@ def listed_files(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, f
     lines = _lines_of(folder, paths)
     if strange := [path for path in paths if path not in lines]:
         raise InputError(
-            f"the selection has {files.printable(strange[0])}, which is not in {folder}: give one "
+            f"the selection has {printable(strange[0])}, which is not in {folder}: give one "
             "of this report (nothing was moved)"
         )
     return _states_of(lines[path] for path in paths)
 
 
-def renew_states(
-    folder: str | os.PathLike, renew: Callable[[str, files.FileState], files.FileState]
-) -> None:
+def renew_states(folder: str | os.PathLike, renew: Callable[[str, FileState], FileState]) -> None:
     """Writes new states of files into scores.jsonl, if it can be read and written.
 
     Args:
@@ -134,18 +171,18 @@ def renew_states(
 
     def renewed(text: str) -> str:
         line = json.loads(text)
-        was = files.FileState(*(line[field] for field in STATE))
-        now = renew(os.path.abspath(line["path"]), was)
+        was = FileState(*(line[field] for field in STATE))
+        now = renew(str(Path(line["path"]).absolute()), was)
         return text if now is was else f"{json.dumps(line | now._asdict())}\n"
 
-    path = Path(folder, LINES)
+    path = Path(folder, LINES.name)
     with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # gone, or damaged
         with open(path, encoding="utf-8") as file:
             files.write_lines(path, map(renewed, file))
 
 
-def _states_of(lines: Iterable[dict]) -> dict[str, files.FileState]:
-    return {line["path"]: files.FileState(*(line[field] for field in STATE)) for line in lines}
+def _states_of(lines: Iterable[dict]) -> dict[str, FileState]:
+    return {line["path"]: FileState(*(line[field] for field in STATE)) for line in lines}
 
 
 def _lines_of(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, dict]:
@@ -154,7 +191,7 @@ def _lines_of(folder: str | os.PathLike, paths: Iterable[str]) -> dict[str, dict
     Spreadsheets and macOS may have changed a path's Unicode normal form. It is the path of that
     form, or else the only one of another form.
     """
-    path, lines, alike = Path(folder, LINES), {}, {}
+    path, lines, alike = Path(folder, LINES.name), {}, {}
     wanted = set(paths)
     forms = {unicodedata.normalize("NFC", name) for name in wanted}
     if not path.exists():

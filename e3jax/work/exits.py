@@ -27,7 +27,7 @@ def hear_interrupts() -> None:
     def interrupt(*_) -> None:
         _interrupts.append(True)
         if _is_starting or len(_interrupts) > 1:
-            os.write(2, b"Stopped.\n")
+            os.write(2, b"Interrupted.\n")
             os._exit(STOPPED)
         raise KeyboardInterrupt
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import platformdirs
+
 from e3jax.errors import InputError
 from e3jax.work import locks
 
@@ -155,12 +157,12 @@ class FileState(NamedTuple):
 def state_of(path: str | os.PathLike) -> FileState:
     """The state of a file, or of the file that a link leads to."""
     try:
-        found = os.stat(path)
-        has_inodes = _has_inodes(found.st_dev, path)
+        now = os.stat(path)
+        has_inodes = _has_inodes(now.st_dev, path)
     except (OSError, ValueError):
         return FileState()
-    inode = found.st_ino if has_inodes else 0
-    state = (found.st_dev, inode, found.st_size, found.st_mtime_ns)
+    inode = now.st_ino if has_inodes else 0
+    state = (now.st_dev, inode, now.st_size, now.st_mtime_ns)
     return FileState(*(n & 0x7FFFFFFFFFFFFFFF for n in state))  # int64 does not hold all 64 bits
 
 
@@ -181,14 +183,16 @@ def printable(path: str | os.PathLike) -> str:
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
-    """``cache_dir``, else E3JAX_CACHE_DIR, else e3jax in XDG_CACHE_HOME, else ~/.cache/e3jax.
+    """``cache_dir``, else E3JAX_CACHE_DIR, else e3jax in the system's place for caches.
+
+    On Linux that is XDG_CACHE_HOME, else ~/.cache.
 
     Raises:
       InputError: none of these is given, and the user has no home.
     """
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "e3jax")
+    system = platformdirs.user_cache_path("e3jax", appauthor=False)
     try:
-        return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or shared).expanduser()
+        return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or system).expanduser()
     except RuntimeError as error:
         raise InputError(
             "there is no home folder to keep files in: set E3JAX_CACHE_DIR to a folder of your own"

@@ -1,4 +1,9 @@
-"""Locks: one command at a time in a folder."""
+"""Locks: one command at a time in a folder.
+
+The library filelock is not used, for three things that it does not do: locks that commands share
+on a plain file, as the shards of one bank do; a lock file that names its holder, disappears with it
+and is never a user's own file; and going on where a file system has no locks.
+"""
 
 import contextlib
 import errno
@@ -27,32 +32,32 @@ def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -
       folder: is made where it does not exist, and then removed again if it stays empty.
       what: the kind of command, for the error.
       shared: with other commands that share it, which only a command that does not is kept from.
-      wait: for another command to end, which is said, instead of the error.
+      wait: for another command to end, which is logged, instead of the error.
 
     Raises:
       InputError: another command holds it; says which.
     """
-    lock, file, made, told = folder / NAME, None, False, False
+    lock, was_made, is_logged, file = folder / NAME, False, False, None
     while file is None:
-        made |= not folder.exists()
+        was_made |= not folder.exists()
         folder.mkdir(exist_ok=True)
-        # FileNotFoundError: a command that ended removed folder or lock.
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                file = opened(lock, shared=shared)
-            except BlockingIOError:
-                who = f"another command is at work in {folder} ({_holder(lock)})"
-                if not wait:
-                    raise InputError(f"{who}: wait until it ends (nothing was changed)") from None
-                if not told:
-                    _log.warning(f"waiting: {who}")
-                told = True
-                time.sleep(0.5)
+        try:
+            file = opened(lock, shared=shared)
+        except FileNotFoundError:  # a command that ended removed the folder
+            continue
+        except BlockingIOError:
+            who = f"another command is at work in {folder} ({_holder(lock)})"
+            if not wait:
+                raise InputError(f"{who}: wait until it ends (nothing was changed)") from None
+            if not is_logged:
+                _log.warning(f"waiting: {who}")
+            is_logged = True
+            time.sleep(0.5)
     if file.read(len(_MARK)) not in (b"", _MARK):
         file.close()
         raise _foreign(lock)
-    holder = f"{what}, process {os.getpid()} on {socket.gethostname()}, "
-    holder += time.strftime("since %Y-%m-%d %H:%M:%S")
+    since = time.strftime("since %Y-%m-%d %H:%M:%S")
+    holder = f"{what}, process {os.getpid()} on {socket.gethostname()}, {since}"
     with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
         file.truncate(0)
         file.seek(0)
@@ -60,17 +65,18 @@ def held(folder: Path, what: str, *, shared: bool = False, wait: bool = False) -
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # before others can lock it; Windows removes none open
-            if not shared or _alone(file):
+        is_windows = os.name == "nt"  # which removes no open file
+        with contextlib.suppress(OSError):
+            # Before others can lock it, and unless others share it.
+            if not is_windows and _locked(file.fileno(), shared=False, wait=False):
                 lock.unlink()
         with contextlib.suppress(OSError):
             file.close()
-        if os.name == "nt":
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if is_windows:
                 lock.unlink()
-        if made:
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
+            if was_made:
+                folder.rmdir()  # fails if it is not empty
 
 
 def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
@@ -80,15 +86,20 @@ def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
 
     Raises:
       BlockingIOError: another process holds the lock, and ``wait`` is false.
+      InputError: it is not a plain file, or has a second name.
       OSError: it cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would block
+                raise _foreign(path)
         # Unbuffered: what fails on a full disk fails here, not where it is closed.
-        file = os.fdopen(_descriptor(path, flags), "r+b", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", 0)
         with contextlib.ExitStack() as stack:
             stack.callback(file.close)
-            _lock(file.fileno(), shared, wait)
+            if not _locked(file.fileno(), shared, wait):
+                raise BlockingIOError(f"{path} is locked")
             state = os.fstat(file.fileno())
             # Another process may have removed or renamed it between the two.
             with contextlib.suppress(FileNotFoundError):
@@ -99,43 +110,20 @@ def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
                     return file
 
 
-def _descriptor(path: Path, flags: int) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would block
-            raise _foreign(path)
-    try:
-        return os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _foreign(path) from error
-        raise
-
-
 def _foreign(path: Path) -> InputError:
     return InputError(f"{path} has a name of e3jax's and is not e3jax's: move it (it was left)")
 
 
 def _holder(lock: Path) -> str:
+    """Who holds a lock, in words."""
+    text = ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return lock.read_text("utf-8").removeprefix(_MARK.decode()) or "it has just begun"
-    return "it has just begun"
+        text = lock.read_text("utf-8").removeprefix(_MARK.decode())
+    return text or "it has just begun"
 
 
-def _alone(file: BinaryIO) -> bool:
-    """Whether no other process shares the lock any more."""
-    try:
-        _lock(file.fileno(), shared=False, wait=False)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock(descriptor: int, shared: bool, wait: bool) -> None:
-    """Locks an open file; does nothing where the file system has no locks.
-
-    Raises:
-      BlockingIOError: another process holds the lock.
-    """
+def _locked(descriptor: int, shared: bool, wait: bool) -> bool:
+    """Locks an open file, if its file system has locks; False if another process holds it."""
     try:
         import fcntl
     except ModuleNotFoundError:
@@ -144,13 +132,13 @@ def _lock(descriptor: int, shared: bool, wait: bool) -> None:
         try:
             if not shared:  # Windows shares none
                 msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError from error
-        return
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        except OSError:
+            return False
+        return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         # Not lockf, which would let two threads of a process in.
-        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BlockingIOError from error
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import large_collections
 import numpy as np
@@ -30,7 +30,7 @@ COLUMNS = [*tables.COLUMNS, "network", "shape", "layout", "statistics"]
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def limited(monkeypatch):
     """Large are collections of more than 50 images."""
     large_collections.set_constants(monkeypatch.setattr)
 
@@ -114,16 +114,22 @@ def test_parts_may_be_begun_at_the_same_time(in_memory, on_disk, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == ["parts"]
 
 
-def until(stop):
-    """Scores parts, and is stopped before the one of that number."""
+class Here(Executor):
+    """Does calls in this process, and is stopped at the one of that number."""
 
-    def each(function, calls):
-        for number, call in enumerate(calls):
-            if number == stop:
-                raise KeyboardInterrupt
-            yield function(call)
+    _max_workers = 1
 
-    return each
+    def __init__(self, stop=None):
+        self.stop, self.calls = stop, 0
+
+    def submit(self, function, /, *arguments):
+        future = Future()
+        if self.calls == self.stop:
+            future.set_exception(KeyboardInterrupt())
+        else:
+            future.set_result(function(*arguments))
+        self.calls += 1
+        return future
 
 
 @pytest.mark.parametrize("stop", ["training", 0, 2])
@@ -134,17 +140,10 @@ def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
 
     with pytest.raises(KeyboardInterrupt):
         stopped = E3Outlier(**HOW, on_progress=on_progress)
-        stopped.fit_in(tmp_path / "parts", on_disk, each=until(stop))
-    scored = []
-
-    def count(function, calls):
-        for call in calls:
-            scored.append(call)
-            yield function(call)
-
-    again = E3Outlier(**HOW)
-    assert again.fit_in(tmp_path / "parts", on_disk, each=count) and same(again, in_memory)
-    assert len(scored) == 4 - (stop if stop != "training" else 0)
+        stopped.fit_in(tmp_path / "parts", on_disk, executor=Here(stop))
+    again, counted = E3Outlier(**HOW), Here()
+    assert again.fit_in(tmp_path / "parts", on_disk, executor=counted) and same(again, in_memory)
+    assert counted.calls == 4 - (stop if stop != "training" else 0)
     # Other parameters are another fit.
     other = E3Outlier(**HOW | {"random_state": 1})
     other.fit_in(tmp_path / "parts", on_disk)
@@ -154,7 +153,7 @@ def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
 def test_another_threshold_is_no_other_work(in_memory, on_disk, tmp_path):
     E3Outlier(**HOW).fit_in(tmp_path / "parts", on_disk)
     again = E3Outlier(**HOW, contamination=0.3)
-    assert again.fit_in(tmp_path / "parts", on_disk, each=until(0))
+    assert again.fit_in(tmp_path / "parts", on_disk, executor=Here(0))
     np.testing.assert_array_equal(again.decision_scores_, in_memory.decision_scores_)
     assert again.threshold_ < in_memory.threshold_
 
@@ -178,13 +177,13 @@ def test_a_stopped_training_keeps_the_length_of_its_time_budget(on_disk, tmp_pat
         detector.fit_in(tmp_path / "parts", on_disk)
     monkeypatch.setattr(parameters, "_LEAST_STEPS", 9)
     assert detector.fit_in(tmp_path / "parts", on_disk)
-    assert set(totals) == {detector.steps_} == {7}
+    assert set(totals) == {detector.health_.steps} == {7}
 
 
 def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
     folder = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        in_memory.rank_in(folder, on_disk, each=until(2))
+        in_memory.rank_in(folder, on_disk, executor=Here(2))
     kept = sorted(folder.glob("*/*.npz"))
     times = [path.stat().st_mtime_ns for path in kept]
     assert in_memory.rank_in(folder, on_disk, shard=(1, 2)) is None  # one of two parts
@@ -192,7 +191,7 @@ def test_stopped_scores_go_on_where_they_were(in_memory, on_disk, tmp_path):
     np.testing.assert_array_equal(found.scores, in_memory.decision_scores_)
     assert len(kept) == 2 and [path.stat().st_mtime_ns for path in kept] == times
     other = copy.copy(in_memory).set_params(contamination=0.3)
-    assert other.rank_in(folder, on_disk, each=until(0))  # nothing is left to score
+    assert other.rank_in(folder, on_disk, executor=Here(0))  # nothing is left to score
     # Another detector's parts are not taken for its own.
     other = E3Outlier(**HOW | {"random_state": 1}).fit(on_disk)
     assert not np.array_equal(other.rank_in(folder, on_disk).scores, found.scores)
@@ -291,7 +290,7 @@ def test_a_large_folder_becomes_a_bank_on_the_way(run, photos, tmp_path):
         run("score", tmp_path / "model", tmp_path / "bank", "--shard", shard, "--out", tmp_path)
         for shard in ("2/2", "1/2")
     ]
-    assert "Part 2 of 2 is done" in shards[0][1] and rows(tmp_path) == scored
+    assert "Shard 2/2 done." in shards[0][1] and rows(tmp_path) == scored
     # Two banks as one, of the same files in another order.
     halves = sorted(photos.iterdir())[1::2], sorted(photos.iterdir())[::2]
     for name, half in zip("ab", halves, strict=True):
@@ -307,10 +306,10 @@ def test_a_part_alone_says_that_others_are_missing(run, photos, tmp_path):
     assert code == 2 and "--shard needs a bank" in said
     run("bank", photos, "--out", tmp_path / "bank")
     code, said = run("rank", tmp_path / "bank", "--shard", "1/2", "--out", tmp_path / "report")
-    assert code == 0 and "Part 1 of 2 is done; whichever --shard ends last writes" in said
+    assert code == 0 and "Shard 1/2 done. The last shard to finish writes" in said
     assert os.listdir(tmp_path / "report") == ["unfinished"]
     code, said = run("rank", tmp_path / "bank", photos, "--out", tmp_path / "report")
-    assert code == 2 and "a bank is taken alone" in said
+    assert code == 2 and "a bank cannot be combined with other photos" in said
     code, said = run("bank", tmp_path / "bank", "--out", tmp_path / "other")
     assert code == 2 and "is a bank already" in said
 
@@ -333,8 +332,6 @@ KILLED = """
 import os, signal, sys
 import tiny
 from e3jax import cli
-from e3jax.collection import bank, opening
-from e3jax.detector import estimator
 from e3jax.devices import engines
 from e3jax.cli import console
 import large_collections

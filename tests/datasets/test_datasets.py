@@ -27,6 +27,7 @@ from e3jax.datasets import cache as caches
 from e3jax.datasets import content_order, download, load, parsers, specs, tfds
 from e3jax.errors import InputError
 from e3jax.images import pad_to
+from e3jax.work import tensors
 
 SHARED = Path(os.environ.get("E3JAX_TEST_DATA_DIR") or ROOT.parent / "shared" / "tfds")
 
@@ -249,7 +250,7 @@ def test_kept_downloads_are_checked_and_used_again(serve, tmp_path):
         requests.clear()
         load("mnist", source="tfds", announce=[].append)
         assert len(set(requests)) == expected
-        next((tmp_path / "cache").glob("*.cache")).unlink()
+        next((tmp_path / "cache").glob("*.safetensors")).unlink()
         if expected == 0:
             kept.write_bytes(kept.read_bytes()[:-3])
     assert set(requests) == {f"/{kept.name}"}
@@ -457,7 +458,7 @@ def test_damaged_prepared_data_are_a_sentence(tmp_path, publish, damage):
     with pytest.raises(InputError, match=r"cannot be read.* and no network") as caught:
         load("mnist", data_dir=tmp_path, source="tfds", announce=silent)
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache").glob("*.cache"))
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
 
 
 @needs_tfds
@@ -599,13 +600,17 @@ def test_another_folder_has_another_cache(small, tmp_path):
 
 
 def test_the_format_of_cache_files_is_kept(tmp_path):
-    """A cache written by an earlier version is read, and this version writes the same bytes."""
+    """A cache written by an earlier version is read."""
     images, labels = np.arange(2 * 32 * 32).reshape(2, 32, 32, 1).astype(np.uint8), np.array([3, 5])
     candidate = specs.Candidate("place", {"key": [1]}, lambda: (images, labels, "embedded:test"))
     caches.through_cache("mnist", candidate, tmp_path, silent)
     (path,) = tmp_path.iterdir()
-    assert path.name == "mnist-7b413e6641196249.cache"
-    assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == "fe9013999415a841"
+    assert path.name == "mnist-7b413e6641196249.safetensors"
+    arrays, about = tensors.read(path)
+    assert about.pop("format") == "e3jax-dataset-1" and about.pop("source") == "embedded:test"
+    assert about == {"name": "mnist", "where": "place", "identity": {"key": [1]}}
+    np.testing.assert_array_equal(arrays["labels"], labels)
+    assert arrays["images"].shape == (2, 32, 32, 1) and arrays.keys() == {"images", "labels"}
 
 
 def flip(content, place):
@@ -614,19 +619,12 @@ def flip(content, place):
     return bytes(content)
 
 
-def older_version(content):
-    """An intact file in an older format: its checksum is right."""
-    rest = content[64:].replace(caches.FORMAT.encode(), b"e3jax-dataset-0", 1)
-    return caches.digest(rest) + rest
-
-
 DAMAGES = {
     "truncated": lambda content: content[:-1],
     "a pixel": lambda content: flip(content, -9),
     "the header": lambda content: flip(content, 70),
     "foreign": lambda content: b"PK\x03\x04 another program's",
     "empty": lambda content: b"",
-    "older": older_version,
 }
 
 
@@ -638,6 +636,17 @@ def test_damaged_cache_is_rebuilt_with_a_line(small, damage):
     lines = []
     assert equal(load("mnist", data_dir=data, announce=lines.append), dataset)
     assert len(lines) == 1 and str(cache) in lines[0] and "rebuilding" in lines[0]
+    assert cache.read_bytes() == intact
+
+
+def test_a_cache_of_another_version_is_rebuilt_with_a_line(small):
+    data, cache, dataset = small
+    intact = cache.read_bytes()
+    arrays, about = tensors.read(cache)
+    tensors.write(cache, arrays, about | {"format": "e3jax-dataset-0"})
+    lines = []
+    assert equal(load("mnist", data_dir=data, announce=lines.append), dataset)
+    assert len(lines) == 1 and "by another version), rebuilding" in lines[0]
     assert cache.read_bytes() == intact
 
 

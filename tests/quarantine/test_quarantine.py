@@ -25,8 +25,8 @@ from e3jax.collection import finding
 from e3jax.errors import InputError
 from e3jax.evidence.model import Explanation
 from e3jax.quarantine import commands, moving
-from e3jax.report import ranking
-from e3jax.report.ranking import Ranking
+from e3jax.report import writing
+from e3jax.report.ranking import Explanation, Ranking
 from e3jax.work import exits, files, locks
 
 NAMES = ("a.png", "b/a.png", "ü\n.png", "d.png", "e.png")
@@ -39,7 +39,7 @@ def write_report(folder, paths):
     scores = -np.arange(len(paths), dtype=float)
     evidence = Explanation(None, None, 0, None, "squash", {})
     paths = np.array([str(path) for path in paths])
-    ranking.write_tables(
+    writing.write_tables(
         folder, Ranking(paths, np.arange(len(paths)), scores, evidence, 0, [], None)
     )
     return folder
@@ -469,8 +469,9 @@ def test_every_walk_leaves_every_quarantine_out(tmp_path, then):
         ["rank", photos, "--out", report],
     ):
         args = cli.parse_args([str(argument) for argument in arguments])
-        found, closed, *_ = source.find(args)
-        assert [path.name for path in found] == ["d.png", "e.png", "ü\n.png"] and closed == []
+        found = source.find(args.photos)
+        assert [path.name for path in found.X] == ["d.png", "e.png", "ü\n.png"]
+        assert not found.left_out
     with pytest.raises(InputError, match="is a quarantine: move its files back first"):
         finding.find_files(photos / "junk" if then == "renamed" else report / "quarantine")
 

@@ -18,7 +18,8 @@ from e3jax.evidence.health import Health
 from e3jax.evidence.model import Explanation
 from e3jax.images import to_unit
 from e3jax.report import gallery
-from e3jax.report.ranking import Ranking, write_tables
+from e3jax.report.ranking import Ranking
+from e3jax.report.writing import write_tables
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

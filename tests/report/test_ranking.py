@@ -13,7 +13,7 @@ import pytest
 from e3jax.collection.collection import Unreadable
 from e3jax.errors import InputError
 from e3jax.evidence.model import Explanation
-from e3jax.report import ranking, tables
+from e3jax.report import tables, writing
 from e3jax.report.ranking import Ranking
 from e3jax.work import files
 
@@ -31,8 +31,7 @@ def ranked(paths, **values):
 
 def write(folder, ranking_):
     folder.mkdir(exist_ok=True)
-    ranking.write_tables(folder, ranking_)
-    ranking.write_parquet(folder, ranking_)
+    writing.write_tables(folder, ranking_, parquet=True)
     return folder
 
 
@@ -148,7 +147,7 @@ def test_a_table_that_a_spreadsheet_saved_is_the_report(tmp_path, changes):
     assert [row["path"] for row in before] == paths
     for number in (1, 2, 9):
         assert list(tables.first_files(folder, number)) == paths[:number]
-    ranking.check_outputs(folder, bank=True)
+    writing.check_outputs(folder, parquet=True)
 
 
 def test_rows_that_were_deleted_are_not_selected(tmp_path):
@@ -162,7 +161,7 @@ def test_rows_that_were_deleted_are_not_selected(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("rank,", "number,", "is no report of e3jax"),
+        ("rank,", "number,", "is not a report of e3jax"),
         ("rank,path", "path,rank", "has no rank and path in row 2"),
         ("\n2,", "\n,", "has no rank and path in row 3"),
         ("\n2,", "\n2.5,", "has no rank and path in row 3"),
@@ -222,14 +221,14 @@ def test_what_is_not_our_table_is_not_replaced(tmp_path, name, content):
     folder.mkdir()
     (folder / name).write_text(content)
     with pytest.raises(InputError, match=f"{name} exists and was not written by e3jax"):
-        ranking.check_outputs(folder, bank=True)
+        writing.check_outputs(folder, parquet=True)
     if name == "scores.parquet":
-        ranking.check_outputs(folder, bank=False)
+        writing.check_outputs(folder, parquet=False)
         with pytest.raises(InputError, match="was not written by e3jax"):
-            ranking.write_parquet(folder, ranked(paths))
+            writing.write_tables(folder, ranked(paths), parquet=True)
     else:
         with pytest.raises(InputError, match="was not written by e3jax"):
-            ranking.write_tables(folder, ranked(paths))
+            writing.write_tables(folder, ranked(paths))
     assert os.listdir(folder) == [name] and (folder / name).read_text() == content
 
 
@@ -238,19 +237,19 @@ def test_another_parquet_file_with_the_same_columns_is_not_replaced(tmp_path):
 
     paths = photos(tmp_path / "photos", ["a.png", "b.png"])
     folder = write(tmp_path / "report", ranked(paths))
-    ranking.check_outputs(folder, bank=True)
+    writing.check_outputs(folder, parquet=True)
     table = pyarrow.parquet.read_table(folder / "scores.parquet").replace_schema_metadata()
     pyarrow.parquet.write_table(table, folder / "scores.parquet")
     with pytest.raises(InputError, match="scores.parquet exists and was not written by e3jax"):
-        ranking.check_outputs(folder, bank=True)
+        writing.check_outputs(folder, parquet=True)
 
 
 def test_a_long_table_of_parquet_is_known_by_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranking, "_ROWS", 5)
+    monkeypatch.setattr(writing, "_ROWS", 5)
     paths = [f"/photos/{number:0200d}.png" for number in range(2000)]
     folder = write(tmp_path / "report", ranked(paths))
     assert (folder / "scores.parquet").stat().st_size > 200_000
-    ranking.check_outputs(folder, bank=True)
+    writing.check_outputs(folder, parquet=True)
     assert [row["path"] for row in rows(folder)] == paths
 
 

@@ -32,10 +32,10 @@ def heard(monkeypatch):
 def crash_of(raised, photos, tmp_path, monkeypatch, capsys):
     """Exit code and messages of a rank whose fit raises."""
 
-    def fit(self, X, y=None):
+    def fit(*_, **__):
         raise raised
 
-    monkeypatch.setattr(E3Outlier, "fit", fit)
+    monkeypatch.setattr(E3Outlier, "fit_in", fit)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     code = cli.main(["rank", str(photos), "--out", str(tmp_path / "report")])
@@ -71,14 +71,14 @@ def test_a_value_error_of_a_library_is_a_crash_and_one_of_ours_bad_input(
 ):
     import numpy as np
 
-    def of_numpy(self, X, y=None):
+    def of_numpy(*_, **__):
         np.zeros(3).reshape(2, 2)
 
-    def of_ours(self, X, y=None):
+    def of_ours(*_, **__):
         E3Outlier(steps=-1).check_parameters()
 
     for fit, expected in ((of_numpy, exits.CRASHED), (of_ours, exits.BAD_INPUT)):
-        monkeypatch.setattr(E3Outlier, "fit", fit)
+        monkeypatch.setattr(E3Outlier, "fit_in", fit)
         assert cli.main(["rank", str(photos), "--out", str(tmp_path / "report")]) == expected
     assert "error: steps is -1, expected a positive integer" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_ctrl_c_while_it_starts_is_one_line(photos, tmp_path, library):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1]
-    assert process.returncode == exits.STOPPED and re.fullmatch(r"Stopped\..*\n", said), said
+    assert process.returncode == exits.STOPPED and re.fullmatch(r"Interrupted\..*\n", said), said
 
 
 def test_errors_of_input_are_value_errors():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from e3jax.errors import InputError
-from e3jax.work import files, locks
+from e3jax.work import files, locks, tensors
 from e3jax.work.store import Store, flat, nested, work_key
 
 
@@ -242,6 +242,26 @@ def test_work_whose_folder_was_removed_goes_on(tmp_path):
     assert "one" not in store
     store["two"] = {"a": np.arange(3)}
     assert "two" in Store(tmp_path / "work", "name")
+
+
+def test_arrays_come_back_with_what_they_are_and_damage_is_seen(tmp_path):
+    arrays = {"b": np.arange(6, dtype=np.int32).reshape(2, 3).T, "a": np.ones(2, np.uint8)}
+    about = {"name": "é", "parts": [1, 2.5, None]}
+    tensors.write(tmp_path / "one", arrays, about)
+    tensors.write(tmp_path / "two", dict(reversed(arrays.items())), about)
+    content = (tmp_path / "one").read_bytes()
+    assert content == (tmp_path / "two").read_bytes()
+    back, about_back = tensors.read(tmp_path / "one")
+    assert about_back == about and back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, strict=True)
+    other = content.replace(b"2.5", b"3.5")
+    for damaged in (content[:-1], content[:-1] + b"!", other, b"PK", b""):
+        (tmp_path / "one").write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged or not written by e3jax"):
+            tensors.read(tmp_path / "one")
+    with pytest.raises(FileNotFoundError, match="none"):
+        tensors.read(tmp_path / "none")
 
 
 def test_nested_dictionaries_come_back():
