@@ -26,7 +26,7 @@ from e3jax.errors import InputError
 from e3jax.evidence.model import Explanation
 from e3jax.quarantine import commands, moving
 from e3jax.report import writing
-from e3jax.report.ranking import Explanation, Ranking
+from e3jax.report.ranking import Ranking
 from e3jax.work import exits, files, locks
 
 NAMES = ("a.png", "b/a.png", "ü\n.png", "d.png", "e.png")
