@@ -132,11 +132,11 @@ def load(path: str | os.PathLike) -> E3Outlier:
 
 def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     parameters = about["parameters"]
-    parameters["operations"] = _operations(parameters["operations"])
+    parameters["operations"] = _operations(_tuples(parameters["operations"]))
     detector = E3Outlier(**parameters)
     detector.parameters_ = parameters
     paths = _paths(arrays)
-    tree = nested(arrays | about["values"])
+    tree = nested(arrays | {name: _tuples(value) for name, value in about["values"].items()})
     detector.model_ = _model(tree["model"])
     detector.decision_scores_, detector.remoteness_ = tree["scores"], tree["remoteness"]
     detector.copy_of_, detector.threshold_ = tree["copy_of"], about["threshold"]
@@ -155,8 +155,6 @@ def _model(tree: dict[str, Any]) -> Model:
     network = tree["evidence"]["network"]
     network["operations"] = _operations(network["operations"])
     network["variables"] = {"batch_stats": {}} | network["variables"]
-    if network["operation_indices"] is not None:
-        network["operation_indices"] = tuple(network["operation_indices"])
     return Model(
         reader=reader._replace(file_range=ValueRange(*reader.file_range)),
         evidence={name: registered(name).model(**p) for name, p in tree["evidence"].items()},
@@ -166,14 +164,14 @@ def _model(tree: dict[str, Any]) -> Model:
     )
 
 
-def _operations(names: str | list) -> str | tuple[Operation, ...]:
-    """Operations of a detector's file: JSON has only lists."""
-    if isinstance(names, str):
-        return names
-    return tuple(
-        Operation(flip, tuple(shift), turns, tuple(patches), angle)
-        for flip, shift, turns, patches, angle in names
-    )
+def _operations(names: str | tuple) -> str | tuple[Operation, ...]:
+    """Operations of a detector's file."""
+    return names if isinstance(names, str) else tuple(Operation(*values) for values in names)
+
+
+def _tuples(value: Any) -> Any:
+    """A value of JSON, which has only lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _plain_tree(value: Any) -> Any:

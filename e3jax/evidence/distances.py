@@ -64,8 +64,7 @@ def descriptor(
 
     def fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
         if len(images) > _REFERENCES:
-            chosen = sampling.choose(devices.fold_in(key, 2), len(images), _REFERENCES)
-            images = images[chosen]
+            images = images[sampling.choose(key, len(images), _REFERENCES)]
         return Fit(references(_describe(describe, images, context.mesh), whitened))
 
     def measure(model: References, images: np.ndarray, context: Context) -> Measured:

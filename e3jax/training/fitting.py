@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from e3jax import devices, operations, training
 from e3jax.errors import InputError
-from e3jax.training import evaluator
+from e3jax.training import evaluator, rules
 from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training.method import Method
 from e3jax.work.progress import Progress, no_progress
@@ -80,13 +80,15 @@ def _make_trainer(method, config, side, mesh, probe, probe_every) -> training.Tr
 
 def _evaluator(method, config, side, mesh, operation_indices=None) -> evaluator.Evaluator:
     mesh = mesh or devices.device_mesh()
-    names, precision = config.operations, config.precision
-    return _make_evaluator(method, config.network, names, precision, side, mesh, operation_indices)
+    config = (config.network, config.operations, config.precision)
+    # A rule that is registered later is part of another program.
+    known = tuple(rules.RULES.items())
+    return _make_evaluator(method, *config, side, mesh, operation_indices, known)
 
 
 @devices.cached_program
 def _make_evaluator(
-    method, network, names, precision, side, mesh, operation_indices
+    method, network, names, precision, side, mesh, operation_indices, known
 ) -> evaluator.Evaluator:
     return evaluator.make_evaluator(
         network,

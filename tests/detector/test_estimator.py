@@ -61,7 +61,7 @@ def folder(digits, tmp_path_factory):
 
 def test_it_has_all_that_pyods_detectors_have(fitted):
     missing = {n for n in dir(BaseDetector) if not n.startswith("_") and not hasattr(fitted, n)}
-    assert not missing
+    assert missing <= {"fit_predict_score"}, "which PyOD has deprecated"
 
 
 def test_scores_and_labels_are_pyods(fitted, digits):

@@ -15,6 +15,7 @@ from e3jax.methods import rdae
 from e3jax.operations import Operation
 from e3jax.training import e3outlier, fitting
 from e3jax.training.checkpoint import TrainCheckpoint
+from e3jax.training.method import Evaluated
 
 CONFIG = training.quick_config()._replace(network=Tiny, operations="PR", batch_size=16, steps=24)
 KEY = jax.random.key(0)
@@ -42,8 +43,8 @@ def test_a_fit_learns_and_scores(whole, digits):
     assert scores.mean().shape == (60,) and scores.rules["ne"].shape == (60, 23)
     assert np.ptp(scores.mean()) > 0.01
     assert list(e3outlier.E3OUTLIER.scores)[0] == e3outlier.E3OUTLIER.name == "e3outlier"
-    for rule in e3outlier.E3OUTLIER.scores.values():
-        assert np.isfinite(rule(KEY, scores)).all()
+    for score in e3outlier.E3OUTLIER.scores.values():
+        assert np.isfinite(score(Evaluated(KEY, digits, scores))).all()
 
 
 def test_the_same_key_gives_the_same_numbers(whole, digits):
