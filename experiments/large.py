@@ -25,7 +25,7 @@ from sweep.provenance import provenance
 
 from e3jax import E3Outlier, datasets
 from e3jax.cli.main import path
-from e3jax.collection import bank, reading
+from e3jax.collection import Reader, bank, reading
 from e3jax.devices import runtime
 from e3jax.report import gallery, writing
 
@@ -99,7 +99,7 @@ def _pillow(paths: list[Path], draft: bool) -> None:
 
 
 def _ours(paths: list[Path], thumbnails: int) -> None:
-    reading.read_each(paths, 32, "squash", thumbnails=thumbnails, threads=1)
+    reading.read_each(paths, Reader(), thumbnails=thumbnails, threads=1)
 
 
 LOOPS = {

@@ -1,7 +1,7 @@
 """Collections of more than 50 images are large ones, for tests."""
 
 from e3jax import choices
-from e3jax.collection import bank
+from e3jax.collection.bank import writing
 from e3jax.detector import parameters
 from e3jax.evidence import model, network
 
@@ -10,7 +10,7 @@ CONSTANTS = (
     (network, "_SAMPLE", 40),
     (model, "_BLOCK", 32),
     (parameters, "_SCORED", 6),
-    (bank, "_SHARD", 16),
+    (writing, "_SHARD", 16),
 )
 
 

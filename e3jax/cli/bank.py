@@ -3,8 +3,7 @@
 import argparse
 
 from e3jax.cli import console, source
-from e3jax.collection import bank
-from e3jax.devices import engines
+from e3jax.collection import Reader, bank
 from e3jax.errors import InputError
 
 
@@ -20,11 +19,10 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
             made = bank.write(
                 args.out,
                 photos.X,
-                args.image_size,
-                args.resize,
+                Reader(args.image_size, args.resize),
                 photos.left_out,
-                lambda done: on_progress("reading", done, len(photos.X)),
-                executor.map if executor else engines.processes,
+                on_progress,
+                executor,
             )
     source.print_left_out(screen, made.unreadable, made.reader.file_range)
     screen.print(f"{len(made.images)} images in {args.out}: e3jax rank {args.out}")

@@ -50,3 +50,14 @@ class Collection(NamedTuple):
         for entry in self.unreadable:
             if not isinstance(entry, Skipped):
                 raise InputError(f"{entry.path} cannot be read ({entry.reason}): leave it out")
+
+
+def too_few(count: int, total: int, least: int, unreadable: Sequence[Unreadable]) -> InputError:
+    """The error for files of which too few are readable images."""
+    if total == 1 and unreadable:
+        return InputError(f"{unreadable[0].path} cannot be read ({unreadable[0].reason})")
+    why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
+    return InputError(
+        f"{count} of {total} files are readable images, expected at least {least}: an outlier "
+        f"needs other images to differ from, so provide a larger collection{why}"
+    )

@@ -4,13 +4,15 @@ import collections
 import functools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from e3jax.collection.collection import Skipped, Unreadable
 from e3jax.collection.threads import reason
 from e3jax.errors import InputError
 from e3jax.images import formats
+from e3jax.work import files
+from e3jax.work.files import FileState
 
 # Folders of other programs' copies and rubbish.
 _SKIPPED = {
@@ -25,6 +27,27 @@ MANIFEST = "manifest.json"  # of a quarantine
 _SAMPLE = 3  # files of an unknown ending that are looked into
 
 
+def find_all(paths: Iterable[Path]) -> tuple[list[Path], list[Unreadable]]:
+    """Finds the image files of several folders, and files, each once however it is spelled.
+
+    Args:
+      paths: of folders, see :func:`find_files`, and of files, which are not looked at.
+
+    Returns:
+      The files, and what was left out.
+
+    Raises:
+      InputError: see :func:`find_files`.
+    """
+    each_once, left_out, identity = {}, [], identities()
+    for path in paths:
+        listed, unreadable = ([path], []) if path.is_file() else find_files(path)
+        for file in listed:
+            each_once.setdefault(identity(str(file)), file)
+        left_out += unreadable
+    return list(each_once.values()), left_out
+
+
 def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]:
     """Finds all image files below a folder by their endings, those without an ending by content.
 
@@ -33,8 +56,8 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
     can form cycles. The order is natural: "2.png" comes before "10.png".
 
     Returns:
-      The files, and what was left out: a `Skipped` for each ending of images that cannot be
-      read here and for linked folders, and the folders that cannot be opened.
+      The files in natural order; and what was left out: a `Skipped` for each ending of images that
+      cannot be read here and for linked folders, and the folders that cannot be opened.
 
     Raises:
       InputError: the folder does not exist, is a quarantine or contains no images.
@@ -65,28 +88,8 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
     if not found:
         why = f" ({left_out[0].reason}: {left_out[0].path})" if left_out else ""
         raise InputError(f"{folder} has no image files{why}: choose a folder of at least 2 images")
-    return sorted(found, key=lambda path: _natural(path.relative_to(folder))), left_out
-
-
-def find_all(paths: Iterable[Path]) -> tuple[list[Path], list[Unreadable]]:
-    """Finds the image files of several folders, and files, each once however it is spelled.
-
-    Args:
-      paths: of folders, see :func:`find_files`, and of files, which are not looked at.
-
-    Returns:
-      The files, and what was left out.
-
-    Raises:
-      InputError: see :func:`find_files`.
-    """
-    each_once, left_out, real = {}, [], functools.cache(os.path.realpath)
-    for path in paths:
-        files, unreadable = ([path], []) if path.is_file() else find_files(path)
-        for file in files:
-            each_once.setdefault((real(file.parent), file.name), file)
-        left_out += unreadable
-    return list(each_once.values()), left_out
+    found.sort(key=lambda path: _natural(path.relative_to(folder)))
+    return found, left_out
 
 
 def is_quarantine(folder: str | os.PathLike) -> bool:
@@ -99,6 +102,23 @@ def is_quarantine(folder: str | os.PathLike) -> bool:
             return bool(re.match(rb'\s*\{\s*"e3jax"\s*:\s*"quarantine"', file.read(256)))
     except OSError:
         return False
+
+
+def place_of(folder: str | os.PathLike) -> tuple:
+    """Which folder it is, however it is spelled."""
+    state = files.state_of(folder)
+    return state[:2] if state != FileState() else (os.path.realpath(folder),)
+
+
+def identities() -> Callable[[str], tuple]:
+    """A function of paths that tells which file each is, however its folder is spelled."""
+    place = functools.cache(place_of)
+
+    def identity(path: str) -> tuple:
+        folder, name = os.path.split(path)
+        return place(folder), name
+
+    return identity
 
 
 def _is_skipped(name: str) -> bool:

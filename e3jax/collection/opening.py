@@ -1,5 +1,6 @@
 """Whatever people keep pictures in becomes a collection."""
 
+import functools
 import importlib.util
 import logging
 import os
@@ -11,9 +12,11 @@ import numpy as np
 
 from e3jax import choices, images
 from e3jax.collection import copies
+from e3jax.collection.bank import is_bank, open_bank, write
 from e3jax.collection.collecting import collect, is_path
-from e3jax.collection.collection import Collection, Unreadable
+from e3jax.collection.collection import Collection, Unreadable, too_few
 from e3jax.collection.finding import find_files
+from e3jax.collection.lazy import LazyArray
 from e3jax.collection.reader import Reader
 from e3jax.collection.reading import in_colours, read_each
 from e3jax.collection.threads import reason
@@ -52,7 +55,7 @@ def read(
       X: a folder, of which all images below it are taken; a bank, see
         :mod:`e3jax.collection.bank`; an array or tensor [n, h, w] or [n, h, w, c], c 1 to 4; any
         iterable of files or images, a data set or a table, see
-        :func:`e3jax.collection.collecting.collect`; or a collection, which is returned.
+        :func:`e3jax.collection.collecting.collect`; or a collection that was read earlier.
       reader: how pictures become arrays.
       least: smallest allowed number of readable images; training needs 2.
       on_progress: called as ("reading", files done, of how many).
@@ -68,24 +71,62 @@ def read(
     Raises:
       InputError: bad images or files, or fewer than ``least`` can be read.
     """
+    reader.check()
     if isinstance(X, Collection):
-        return X
-    if reader.resize not in choices.FITS:
-        raise InputError(
-            f"resize is {reader.resize!r}, expected one of {', '.join(choices.FITS)}: choose one "
-            "of them"
-        )
-    if is_path(X) and _is_bank(X):
-        return _read_bank(X, reader, least)
+        return _suited(X, "the collection", reader, least)
+    if is_path(X) and is_bank(X):
+        return _suited(open_bank(X), X, reader, least)
     sources, unreadable = find_files(X) if is_path(X) else (collect(X), [])
     left_out = [*left_out, *unreadable]
     reader = reader._replace(value_range=_value_range(sources, reader.value_range))
     if isinstance(sources, np.ndarray):
         return _read_array(sources, reader, least)
     if bank is not None and is_large(sources):
-        _write_bank(bank, sources, reader, left_out, on_progress, executor)
-        return _read_bank(bank, reader, least)
+        _log.info(
+            f"{len(sources)} files are a large collection: caching it in {bank} first, which may "
+            "be ranked again instead of them"
+        )
+        made = write(bank, sources, reader, left_out, on_progress, executor)
+        return _suited(made, bank, reader, least)
     return _read_sources(sources, reader, left_out, least, on_progress)
+
+
+def is_large(sources: Sequence) -> bool:
+    """Whether these are so many files that a bank is made of them, if it can be."""
+    has_pyarrow = importlib.util.find_spec("pyarrow") is not None
+    return len(sources) > choices.LARGE and has_pyarrow and all(map(is_path, sources))
+
+
+def _suited(collection: Collection, name: Any, reader: Reader, least: int) -> Collection:
+    """A collection that was read earlier, as if by this reader.
+
+    Raises:
+      InputError: that would need the pictures themselves; it has fewer images than ``least``.
+    """
+    made, images = collection.reader, collection.images
+    for what, has, wanted in (
+        ("image size", made.side, reader.side),
+        ("resize", made.resize, reader.resize),
+    ):
+        if has not in (wanted, None):
+            raise InputError(
+                f"{name} was made with {what} {has}, not {wanted}: use that, or make another bank"
+            )
+    if len(images) < least:
+        raise InputError(f"{name} has fewer than {least} images: give a larger collection")
+    for known, other in reader.file_range.conflicts(made.file_range):
+        raise InputError(
+            f"{name} has files of more than 8 bits, read from {other[0]:g} to {other[1]:g}; the "
+            f"detector knows {known[0]:g} to {known[1]:g}: give the files themselves"
+        )
+    colour = made.colour if reader.colour is None else reader.colour
+    if colour != made.colour:
+        convert = functools.partial(in_colours, channels=3 if colour else 1)
+        images = LazyArray([images].__getitem__, [len(images)], convert(images[:0]), convert)
+        images = images[:] if isinstance(collection.images, np.ndarray) else images
+    value_range = made.value_range or reader.value_range
+    used = reader._replace(colour=colour, value_range=value_range, file_range=made.file_range)
+    return collection._replace(images=images, reader=used)
 
 
 def _read_array(array: np.ndarray, reader: Reader, least: int) -> Collection:
@@ -114,8 +155,7 @@ def _read_sources(
     ]
     results = read_each(
         to_uint8,
-        reader.side,
-        reader.resize,
+        reader,
         lambda done: on_progress("reading", done, total),
         on_open=on_open,
     )
@@ -128,7 +168,7 @@ def _read_sources(
         else:
             raise InputError(f"element {name} cannot be read ({reason(result)}): leave it out")
     if len(ids) < max(least, 1):
-        raise _too_few(len(ids), total, least, unreadable[len(left_out) :])
+        raise too_few(len(ids), total, least, unreadable[len(left_out) :])
     known = reader.file_range.filled(ValueRange(floats=reader.value_range))
     deep = [picture for picture in pictures if isinstance(picture, HighDepthImage)]
     file_range = common_range(deep, known)
@@ -146,16 +186,6 @@ def _read_sources(
         unreadable,
         copies.digests(pixels),
         np.array([states[path] for path in ids], np.int64) if have_paths else None,
-    )
-
-
-def _too_few(count: int, total: int, least: int, unreadable: list[Unreadable]) -> InputError:
-    if total == 1 and unreadable:
-        return InputError(f"{unreadable[0].path} cannot be read ({unreadable[0].reason})")
-    why = f": {unreadable[0].reason} ({unreadable[0].path})" if unreadable else ""
-    return InputError(
-        f"{count} of {total} files are readable images, expected at least {least}: an outlier "
-        f"needs other images to differ from, so provide a larger collection{why}"
     )
 
 
@@ -185,51 +215,3 @@ def _value_range(
             f"{black:g} to {white:g}: give value_range to say otherwise"
         )
     return black, white
-
-
-# --- Banks -------------------------------------------------------------------------------------
-
-
-def _is_bank(folder: str | os.PathLike) -> bool:
-    from e3jax.collection.bank import is_bank
-
-    return is_bank(folder)
-
-
-def is_large(sources: Sequence) -> bool:
-    """Whether these are so many files that a bank is made of them, if it can be."""
-    has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-    return len(sources) > choices.LARGE and has_pyarrow and all(map(is_path, sources))
-
-
-def _write_bank(folder, sources, reader, left_out, on_progress, executor) -> None:
-    from e3jax.collection import bank
-    from e3jax.devices import engines
-
-    _log.info(
-        f"{len(sources)} files are a large collection: caching it in {folder} first, which may be "
-        "ranked again instead of them"
-    )
-    bank.write(
-        folder,
-        sources,
-        reader.side,
-        reader.resize,
-        left_out,
-        lambda done: on_progress("reading", done, len(sources)),
-        executor.map if executor else engines.processes,
-    )
-
-
-def _read_bank(folder: str | os.PathLike, reader: Reader, least: int) -> Collection:
-    from e3jax.collection.bank import open_bank
-
-    collection = open_bank(folder, reader.side, reader.resize, reader.colour)
-    if len(collection.images) < least:
-        raise InputError(f"{folder} has fewer than {least} images: give a larger collection")
-    for known, other in reader.file_range.conflicts(collection.reader.file_range):
-        raise InputError(
-            f"{folder} has files of more than 8 bits, read from {other[0]:g} to {other[1]:g}; the "
-            f"detector knows {known[0]:g} to {known[1]:g}: give the files themselves"
-        )
-    return collection._replace(reader=collection.reader._replace(value_range=reader.value_range))

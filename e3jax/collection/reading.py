@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from e3jax.choices import FITS
+from e3jax.collection.reader import Reader
 from e3jax.collection.threads import in_threads
-from e3jax.errors import InputError
 from e3jax.images import decoding, high_depth, to_picture, to_square
 from e3jax.images.high_depth import HighDepthImage, ValueRange
 from e3jax.images.thumbnails import encoded, shrunk
@@ -14,8 +13,7 @@ from e3jax.images.thumbnails import encoded, shrunk
 
 def read_each(
     sources: Sequence,
-    side: int,
-    fit: str,
+    reader: Reader,
     on_file: Callable[[int], None] = lambda done: None,
     thumbnails: int = 0,
     threads: int | None = None,
@@ -27,15 +25,11 @@ def read_each(
 
     Returns:
       For each source the exception that its decoder raised, of any type, or a list: pixels uint8
-      [h, w, 3], or a `HighDepthImage`; and where thumbnails are asked for, a WebP file's content or
-      a `HighDepthImage`.
-
-    Raises:
-      InputError: unknown fit.
+      [h, w, 3], or a `HighDepthImage`; and where thumbnails are asked for, a WebP file's content
+      or a `HighDepthImage`.
     """
-    if fit not in FITS:
-        raise InputError(f"fit is {fit!r}, expected one of {', '.join(FITS)}: choose one of them")
-    wanted = [(side, lambda picture: to_square(picture, side, fit))]
+    side, resize, *_ = reader
+    wanted = [(side, lambda picture: to_square(picture, side, resize))]
     if thumbnails:
         wanted.append((thumbnails, lambda picture: shrunk(picture, thumbnails)))
 
@@ -43,8 +37,10 @@ def read_each(
         on_open(source)
         if isinstance(source, np.ndarray):
             source = to_picture(source.reshape(*source.shape[:2], -1))
-        found = [_finished(picture) for picture in decoding.decode(source, *wanted)]
-        return [found[0], *map(encoded, found[1:])]
+        square, *others = decoding.decode(source, *wanted)
+        if not isinstance(square, HighDepthImage):  # which waits for the collection's range
+            square = np.asarray(square)
+        return [square, *map(encoded, others)]
 
     return in_threads(read, sources, on_file, threads)
 
@@ -57,11 +53,6 @@ def in_colours(images: np.ndarray, channels: int) -> np.ndarray:
         return np.broadcast_to(images, (*images.shape[:-1], 3))
     luma = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601
     return luma.round().astype(np.uint8)[..., None]
-
-
-def _finished(picture):
-    """uint8 [h, w, 3] of an RGB image of Pillow's; a `HighDepthImage` as it is."""
-    return picture if isinstance(picture, HighDepthImage) else np.asarray(picture)
 
 
 def thumbnails(

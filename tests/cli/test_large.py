@@ -14,11 +14,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import e3jax
 from e3jax import E3Outlier, cli, operations
 from e3jax.collection import bank, lazy
 from e3jax.detector import parameters
-from e3jax.devices import runtime
+from e3jax.devices import engines, runtime
 from e3jax.errors import InputError
 from e3jax.evidence import fusion, health
 from e3jax.report import tables
@@ -235,7 +234,7 @@ def photos(images, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(e3jax.devices.engines, "processes", map)
+    monkeypatch.setattr(engines, "local", lambda: None)
     monkeypatch.setattr(runtime, "prepare", lambda: None)
 
     def main(command, *arguments):
@@ -338,10 +337,7 @@ import large_collections
 large_collections.set_constants()
 stop, *arguments = sys.argv[1:]
 seen = []
-def each(function, items):
-    for item in items:
-        yield function(item)
-engines.processes = each
+engines.local = lambda: None
 bars = console.bars
 import contextlib
 @contextlib.contextmanager

@@ -7,22 +7,28 @@ import pickle
 import resource
 import shutil
 import tempfile
+from concurrent.futures import Executor, Future
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.feather
 import pytest
 from PIL import Image
 
-from e3jax.collection import Reader, bank, collection, copies, finding, lazy, opening
+from e3jax.collection import Reader, Skipped, bank, copies, finding, lazy, read
+from e3jax.collection.bank import opening, storage, writing
+from e3jax.devices import engines
 from e3jax.errors import InputError
 from e3jax.work import files, locks
 
-RANDOM = np.random.default_rng(0)
+RANDOM, PROCESSES = np.random.default_rng(0), engines.local
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(bank, "_SHARD", 8)
-    monkeypatch.setattr(bank, "_TASK", 3)
+    monkeypatch.setattr(writing, "_SHARD", 8)
+    monkeypatch.setattr(writing, "_BLOCK", 3)
+    monkeypatch.setattr(engines, "local", lambda: None)
 
 
 @pytest.fixture
@@ -42,7 +48,6 @@ def photos(tmp_path):
 
 def write(folder, photos, **options):
     paths, left_out = finding.find_files(photos)
-    options = {"each": map} | options
     return bank.write(folder, paths, left_out=left_out, **options)
 
 
@@ -51,23 +56,28 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def counted(read):
-    """An engine that notes the names of the files that it reads."""
+class Counted(Executor):
+    """Reads here, one block after the other, noting the names of files; stops before a block."""
 
-    def each(function, tasks):
-        for task in tasks:
-            read.extend(os.path.basename(path) for path in task[0])
-            yield function(task)
+    def __init__(self, names, stop_before=None):
+        self.names, self.stop_before, self.count, self._max_workers = names, stop_before, 0, 1
 
-    return each
+    def submit(self, function, block):
+        if self.count == self.stop_before:
+            raise KeyboardInterrupt
+        self.count += 1
+        self.names += map(os.path.basename, block[0])
+        future = Future()
+        future.set_result(function(block))
+        return future
 
 
 def test_it_holds_what_reading_into_memory_gives(photos, tmp_path):
     paths, _ = finding.find_files(photos)
     for colour in (None, False, True):
-        expected = opening.read(paths, Reader(colour=colour))
+        expected = read(paths, Reader(colour=colour))
         write(tmp_path / "bank", photos)
-        found = bank.open_bank(tmp_path / "bank", colour=colour)
+        found = read(tmp_path / "bank", Reader(colour=colour))
         assert found.images.shape == expected.images.shape
         np.testing.assert_array_equal(found.images[:], expected.images)
         assert found.ids.tolist() == expected.ids.tolist()
@@ -96,51 +106,43 @@ def test_it_is_indexed_like_an_array():
 
 
 def test_a_second_call_reads_only_what_changed(photos, tmp_path):
-    read = []
-    each = counted(read)
-    write(tmp_path / "bank", photos, each=each)
-    assert len(read) == 30
-    write(tmp_path / "bank", photos, each=each)
-    assert len(read) == 30
+    names = []
+    executor = Counted(names)
+    write(tmp_path / "bank", photos, executor=executor)
+    assert len(names) == 30
+    write(tmp_path / "bank", photos, executor=executor)
+    assert len(names) == 30
     Image.new("L", (9, 9), 77).save(photos / "12.png")
-    found = write(tmp_path / "bank", photos, each=each)
-    assert "12.png" in read[30:] and len(read) == 38
+    found = write(tmp_path / "bank", photos, executor=executor)
+    assert "12.png" in names[30:] and len(names) == 38
     paths = [os.path.basename(path) for path in found.ids]
     assert (found.images[paths.index("12.png")] == 77).all()
     (photos / "sea.jpg").unlink()
-    found = write(tmp_path / "bank", photos, each=each)
+    found = write(tmp_path / "bank", photos, executor=executor)
     assert len(found.images) == 28
-    expected = opening.read(finding.find_files(photos)[0])
+    expected = read(finding.find_files(photos)[0])
     np.testing.assert_array_equal(found.images[:], expected.images)
-    count = len(read)
+    count = len(names)
     (tmp_path / "link").symlink_to(photos)
     (tmp_path / "link to the bank").symlink_to(tmp_path / "bank")
-    found = write(tmp_path / "link to the bank", tmp_path / "link", each=each)
-    assert len(read) == count  # the same files by other names, which they have from now on
-    expected = opening.read(finding.find_files(tmp_path / "link")[0])
+    found = write(tmp_path / "link to the bank", tmp_path / "link", executor=executor)
+    assert len(names) == count  # the same files by other names, which they have from now on
+    expected = read(finding.find_files(tmp_path / "link")[0])
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.unreadable == expected.unreadable
 
 
 @pytest.mark.parametrize("after", range(0, 11, 2))
 def test_what_was_finished_before_a_stop_is_not_read_again(photos, tmp_path, after):
-    read, stops = [], [after]
-
-    def each(function, tasks):
-        for number, task in enumerate(tasks):
-            if number in stops:
-                stops.clear()
-                raise KeyboardInterrupt
-            read.append(task)
-            yield function(task)
-
+    names = []
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "bank", photos, each=each)
+        write(tmp_path / "bank", photos, executor=Counted(names, stop_before=after))
     with pytest.raises(InputError, match="unfinished: give the command that made it once more"):
         bank.open_bank(tmp_path / "bank")
-    found = write(tmp_path / "bank", photos, each=each)
-    assert len(read) <= 11 + 2  # of 11 tasks those of one shard are done twice
-    expected = opening.read(finding.find_files(photos)[0])
+    again = Counted(names)
+    found = write(tmp_path / "bank", photos, executor=again)
+    assert after + again.count <= 11 + 3  # of 11 blocks those of one shard are read twice
+    expected = read(finding.find_files(photos)[0])
     np.testing.assert_array_equal(found.images[:], expected.images)
 
 
@@ -148,7 +150,7 @@ def test_files_of_more_than_8_bits_share_a_scale_whenever_they_came(photos, tmp_
     write(tmp_path / "bank", photos)
     Image.fromarray(np.full((8, 8), 60_000, np.uint16)).save(photos / "deepest.png")
     found = write(tmp_path / "bank", photos)
-    expected = opening.read(finding.find_files(photos)[0])
+    expected = read(finding.find_files(photos)[0])
     assert found.reader == expected.reader and found.reader.file_range.integers == (0, 65535)
     np.testing.assert_array_equal(found.images[:], expected.images)
 
@@ -167,6 +169,11 @@ def test_arrays_of_any_lengths_make_a_bank(tmp_path, mnist):
     np.testing.assert_array_equal(found.images[30:], colour)
 
 
+def damage(path):
+    """As a copy that was stopped leaves it."""
+    path.write_bytes(path.read_bytes()[:5000])
+
+
 def test_arrays_that_come_again_are_there_and_others_do_not_replace_them(tmp_path, mnist):
     images, folder = mnist.images[:30], tmp_path / "bank"
     bank.write_arrays(folder, [images])
@@ -177,7 +184,7 @@ def test_arrays_that_come_again_are_there_and_others_do_not_replace_them(tmp_pat
         with pytest.raises(InputError, match="is a finished bank of other arrays: name another"):
             bank.write_arrays(folder, [others])
         assert content(folder) == before
-    (folder / "0000001.npy").write_bytes(b"damaged")
+    damage(folder / "0000001.arrow")
     np.testing.assert_array_equal(bank.write_arrays(folder, [images]).images[:], images)
 
 
@@ -192,11 +199,11 @@ def test_each_file_is_known_by_its_state_as_it_was_read(photos, tmp_path):
         os.utime(path, ns=(0, year * 365 * 24 * 3600 * 10**9))
     write(tmp_path / "bank", photos)
     # Another photo of the same name, size and time is read again.
-    read, (first, *_) = [], found.ids
+    names, (first, *_) = [], found.ids
     shutil.copy2(first, tmp_path / "new.png")
     os.replace(tmp_path / "new.png", first)
-    write(tmp_path / "bank", photos, each=counted(read))
-    assert os.path.basename(first) in read and len(read) == 8
+    write(tmp_path / "bank", photos, executor=Counted(names))
+    assert os.path.basename(first) in names and len(names) == 8
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second file system")
@@ -206,9 +213,9 @@ def test_files_of_a_disk_that_was_mounted_again_are_not_read_again(photos, tmp_p
         shutil.copytree(photos, disk, dirs_exist_ok=True)
         shutil.rmtree(photos)
         photos.symlink_to(disk)
-        read = []
-        write(tmp_path / "bank", photos, each=counted(read))
-        assert not read
+        names = []
+        write(tmp_path / "bank", photos, executor=Counted(names))
+        assert not names
 
 
 def test_banks_are_joined_without_a_copy(photos, tmp_path):
@@ -216,11 +223,11 @@ def test_banks_are_joined_without_a_copy(photos, tmp_path):
     deep = [path for path in paths if "deep" in path.name or "1" in path.name]
     others = [path for path in paths if path not in deep]
     for name, some in (("a", others[:9]), ("b", deep), ("c", others[9:])):
-        bank.write(tmp_path / name, some, each=map)
+        bank.write(tmp_path / name, some)
     bank.join(tmp_path / "bc", [tmp_path / "b", tmp_path / "c"])
     joined = bank.join(tmp_path / "abc", [tmp_path / "a", tmp_path / "bc", tmp_path / "a"])
-    assert os.listdir(tmp_path / "abc") == [bank.ABOUT]
-    expected = opening.read([*others[:9], *deep, *others[9:]])
+    assert os.listdir(tmp_path / "abc") == [storage.ABOUT]
+    expected = read([*others[:9], *deep, *others[9:]])
     for found in (joined, bank.open_bank(tmp_path / "abc"), pickle.loads(pickle.dumps(joined))):
         np.testing.assert_array_equal(found.images[:], expected.images)
         assert found.ids.tolist() == expected.ids.tolist()
@@ -231,24 +238,24 @@ def test_banks_are_joined_without_a_copy(photos, tmp_path):
 def test_banks_that_do_not_fit_together_are_not_joined(photos, tmp_path):
     paths = [path for path in finding.find_files(photos)[0] if path.stem.isdecimal()]
     for name, some, side in (("a", paths[:9], 32), ("b", paths[8:], 32), ("small", paths[:3], 16)):
-        bank.write(tmp_path / name, some, side, each=map)
+        bank.write(tmp_path / name, some, Reader(side))
     bank.write_arrays(tmp_path / "arrays", [np.zeros((3, 32, 32), np.uint8)])
     for other, wrong in (
         ("b", f"{paths[8]} is in two of the banks"),
         ("small", "differ in side: make one bank of their files"),
-        ("arrays", "differ in fit, has_paths"),
-        ("photos", "is no bank of this version"),
+        ("arrays", "differ in resize, has_paths"),
+        ("photos", "is not a bank of this version"),
     ):
         with pytest.raises(InputError, match=wrong):
             bank.join(tmp_path / "joined", [tmp_path / "a", tmp_path / other])
     for name in ("deep", "deeper"):
-        bank.write(tmp_path / name, [photos / "0.png", photos / f"{name}.png"], each=map)
+        bank.write(tmp_path / name, [photos / "0.png", photos / f"{name}.png"])
     with pytest.raises(InputError, match="differ in scale: make one bank of their files"):
         bank.join(tmp_path / "joined", [tmp_path / "deep", tmp_path / "deeper"])
     assert not (tmp_path / "joined").exists()
     # The same file by another name.
     (tmp_path / "link").symlink_to(photos)
-    bank.write(tmp_path / "c", [tmp_path / "link" / path.name for path in paths[8:12]], each=map)
+    bank.write(tmp_path / "c", [tmp_path / "link" / path.name for path in paths[8:12]])
     with pytest.raises(InputError, match="is in two of the banks"):
         bank.join(tmp_path / "joined", [tmp_path / "b", tmp_path / "c"])
 
@@ -258,7 +265,7 @@ def halves(photos, tmp_path):
     """Two banks, "a" and "b", and "ab", joined of them."""
     paths = [path for path in finding.find_files(photos)[0] if path.stem.isdecimal()]
     for name, half in zip("ab", (paths[:9], paths[9:]), strict=True):
-        bank.write(tmp_path / name, half, each=map)
+        bank.write(tmp_path / name, half)
     bank.join(tmp_path / "ab", [tmp_path / "a", tmp_path / "b"])
     return [tmp_path / "a", tmp_path / "b"]
 
@@ -278,14 +285,14 @@ def test_a_bank_is_joined_once_however_it_is_spelled(halves, tmp_path):
     (tmp_path / "link").symlink_to("b")
     folders = [*halves, tmp_path / "link", tmp_path / "a" / ".." / "b", tmp_path / "ab"]
     assert len(bank.join(tmp_path / "joined", folders).images) == 25
-    about = json.loads((tmp_path / "joined" / bank.ABOUT).read_text())
+    about = json.loads((tmp_path / "joined" / storage.ABOUT).read_text())
     assert about["banks"] == list(map(os.path.realpath, halves))
     (tmp_path / "link").unlink()
     assert len(bank.open_bank(tmp_path / "joined").images) == 25
 
 
 def test_a_joined_bank_may_grow_and_is_not_replaced(halves, photos, tmp_path):
-    bank.write(tmp_path / "c", [photos / "sea.jpg", photos / "red.jpg"], each=map)
+    bank.write(tmp_path / "c", [photos / "sea.jpg", photos / "red.jpg"])
     with pytest.raises(InputError, match=f"is a finished bank of other banks, e.g. {halves[1]}"):
         bank.join(tmp_path / "ab", [halves[0], tmp_path / "c"])
     assert len(bank.join(tmp_path / "ab", [*halves, tmp_path / "c"]).images) == 27
@@ -312,8 +319,8 @@ def test_a_finished_bank_is_not_made_into_another(halves, photos, tmp_path, kind
     for name in "12":
         shutil.copy(photos / "1.png", tmp_path / f"{name}.png")
     do = {
-        "side": lambda: write(folder, photos, side=16),
-        "fit": lambda: write(folder, photos, fit="crop"),
+        "side": lambda: write(folder, photos, reader=Reader(16)),
+        "fit": lambda: write(folder, photos, reader=Reader(resize="crop")),
         "arrays": lambda: bank.write_arrays(folder, [np.zeros((3, 32, 32), np.uint8)]),
         "banks": lambda: bank.join(folder, halves),
         "other files": lambda: bank.write(folder, [tmp_path / "1.png", tmp_path / "2.png"]),
@@ -327,22 +334,16 @@ def test_a_finished_bank_is_not_made_into_another(halves, photos, tmp_path, kind
 
 
 def test_an_unfinished_bank_of_other_settings_is_made_anew(photos, tmp_path):
-    def stopped(function, tasks):
-        for number, task in enumerate(tasks):
-            if number == 4:
-                raise KeyboardInterrupt
-            yield function(task)
-
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "bank", photos, each=stopped)
-    assert write(tmp_path / "bank", photos, side=16).images.shape == (29, 16, 16, 3)
+        write(tmp_path / "bank", photos, executor=Counted([], stop_before=4))
+    assert write(tmp_path / "bank", photos, reader=Reader(16)).images.shape == (29, 16, 16, 3)
 
 
 def test_another_programs_files_are_never_taken_for_a_banks(photos, tmp_path):
     for text in ('{"bank": 2, "finished": true}', '{"bank": "e3jax"}', "", "{", "[]"):
         (folder := tmp_path / "theirs").mkdir()
-        (folder / bank.ABOUT).write_text(text)
-        np.save(folder / "0000000.npy", np.arange(3))
+        (folder / storage.ABOUT).write_text(text)
+        (folder / "0000000.arrow").write_bytes(b"mine")
         before = content(folder)
         assert not bank.is_bank(folder)
         for do in (
@@ -355,7 +356,7 @@ def test_another_programs_files_are_never_taken_for_a_banks(photos, tmp_path):
         shutil.rmtree(folder)
     # What is beside the shards of a bank stays.
     write(tmp_path / "bank", photos)
-    for name in ("notes.txt", "12.npy", "00000001.arrow"):
+    for name in ("notes.txt", "12.arrow", "00000001.arrow"):
         (tmp_path / "bank" / name).write_text("mine")
     (photos / "sea.jpg").unlink()
     write(tmp_path / "bank", photos)
@@ -368,13 +369,13 @@ def test_another_programs_files_are_never_taken_for_a_banks(photos, tmp_path):
 def test_what_a_kill_leaves_is_no_other_programs(photos, tmp_path):
     (folder := tmp_path / "bank").mkdir()
     (folder / locks.NAME).touch()
-    files.partial(folder / bank.ABOUT).write_text("{")
+    files.partial(folder / storage.ABOUT).write_text("{")
     with locks.held(folder, "bank"):  # a command that has just begun
         with pytest.raises(InputError, match="another command is at work in"):
             write(folder, photos)
     write(folder, photos)
     whole = content(folder)
-    for name in ("0000001.npy", "0000099.arrow", "0000002.npz", bank.ABOUT):
+    for name in ("0000001.arrow", "0000099.arrow", storage.ABOUT):
         files.partial(folder / name).write_bytes(b"half")
     (folder / ".mine.e3jax.partial").touch()
     write(folder, photos)
@@ -384,9 +385,9 @@ def test_what_a_kill_leaves_is_no_other_programs(photos, tmp_path):
 def test_files_with_names_of_shards_that_the_bank_did_not_write_stay(photos, tmp_path):
     folder = tmp_path / "bank"
     write(folder, photos)  # shards 0 to 3
-    theirs = {"0000005.npy": b"mine", "0000004.arrow": b"mine", "0000000.npz": b"mine"}
-    np.savez(tmp_path / "numbers.npz", a=np.arange(3))
-    theirs["0000001.npz"] = (tmp_path / "numbers.npz").read_bytes()
+    theirs = {"0000005.arrow": b"mine", "0000004.arrow": b"mine", "0000000.npy": b"mine"}
+    pa.feather.write_feather(pa.table({"a": [1, 2]}), tmp_path / "numbers")
+    theirs["0000006.arrow"] = (tmp_path / "numbers").read_bytes()
     for name, text in theirs.items():
         (folder / name).write_bytes(text)
 
@@ -407,12 +408,12 @@ def test_files_with_names_of_shards_that_the_bank_did_not_write_stay(photos, tmp
         shutil.copy(photos / "1.png", photos / f"z{i}.png")
     before = content(folder)
     with pytest.raises(
-        InputError, match="has a file 0000004.arrow that is not the bank's .*move it"
+        InputError, match="0000004.arrow exists and was not written by e3jax, .*: move it"
     ):
         write(folder, photos)
     assert content(folder) == before
     # A bank of arrays, begun and given up.
-    folder, theirs = tmp_path / "arrays", {"0000001.npy": b"mine"}
+    folder, theirs = tmp_path / "arrays", {"0000001.arrow": b"mine"}
 
     def arrays():
         yield np.zeros((9, 32, 32), np.uint8)
@@ -420,35 +421,27 @@ def test_files_with_names_of_shards_that_the_bank_did_not_write_stay(photos, tmp
 
     with pytest.raises(KeyboardInterrupt):
         bank.write_arrays(folder, arrays())
-    (folder / "0000001.npy").write_bytes(b"mine")
-    with pytest.raises(InputError, match="has a file 0000001.npy that is not the bank's"):
+    (folder / "0000001.arrow").write_bytes(b"mine")
+    with pytest.raises(InputError, match="0000001.arrow exists and was not written by"):
         bank.write_arrays(folder, [np.zeros((9, 32, 32), np.uint8)])
     check()
     assert len(bank.write_arrays(folder, [np.zeros((8, 32, 32), np.uint8)]).images) == 8
     check()
 
 
-def test_values_of_more_than_8_bits_that_are_lost_are_read_again(photos, tmp_path):
+def test_values_of_more_than_8_bits_that_are_damaged_are_read_again(photos, tmp_path):
     paths = [photos / name for name in ("deep.png", *(f"{i}.png" for i in range(10, 17)))]
-    folder, read = tmp_path / "bank", []
-    before = bank.write(folder, paths, each=map).images[:]
-    waiting = folder / "0000000.npz"
-    whole = waiting.read_bytes()
-    waiting.write_bytes(b"mine")
-    with pytest.raises(InputError, match="0000000.npz is damaged or not the bank's, .*: move it"):
-        bank.write(folder, paths, each=map)
-    assert waiting.read_bytes() == b"mine"
-    waiting.unlink()
-    opened = bank.write(folder, paths, each=counted(read))
-    assert len(read) == 8 and waiting.exists()
-    np.testing.assert_array_equal(opened.images[:], before)
+    folder, names = tmp_path / "bank", []
+    before = bank.write(folder, paths).images[:]
+    shard = folder / "0000000.arrow"
+    whole = shard.read_bytes()
     at = whole.index(b"NUMPY") + 200  # in the values
-    waiting.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     paths.append(photos / "3.png")
-    with pytest.raises(InputError, match="0000000.npz is damaged: remove it, and give the command"):
-        bank.write(folder, paths, each=map)
-    waiting.unlink()
-    assert (bank.write(folder, paths, each=map).images[:-1] == before).all()
+    with pytest.raises(InputError, match="is damaged, shard 0 is missing or not whole: give the"):
+        bank.write(folder, paths)
+    assert (bank.write(folder, paths, executor=Counted(names)).images[:-1] == before).all()
+    assert len(names) == 8
 
 
 def test_a_file_that_comes_by_several_names_of_its_folder_is_read_once(photos, tmp_path):
@@ -456,12 +449,12 @@ def test_a_file_that_comes_by_several_names_of_its_folder_is_read_once(photos, t
     names = ["1.png", "2.png"]
     paths = [os.path.join(photos, name) for name in names]
     others = [tmp_path / "link" / "1.png", f"{photos}/../photos/2.png", photos / "1.png"]
-    read = []
+    read_names = []
     for _ in range(2):
-        opened = bank.write(tmp_path / "bank", [*paths, *others], each=counted(read))
+        opened = bank.write(tmp_path / "bank", [*paths, *others], executor=Counted(read_names))
         assert opened.ids.tolist() == paths
-        assert read == names
-    identity = bank.identities()
+        assert read_names == names
+    identity = finding.identities()
     assert len(set(map(identity, map(str, [*paths, *others])))) == 2
 
 
@@ -469,7 +462,7 @@ def test_only_plain_files_are_taken_for_what_a_kill_left(photos, tmp_path):
     write(tmp_path / "bank", photos)
     (tmp_path / "mine").write_bytes(b"mine")
     linked, link, plain, folder = (
-        files.partial(tmp_path / "bank" / f"000000{i}.npy") for i in range(4)
+        files.partial(tmp_path / "bank" / f"000000{i}.arrow") for i in range(4)
     )
     os.link(tmp_path / "mine", linked)
     link.symlink_to(tmp_path / "mine")
@@ -488,7 +481,7 @@ def test_whoever_reads_a_bank_that_is_changed_is_told(photos, tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened)).images[:], images)
     Image.new("L", (9, 9), 77).save(photos / "12.png")
     write(tmp_path / "bank", photos)
-    bank._mapped.cache_clear()  # as a process has that did not read before
+    opening._mapped.cache_clear()  # as a process has that did not read before
     for each in (opened, again, pickle.loads(pickle.dumps(opened))):
         for column in (each.images, each.ids, each.thumbnails, each.states):
             with pytest.raises(InputError, match="was changed, or removed, while it was read"):
@@ -496,7 +489,7 @@ def test_whoever_reads_a_bank_that_is_changed_is_told(photos, tmp_path):
     opened = bank.open_bank(tmp_path / "bank")
     assert np.abs(np.int64(opened.images[:]) - images).max()
     shutil.rmtree(tmp_path / "bank")
-    bank._mapped.cache_clear()
+    opening._mapped.cache_clear()
     with pytest.raises(InputError, match="was changed, or removed, while it was read"):
         opened.images[3]
 
@@ -530,10 +523,10 @@ def disk(photos, tmp_path):
         *finding.find_files(disk / "photos")[0],
         *finding.find_files(tmp_path / "elsewhere")[0],
     ]
-    bank.write(disk / "banks" / "bank", paths, each=map)
+    bank.write(disk / "banks" / "bank", paths)
     a = [path for i, path in enumerate(paths) if i % 2 or "deep" in path.name]
     for name, half in (("a", a), ("b", [path for path in paths if path not in a])):
-        bank.write(disk / "banks" / name, half, each=map)
+        bank.write(disk / "banks" / name, half)
     bank.join(disk / "joined", [disk / "banks" / "a", disk / "banks" / "b"])
     return disk
 
@@ -551,7 +544,7 @@ def test_files_that_were_moved_with_their_bank_are_there(disk, tmp_path, name, p
     assert [entry.path for entry in moved.unreadable] == [
         entry.path.replace(str(disk), str(tmp_path / place)) for entry in before.unreadable
     ]
-    images = opening.read(expected).images
+    images = read(expected).images
     np.testing.assert_array_equal(moved.images[:], images)
 
 
@@ -561,7 +554,7 @@ def test_only_what_was_moved_has_another_name(disk, tmp_path):
     (disk / "banks" / "bank").rename(disk / "other")
     opened = bank.open_bank(disk / "other")
     assert opened.ids.tolist() == before
-    assert not [e for e in opened.unreadable if isinstance(e, collection.Skipped)]
+    assert not [e for e in opened.unreadable if isinstance(e, Skipped)]
     # Other files where they were: the same names, not the same states.
     disk.rename(tmp_path / "usb")
     (disk / "photos").mkdir(parents=True)
@@ -581,7 +574,7 @@ def test_files_that_are_gone_are_said_to_be_and_scored_all_the_same(disk, tmp_pa
         if not folder.exists():
             disk.rename(folder)
         opened = bank.open_bank(folder / name)
-        notes = [e for e in opened.unreadable if isinstance(e, collection.Skipped)]
+        notes = [e for e in opened.unreadable if isinstance(e, Skipped)]
         assert len(notes) == (1 if name != "joined" else 2)
         assert "are gone, neither where they were nor beside it" in notes[0].reason
         assert opened.ids.tolist() == before.ids.tolist()
@@ -590,22 +583,19 @@ def test_files_that_are_gone_are_said_to_be_and_scored_all_the_same(disk, tmp_pa
 
 def test_a_moved_bank_grows_without_reading_its_files_again(disk, tmp_path):
     disk.rename(tmp_path / "usb")
-    folder, read = tmp_path / "usb" / "banks" / "bank", []
+    folder, names = tmp_path / "usb" / "banks" / "bank", []
     with pytest.raises(InputError, match="is a finished bank of other files, e.g. .*/usb/photos"):
-        bank.write(folder, finding.find_files(tmp_path / "elsewhere")[0], each=map)
+        bank.write(folder, finding.find_files(tmp_path / "elsewhere")[0])
     paths = [*finding.find_files(tmp_path / "usb" / "photos")[0]]
     paths += finding.find_files(tmp_path / "elsewhere")[0]
-
-    def stopped(function, tasks):
-        raise KeyboardInterrupt
 
     Image.new("L", (9, 9)).save(tmp_path / "elsewhere" / "more.png")
     paths.append(tmp_path / "elsewhere" / "more.png")
     with pytest.raises(KeyboardInterrupt):
-        bank.write(folder, paths, each=stopped)
-    found = bank.write(folder, paths, each=counted(read))
-    assert len(read) == len(paths) % 8 and "more.png" in read
-    expected = opening.read(paths)
+        bank.write(folder, paths, executor=Counted([], stop_before=0))
+    found = bank.write(folder, paths, executor=Counted(names))
+    assert len(names) == len(paths) % 8 and "more.png" in names
+    expected = read(paths)
     assert found.ids.tolist() == expected.ids.tolist()
     np.testing.assert_array_equal(found.images[:], expected.images)
     disk.mkdir()
@@ -616,25 +606,25 @@ def test_a_moved_bank_grows_without_reading_its_files_again(disk, tmp_path):
 
 
 def test_what_is_wrong_is_one_sentence(photos, tmp_path):
-    with pytest.raises(InputError, match="is no bank of this version: make one with e3jax bank"):
+    with pytest.raises(InputError, match="is not a bank of this version: make one with e3jax bank"):
         bank.open_bank(photos)
     with pytest.raises(InputError, match="has other files, expected a new folder for the bank"):
         write(photos, photos)
     write(tmp_path / "bank", photos)
     with pytest.raises(InputError, match="was made with image size 32, not 64: use that"):
-        bank.open_bank(tmp_path / "bank", side=64)
+        read(tmp_path / "bank", Reader(64))
     with pytest.raises(InputError, match="was made with resize squash, not crop"):
-        bank.open_bank(tmp_path / "bank", fit="crop")
-    for name in ("0000001.npy", "0000002.arrow"):
+        read(tmp_path / "bank", Reader(resize="crop"))
+    for name in ("0000001.arrow", "0000002.arrow"):
         damaged = f"is damaged, shard {name[6]} is missing or not whole"
-        (tmp_path / "bank" / name).write_bytes(b"")
+        damage(tmp_path / "bank" / name)
         with pytest.raises(InputError, match=damaged):
             bank.open_bank(tmp_path / "bank")
         (tmp_path / "bank" / name).unlink()
         with pytest.raises(InputError, match=damaged):
             bank.open_bank(tmp_path / "bank")
         write(tmp_path / "bank", photos)
-    with bank.locks.held(tmp_path / "bank", "bank"):
+    with locks.held(tmp_path / "bank", "bank"):
         with pytest.raises(InputError, match="another command is at work in"):
             write(tmp_path / "bank", photos)
     few = tmp_path / "few"
@@ -662,12 +652,12 @@ def little_room(size):
 def test_a_shard_that_was_begun_anew_and_given_up_is_read_again(photos, tmp_path):
     """Its values of more than 8 bits, which wait in a file beside it, are those of its files."""
     paths = [photos / name for name in ("deep.png", "deeper.png", "1.png", "2.png")]
-    expected = bank.write(tmp_path / "bank", paths, each=map)
+    expected = bank.write(tmp_path / "bank", paths)
     with little_room(5000), pytest.raises(OSError, match="File too large"):
-        bank.write(tmp_path / "bank", [photos / "3.png", *paths], each=map)
-    found = bank.write(tmp_path / "bank", paths, each=map)
+        bank.write(tmp_path / "bank", [photos / "3.png", *paths])
+    found = bank.write(tmp_path / "bank", paths)
     assert found.reader == expected.reader and found.reader.file_range.integers == (0, 4095)
-    np.testing.assert_array_equal(found.images[:], opening.read(paths).images)
+    np.testing.assert_array_equal(found.images[:], read(paths).images)
 
 
 def test_a_full_disk_loses_nothing_and_the_next_call_goes_on(photos, tmp_path):
@@ -679,10 +669,10 @@ def test_a_full_disk_loses_nothing_and_the_next_call_goes_on(photos, tmp_path):
         assert not list((tmp_path / "bank").glob(".*"))
         if room == 10:  # too little to begin
             assert len(bank.open_bank(tmp_path / "bank").images) == 29
-    read = []
-    found = write(tmp_path / "bank", photos, each=counted(read))
-    assert "zebra.png" in read and len(read) == 7  # of the last shard
-    expected = opening.read(finding.find_files(photos)[0])
+    names = []
+    found = write(tmp_path / "bank", photos, executor=Counted(names))
+    assert "zebra.png" in names and len(names) == 7  # of the last shard
+    expected = read(finding.find_files(photos)[0])
     np.testing.assert_array_equal(found.images[:], expected.images)
 
 
@@ -695,6 +685,6 @@ def test_folders_may_have_any_name(photos, tmp_path):
 
 @pytest.mark.campaign
 def test_files_are_decoded_in_processes(photos, tmp_path):
-    found = bank.write(tmp_path / "bank", finding.find_files(photos)[0])
-    expected = opening.read(finding.find_files(photos)[0])
+    found = write(tmp_path / "bank", photos, executor=PROCESSES())
+    expected = read(finding.find_files(photos)[0])
     np.testing.assert_array_equal(found.images[:], expected.images)

@@ -14,18 +14,19 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from e3jax.collection import bank
+from e3jax.collection.bank import storage
 
 # Children of `kills`, which are killed in the code that writes banks; "arrays" calls a function.
 PROGRAM = """
 import kills, numpy
 from e3jax import cli, errors
 from e3jax.collection import bank
+from e3jax.collection.bank import storage, writing
 from e3jax.devices import engines
 from e3jax.work import files, locks
 
-kills.WATCHED = {module.__file__ for module in (bank, files, locks)}
-bank._SHARD, bank._TASK, engines.processes = 8, 3, map
+kills.WATCHED = {module.__file__ for module in (storage, writing, files, locks)}
+writing._SHARD, writing._BLOCK, engines.local = 8, 3, lambda: None
 commands = cli.main
 
 
@@ -41,7 +42,7 @@ def main(arguments):
 
 
 cli.main = main
-bank._arrow()  # imported once, not in each child
+storage.arrow()  # imported once, not in each child
 kills.main()
 """
 
@@ -80,7 +81,7 @@ def children(tmp_path_factory):
 def content(folder):
     """What files below a folder hold, of banks without the generation, which is random."""
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    abouts = [path for path in files if path.name == bank.ABOUT]
+    abouts = [path for path in files if path.name == storage.ABOUT]
     return files | {path: json.loads(files[path]) | {"generation": ""} for path in abouts}
 
 

@@ -624,7 +624,7 @@ def test_decoders_warnings_are_not_shown_and_the_programs_are(large):
         with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter("always")
             before = list(warnings.filters)
-            read_each(large, 32, "squash", on_file, threads=threads)
+            read_each(large, Reader(), on_file, threads=threads)
             assert warnings.filters == before
         assert [str(warning.message) for warning in shown] == ["of the program"] * 2
 
@@ -709,8 +709,8 @@ def test_one_pass_gives_the_same_images_and_thumbnails(tmp_path, good, side):
     paths = [save(tmp_path / f"{h}.jpg", noise(h, w)) for h, w in sizes]
     (tmp_path / "text.png").write_text("x")
     sources = [*good, *paths, tmp_path / "text.png"]
-    *apart, _ = read_each(sources, side, "squash")
-    *both, error = read_each(sources, side, "squash", thumbnails=96)
+    *apart, _ = read_each(sources, Reader(side))
+    *both, error = read_each(sources, Reader(side), thumbnails=96)
     np.testing.assert_array_equal([pixels for pixels, _ in both], [pixels for [pixels] in apart])
     assert [small for _, small in both] == thumbnails([*good, *paths])
     assert isinstance(error, Exception)
