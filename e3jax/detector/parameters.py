@@ -11,8 +11,7 @@ import numpy as np
 from sklearn.utils.validation import check_random_state
 
 from e3jax import devices, networks, operations, training
-from e3jax.choices import EVIDENCE as CHOICES
-from e3jax.choices import FITS
+from e3jax.choices import EVIDENCE as CHOICES, FITS
 from e3jax.collection import Reader
 from e3jax.evidence import EVIDENCE, NETWORK, Context, thresholds
 from e3jax.evidence.network import LARGE
