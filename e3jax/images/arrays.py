@@ -3,16 +3,20 @@
 Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from e3jax.errors import InputError
 from e3jax.images.grounds import opaque
 from e3jax.images.squares import to_picture, to_square
+from e3jax.shapes import Shaped, UInt8
 
 BLOCK = 4096  # images that are handled together
 
 
-def checked(images, least: int = 2) -> np.ndarray:
+def checked(images: ArrayLike, least: int = 2) -> UInt8[np.ndarray, "n h w c"]:
     """Checks an array of images, and adds a channel axis if it has none.
 
     Args:
@@ -47,7 +51,9 @@ def checked(images, least: int = 2) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images
 
 
-def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
+def resize(
+    images: UInt8[np.ndarray, "n h w c"], side: int, fit: str = "squash"
+) -> UInt8[np.ndarray, "n {side} {side} c"]:
     """Resizes uint8 [n, h, w, c], c 1 or 3, to [n, side, side, c]; ``fit`` as in `to_square`."""
     if images.shape[1:3] == (side, side):
         return images
@@ -55,7 +61,7 @@ def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
     return np.stack(squares).reshape(len(images), side, side, -1)
 
 
-def pad_to(images: np.ndarray, side: int) -> np.ndarray:
+def pad_to(images: ArrayLike, side: int) -> Shaped[np.ndarray, "n {side} {side} c"]:
     """Pads [n, h, w, c] with zeros on all sides to [n, side, side, c].
 
     MNIST's 28 x 28 images become 32 x 32 with two black pixels on each side. Where the margin is
@@ -68,16 +74,18 @@ def pad_to(images: np.ndarray, side: int) -> np.ndarray:
     if images.ndim != 4 or max(images.shape[1:3]) > side:
         action = "choose a larger side, or crop or resize the images"
         raise _unexpected(images, "shape", f"[n, h, w, c] with h, w <= {side}", action)
-    margins = [((side - length) // 2, (side - length + 1) // 2) for length in images.shape[1:3]]
-    return np.pad(images, [(0, 0), *margins, (0, 0)])
+    rows, columns = (((side - n) // 2, (side - n + 1) // 2) for n in images.shape[1:3])
+    return np.pad(images, [(0, 0), rows, columns, (0, 0)])
 
 
-def to_unit(images):
-    """Scales uint8 images to float32 in [-1, 1], the range that networks take."""
+def to_unit(images: Any) -> Any:
+    """Scales uint8 images, of NumPy or JAX, to float32 in [-1, 1], the range of networks."""
     return images.astype("float32") * (2 / 255) - 1
 
 
-def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarray:
+def to_uint8(
+    images: ArrayLike, value_range: tuple[float, float] | None = None
+) -> UInt8[np.ndarray, "n h w c"]:
     """Converts an array of images of any common dtype to uint8 [n, h, w, c], c 1 or 3.
 
     Of 2 or 4 channels the last one is opacity, and images get a ground, see `opaque`. Opacities of
@@ -110,10 +118,12 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
     return flat[..., : colours.shape[-1]]
 
 
-def _channels_to_uint8(bank: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+def _channels_to_uint8(
+    bank: Shaped[np.ndarray, "n h w c"], value_range: tuple[float, float] | None
+) -> UInt8[np.ndarray, "n h w c"]:
     """Converts channels [n, h, w, c], all in the same way."""
     if bank.dtype.kind == "b":
-        return np.uint8(bank) * np.uint8(255)
+        return bank.astype(np.uint8) * np.uint8(255)
     if bank.dtype.kind == "f":
         if not np.isfinite(bank).all():
             raise InputError("images have values that are not finite: replace or drop them")
@@ -121,9 +131,9 @@ def _channels_to_uint8(bank: np.ndarray, value_range: tuple[float, float] | None
             raise InputError("images are floats of an unknown range: give value_range")
         lowest, highest = map(float, value_range)
         # In double precision, in which no range of narrower floats overflows.
-        blocks = (np.float64(bank[i : i + 1024]) for i in range(0, len(bank), 1024))
+        blocks = (bank[i : i + 1024].astype(np.float64) for i in range(0, len(bank), 1024))
         units = ((block - lowest) / (highest - lowest or 1) for block in blocks)
-        return np.concatenate([np.uint8((255 * unit.clip(0, 1)).round()) for unit in units])
+        return np.concatenate([(255 * unit.clip(0, 1)).round().astype(np.uint8) for unit in units])
     if bank.dtype.kind not in "iu" or bank.min() < 0 or bank.max() > 255:
         raise _unexpected(bank, "dtype", "integers from 0 to 255 or floats", "rescale them")
     return bank.astype(np.uint8, copy=False)
@@ -134,7 +144,7 @@ def _unexpected(images: np.ndarray, what: str, expected: str, action: str) -> In
     return InputError(f"images have {what} {getattr(images, what)}, expected {expected}: {action}")
 
 
-def _as_array(images) -> np.ndarray:
+def _as_array(images: ArrayLike) -> np.ndarray:
     try:
         return np.asarray(images)
     except ValueError as error:  # NumPy's message for a ragged list does not mention images

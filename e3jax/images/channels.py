@@ -3,11 +3,13 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from e3jax.images import formats
 from e3jax.images.grounds import strips
 from e3jax.images.pillow import open_picture, rawmode, set_rawmode
 
@@ -28,17 +30,16 @@ def is_high_depth(picture: Image.Image) -> bool:
 
 
 def decoded_channels(
-    file: BinaryIO | None, picture: Image.Image
+    file: formats.OpenFile | None, picture: Image.Image
 ) -> tuple[list[Channel], Channel | None]:
     """Decodes a picture of more than 8 bits.
 
     Returns:
       Its one or three colours, and its opacity from 0 to 1, None if all is opaque.
     """
-    raw = rawmode(picture)
-    if picture.mode.startswith(("I", "F")):
+    if file is None or not isinstance(picture, ImageFile) or picture.mode.startswith(("I", "F")):
         channels = [_single(picture)]
-    elif raw.startswith("LA"):
+    elif rawmode(picture).startswith("LA"):
         set_rawmode(picture, lambda raw: "RGBA")  # four bytes are taken for four channels
         high, low, high_alpha, low_alpha = picture.split()
         channels = [_of_16_bits(high, low), _of_16_bits(high_alpha, low_alpha)]
@@ -83,21 +84,28 @@ def data_mask(picture: Image.Image, channels: Sequence[Channel]) -> Channel | No
 
 def _absent_value(picture: Image.Image) -> float:
     """The value of pixels without data in a TIFF file, as GDAL writes it; NaN without that tag."""
+    if not isinstance(picture, TiffImageFile):
+        return math.nan
     try:
         value = float(str(picture.tag_v2[_GDAL_NODATA]).strip(" \0"))
-    except (AttributeError, KeyError, ValueError):
+    except (KeyError, ValueError):
         return math.nan
     return float(np.float32(value)) if picture.mode == "F" else value
 
 
+def both(a: Channel, b: Channel) -> Channel:
+    """The product of two channels."""
+    return lambda box: a(box) * b(box)
+
+
 def _single(picture: Image.Image) -> Channel:
-    tags = getattr(picture, "tag_v2", {})
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
     unsigned = picture.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,)
     picture.load()
 
     def values(box: Box) -> np.ndarray:
         pixels = np.asarray(picture.crop(box))
-        return np.float64(pixels.view(np.uint32) if unsigned else pixels)
+        return (pixels.view(np.uint32) if unsigned else pixels).astype(np.float64)
 
     return values
 

@@ -8,7 +8,6 @@ import contextlib
 import io
 import os
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -29,7 +28,7 @@ class NotAnImage(ValueError):
     """A file's content is not an image of a format that is read; says why in a few words."""
 
 
-def decode(source: str | os.PathLike | bytes | Image.Image, *wanted: Wanted) -> list[Decoded]:
+def decode(source: str | os.PathLike | bytes | Image.Image, *wanted: Wanted) -> Sequence[Decoded]:
     """Decodes an image and shrinks it in each wanted way.
 
     Args:
@@ -64,12 +63,14 @@ def decode(source: str | os.PathLike | bytes | Image.Image, *wanted: Wanted) -> 
     raise error
 
 
-def _opened(source: str | os.PathLike | bytes) -> contextlib.AbstractContextManager[BinaryIO]:
+def _opened(
+    source: str | os.PathLike | bytes,
+) -> contextlib.AbstractContextManager[formats.OpenFile]:
     return io.BytesIO(source) if isinstance(source, bytes) else formats.open_regular(source)
 
 
 def _decode_without_metadata(
-    format: str, file: BinaryIO, wanted: Sequence[Wanted]
+    format: str, file: formats.OpenFile, wanted: Sequence[Wanted]
 ) -> list[Decoded]:
     """What `decode` returns for a file without its metadata; [] if that fails as well."""
     if file.seek(0, io.SEEK_END) > _REREAD:
@@ -86,7 +87,9 @@ def _decode_without_metadata(
     return []
 
 
-def _decode(file: BinaryIO, wanted: Sequence[Wanted], exif: bytes | None = None) -> list[Decoded]:
+def _decode(
+    file: formats.OpenFile, wanted: Sequence[Wanted], exif: bytes | None = None
+) -> list[Decoded]:
     results, left = {}, dict(enumerate(wanted))
     while left:
         side, _ = next(iter(left.values()))
@@ -103,11 +106,11 @@ def _decode(file: BinaryIO, wanted: Sequence[Wanted], exif: bytes | None = None)
 
 
 def _convert(
-    file: BinaryIO | None,
+    file: formats.OpenFile | None,
     picture: Image.Image,
     shrinks: Sequence[Shrink],
     exif: bytes | None = None,
-) -> list[Decoded]:
+) -> Sequence[Decoded]:
     """What each of ``shrinks`` makes of a picture."""
     if is_high_depth(picture):
         return decode_high_depth(file, picture, shrinks, exif)

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from e3jax.shapes import Float, Float64, Num
+
 _SAMPLE = 1 << 16  # values of an image that are sorted
 _VALUES = 1 << 22  # that are looked at together
 
 
-def usual_range(extremes: np.ndarray) -> tuple[float, float] | None:
+def usual_range(extremes: Float[np.ndarray, "n 2"]) -> tuple[float, float] | None:
     """Guesses the value range of float images: 0 to 1, -1 to 1, 0 to 255, else their own range.
 
     Values may lie outside a usual range by rounding, a thousandth of it. Those up to 255 must use
@@ -29,7 +31,7 @@ def usual_range(extremes: np.ndarray) -> tuple[float, float] | None:
     return lowest, highest
 
 
-def value_extremes(images: np.ndarray) -> np.ndarray:
+def value_extremes(images: Num[np.ndarray, "n ..."]) -> Float64[np.ndarray, "n 2"]:
     """The smallest and the largest value of each image, without isolated ones.
 
     Hot pixels and a few without data, say: at either end up to 1 % of an image's values are left
@@ -64,13 +66,13 @@ def sample_stride(n: int) -> int:
     return n // _SAMPLE | 1
 
 
-def inner_extremes(values: np.ndarray) -> np.ndarray:
+def inner_extremes(values: Float64[np.ndarray, "n m"]) -> Float64[np.ndarray, "n 2"]:
     """`value_extremes` [n, 2] of values float64 [n, m] that include each image's outermost ones."""
     ordered = np.sort(values, axis=1)
     return _inner(ordered, ordered, -(-values.shape[1] // 100))
 
 
-def common_extremes(extremes: np.ndarray) -> tuple[float, float]:
+def common_extremes(extremes: Float[np.ndarray, "n 2"]) -> tuple[float, float]:
     """The smallest and the largest value of images, without a few images unlike the others.
 
     At either end up to a quarter of the images is left out, if the gap between their values and
@@ -80,15 +82,15 @@ def common_extremes(extremes: np.ndarray) -> tuple[float, float]:
     Args:
       extremes: float64 [n, 2], finite.
     """
-    lowest, highest = np.sort(np.float64(extremes)[_are_counted(extremes)], axis=0).T
-    n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
+    lowest, highest = np.sort(extremes.astype(np.float64)[_are_counted(extremes)], axis=0).T
+    n = int(np.count_nonzero(extremes[:, 0] < extremes[:, 1]))
     [[low, high]] = _inner(lowest[None], highest[None], _most_unlike(n))
     return float(low), float(high)
 
 
-def common_bulk(extremes: np.ndarray, bulks: np.ndarray) -> float:
+def common_bulk(extremes: Float[np.ndarray, "n 2"], bulks: Float[np.ndarray, " n"]) -> float:
     """The largest of images' values [n], without a quarter of the images of `common_extremes`."""
-    n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
+    n = int(np.count_nonzero(extremes[:, 0] < extremes[:, 1]))
     return float(np.sort(bulks[_are_counted(extremes)])[-1 - _most_unlike(n)])
 
 

@@ -1,6 +1,5 @@
 """Images of more than 8 bits, which wait for the range of values that their collection shares."""
 
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from e3jax.images.extremes import common_bulk, common_extremes
 from e3jax.images.grounds import has_vanished, is_near_white
+from e3jax.shapes import UInt8
 
 Ends = tuple[float, float]  # the values that are black and white
 
@@ -29,8 +29,8 @@ class ValueRange(NamedTuple):
 
     def filled(self, other: "ValueRange") -> "ValueRange":
         """The range of both collections; what is not known here is taken from the other."""
-        clipped = tuple(map(operator.add, self.clipped, other.clipped))
-        lacking = tuple(map(operator.add, self.lacking, other.lacking))
+        clipped = _added(self.clipped, other.clipped)
+        lacking = _added(self.lacking, other.lacking)
         integers, floats = self.integers or other.integers, self.floats or other.floats
         return ValueRange(integers, floats, clipped, lacking)
 
@@ -55,6 +55,10 @@ class ValueRange(NamedTuple):
             if lacking:
                 notes.append(f"pixels without data of {name} files are black{lacking}")
         return notes
+
+
+def _added(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
+    return a[0] + b[0], a[1] + b[1]
 
 
 class HighDepthImage(NamedTuple):
@@ -92,7 +96,7 @@ class HighDepthImage(NamedTuple):
     are_floats: bool
     inverted: bool
 
-    def to_uint8(self, value_range: ValueRange) -> np.ndarray:
+    def to_uint8(self, value_range: ValueRange) -> UInt8[np.ndarray, "h w 3"]:
         """Pixels, uint8 [h, w, 3], on a ground as `e3jax.images.opaque` chooses it.
 
         Values outside the range are clipped.
@@ -107,8 +111,8 @@ class HighDepthImage(NamedTuple):
         unit = (white - black) ** 2
         if not has_vanished(difference, unit * opacity, unit * self.spread, is_white):
             shades = shades + self.inside - self.alpha  # transparent is white
-        pixels = (255 * shades).clip(0, 255).round()
-        return np.broadcast_to(np.uint8(pixels), (*pixels.shape[:2], 3))
+        pixels = (255 * shades).clip(0, 255).round().astype(np.uint8)
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
     def is_clipped(self, value_range: ValueRange) -> bool:
         """Whether the file has values outside the range, beyond rounding of floats."""
@@ -140,9 +144,11 @@ def common_range(images: Sequence[HighDepthImage], known: ValueRange | None = No
         floats=_ends_of_floats(floats) if floats else None,
     )
     shared = shared if known is None else ValueRange(known.integers, known.floats).filled(shared)
-    clipped = (sum(image.is_clipped(shared) for image in group) for group in (integers, floats))
-    lacking = (sum(bool(image.lacks_data) for image in group) for group in (integers, floats))
-    return shared._replace(clipped=tuple(clipped), lacking=tuple(lacking))
+    groups = (integers, floats)
+    return shared._replace(
+        clipped=tuple(sum(image.is_clipped(shared) for image in group) for group in groups),
+        lacking=tuple(sum(bool(image.lacks_data) for image in group) for group in groups),
+    )
 
 
 def _ends_of_integers(images: Sequence[HighDepthImage]) -> Ends:

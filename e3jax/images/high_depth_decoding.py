@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Sequence
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from e3jax.images.channels import Channel, data_mask, decoded_channels
+from e3jax.images import formats
+from e3jax.images.channels import Channel, both, data_mask, decoded_channels
 from e3jax.images.extremes import inner_extremes, sample_stride
 from e3jax.images.grounds import MOST, strips
 from e3jax.images.high_depth import HighDepthImage
@@ -15,14 +16,17 @@ from e3jax.images.pillow import Shrink, orientation
 
 
 def decode_high_depth(
-    file: BinaryIO | None, picture: Image.Image, shrinks: Sequence[Shrink], exif: bytes | None
+    file: formats.OpenFile | None,
+    picture: Image.Image,
+    shrinks: Sequence[Shrink],
+    exif: bytes | None,
 ) -> list[HighDepthImage]:
     """What each of ``shrinks`` makes of a picture of more than 8 bits, upright."""
     is_float = picture.mode == "F"
-    inverted = picture.format == "TIFF" and picture.tag_v2.get(262) == 0  # WhiteIsZero
+    inverted = isinstance(picture, TiffImageFile) and picture.tag_v2.get(262) == 0  # WhiteIsZero
     channels, alpha = decoded_channels(file, picture)
     data = data_mask(picture, channels)
-    opacity = (lambda box: alpha(box) * data(box)) if alpha and data else alpha or data
+    opacity = both(alpha, data) if alpha and data else alpha or data
     turn = orientation(picture, exif)
     visible = VisibleValues(picture.size, len(channels))
 
@@ -43,10 +47,10 @@ def decode_high_depth(
     if data is None:
         # Rounding aside, 1 everywhere; what is 0 are borders.
         full = Image.new("L", picture.size, 255)
-        inside = [np.float32(plane) / 255 for plane in shrunk(full)]
+        inside = [plane.astype(np.float32) / 255 for plane in shrunk(full)]
     else:
         inside = shrunk(plane_of(data))
-    alphas = inside if alpha is None else shrunk(plane_of(opacity))
+    alphas = inside if alpha is None or opacity is None else shrunk(plane_of(opacity))
     lowest, highest, bulk = visible.extremes()
     image = functools.partial(
         HighDepthImage,

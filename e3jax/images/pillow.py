@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image, ImageCms, TiffImagePlugin
+from PIL.ImageFile import ImageFile
 
 from e3jax.images import formats
 from e3jax.images.grounds import opaque
@@ -25,7 +26,7 @@ _TURNS = {
 }
 
 
-def open_picture(file: BinaryIO, side: int) -> Image.Image:
+def open_picture(file: formats.OpenFile, side: int) -> ImageFile:
     """Opens a picture, whose pixels are not decoded yet.
 
     Args:
@@ -50,9 +51,10 @@ def _correct_tiff(picture: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def rawmode(picture: Image.Image) -> str:
-    """How pixels are stored in a file, e.g. "RGB;16B"; "" where only the decoder knows."""
-    tiles = getattr(picture, "tile", ())  # none in memory
-    raw = _first(tiles[0].args) if tiles else ""
+    """How pixels are stored in a file, e.g. "RGB;16B"; "" in memory or where it is unknown."""
+    if not isinstance(picture, ImageFile) or not picture.tile:
+        return ""
+    raw = _first(picture.tile[0][3])  # of a plain tuple in some plug-ins
     return raw if isinstance(raw, str) else ""
 
 
@@ -61,7 +63,7 @@ def _first(args: Any) -> Any:
     return args[0] if isinstance(args, tuple) and args else args
 
 
-def set_rawmode(picture: Image.Image, change: Callable[[str], str]) -> None:
+def set_rawmode(picture: ImageFile, change: Callable[[str], str]) -> None:
     """Changes how a picture's pixels are unpacked when they are decoded."""
     tiles = []
     for tile in picture.tile:
@@ -74,11 +76,12 @@ def set_rawmode(picture: Image.Image, change: Callable[[str], str]) -> None:
 def bytes_of(picture: Image.Image) -> int:
     """About the number of bytes that decoding and converting a picture takes."""
     width, height = picture.size
-    per_pixel = _HUNGRY.get(picture.format, _COPIES) + 12 * (";16" in rawmode(picture))
+    per_pixel = _HUNGRY.get(picture.format or "", _COPIES) + 12 * (";16" in rawmode(picture))
     needed = width * height * per_pixel
-    if picture.format == "JPEG" and picture.info.get("progressive"):
-        (_, _, right, bottom), scale = picture.tile[0].extents, picture.decoderconfig[0]
-        needed += right * bottom * scale**2 * 6  # all coefficients, at any reduced size
+    if isinstance(picture, ImageFile) and picture.format == "JPEG":
+        if picture.info.get("progressive"):
+            # All coefficients, at any reduced size.
+            needed += width * height * picture.decoderconfig[0] ** 2 * 6
     return needed
 
 
@@ -113,5 +116,5 @@ def to_rgb(picture: Image.Image, exif: bytes | None = None) -> Image.Image:
         return opaque(picture)
     if picture.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        picture = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB") or picture
     return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -3,8 +3,10 @@
 import numpy as np
 from PIL import Image, ImageOps
 
+from e3jax.shapes import UInt8
 
-def to_picture(image: np.ndarray) -> Image.Image:
+
+def to_picture(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
     """Converts uint8 [h, w, c] to an image of Pillow's: grey or RGB, c 2 or 4 with opacity."""
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
