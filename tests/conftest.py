@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
-import tiny  # noqa: F401 - a network's name, "tiny-8"
 from xdist.scheduler import LoadScopeScheduling
 
-from e3jax import datasets
-from e3jax.datasets import contamination
+# Calls are checked against the annotations of what is imported from here on.
+jaxtyping.install_import_hook("e3jax", "checking.checked")
+import tiny  # noqa: E402, F401 - a network's name, "tiny-8"
+
+from e3jax import datasets  # noqa: E402
+from e3jax.datasets import contamination  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

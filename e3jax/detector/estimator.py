@@ -11,8 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from e3jax.collection import Collection, copies, read
 from e3jax.detector import parameters, pipeline
 from e3jax.detector.contract import OutlierContract
-from e3jax.evidence import Context, thresholds
-from e3jax.evidence import model as models
+from e3jax.evidence import Context, model as models, thresholds
 from e3jax.evidence.health import HealthWarning
 from e3jax.evidence.model import Measurement, Work
 from e3jax.report.ranking import Ranking

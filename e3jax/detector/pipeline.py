@@ -11,8 +11,7 @@ from sklearn.utils.validation import check_random_state
 from e3jax import choices, devices
 from e3jax.collection import Collection, copies, read
 from e3jax.detector import parameters
-from e3jax.evidence import model as models
-from e3jax.evidence import thresholds
+from e3jax.evidence import model as models, thresholds
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Model, Work
 from e3jax.images import memory

@@ -58,55 +58,55 @@ class BatchMap:
         together, devices = self._together, jax.lax.axis_size(AXIS)
         mine = (count + devices - 1 - jax.lax.axis_index(AXIS)) // devices
 
-        def some(i: jax.Array, done: Any) -> Any:
-            part = jax.tree.map(
-                lambda a: jax.lax.dynamic_slice_in_dim(a, i * together, together), items
-            )
+        def call(i: jax.Array, results: Any) -> Any:
+            start = i * together
+            these = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, together), items)
             return jax.tree.map(
-                lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, i * together, 0),
-                done,
-                self._function(shared, part),
+                lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, start, 0),
+                results,
+                self._function(shared, these),
             )
 
         one = jax.eval_shape(self._function, shared, jax.tree.map(lambda a: a[:together], items))
         empty = jax.tree.map(lambda a: jnp.zeros((self._rows, *a.shape[1:]), a.dtype), one)
-        done = jax.lax.fori_loop(0, (mine + together - 1) // together, some, empty)
+        results = jax.lax.fori_loop(0, (mine + together - 1) // together, call, empty)
         # Gathered here, because a host may see only some of the mesh's devices.
-        return gather_over_devices(done)
+        return gather_over_devices(results)
 
     def __call__(
         self, shared: Any, items: Any, on_block: Callable[[int], None] = lambda done: None
     ) -> Any:
-        """Returns a pytree of NumPy arrays [n, ...].
+        """Calls the function; ``shared`` is placed once.
 
-        ``on_block(items done)`` is called after each block. ``shared`` is placed once.
+        Args:
+          shared: the function's first argument.
+          items: pytree of arrays [n, ...], or what is sliced like them.
+          on_block: called with the number of items done after each block.
+
+        Returns:
+          A pytree of NumPy arrays [n, ...].
         """
         shared, n = place(self._mesh, shared), len(jax.tree.leaves(items)[0])
-        devices, rows = self._mesh.size, self._rows
-        under_way, parts = collections.deque(), []
-
-        def dealt(start: int, a: np.ndarray) -> np.ndarray:
-            filled = np.zeros((rows * devices, *a.shape[1:]), a.dtype)
-            part = a[start : start + len(filled)]
-            filled[: len(part)] = part
-            return filled.reshape(rows, devices, *a.shape[1:]).swapaxes(0, 1).reshape(filled.shape)
-
-        def undealt(a: np.ndarray) -> np.ndarray:
-            return a.reshape(devices, rows, *a.shape[1:]).swapaxes(0, 1).reshape(a.shape)
+        size = self._rows * self._mesh.size
+        dealt = np.arange(size).reshape(self._rows, -1).T.ravel()  # by device
+        in_order = np.argsort(dealt)
+        under_way, blocks = collections.deque(), []
 
         def fetch() -> None:
-            parts.append(jax.tree.map(undealt, fetched(under_way.popleft())))
-            on_block(min(len(parts) * devices * rows, n))
+            blocks.append(jax.tree.map(lambda a: a[in_order], fetched(under_way.popleft())))
+            on_block(min(len(blocks) * size, n))
 
-        for start in range(0, n, devices * rows):
-            block = jax.tree.map(functools.partial(dealt, start), items)
-            count = place(self._mesh, np.int32(min(devices * rows, n - start)))
-            under_way.append(self._program(shared, place(self._mesh, block, SPLIT), count))
+        for start in range(0, n, size):
+            count = min(size, n - start)
+            index = np.minimum(dealt, count - 1)  # what does not exist is not computed
+            block = jax.tree.map(lambda a, i=index, s=start: a[s : s + size][i], items)
+            block = place(self._mesh, block, SPLIT)
+            under_way.append(self._program(shared, block, place(self._mesh, np.int32(count))))
             if len(under_way) >= _BLOCKS_AHEAD:
                 fetch()
         while under_way:
             fetch()
-        return jax.tree.map(lambda *a: np.concatenate(a)[:n], *parts)
+        return jax.tree.map(lambda *a: np.concatenate(a)[:n], *blocks)
 
     def program(self, shared: Any, item: Any) -> Program:
         """The program of a block, for the shapes of ``shared`` and of one item."""

@@ -1,20 +1,22 @@
-"""Images as all other modules take them: one uint8 array.
+"""Arrays of images as all other modules take them: uint8, square, channels last.
 
 Legend of shapes: ``n`` images, ``h w`` rows and columns, ``c`` channels (last).
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from e3jax.errors import InputError
-from e3jax.images.squares import (
-    opaque,
-    to_picture,
-)
+from e3jax.images.grounds import opaque
+from e3jax.images.squares import to_picture, to_square
+from e3jax.shapes import Shaped, UInt8
 
-_SAMPLE = 1 << 16  # values of an image that are sorted
+BLOCK = 4096  # images that are handled together
 
 
-def checked(images, least: int = 2) -> np.ndarray:
+def checked(images: ArrayLike, least: int = 2) -> UInt8[np.ndarray, "n h w c"]:
     """Checks an array of images, and adds a channel axis if it has none.
 
     Args:
@@ -49,12 +51,41 @@ def checked(images, least: int = 2) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images
 
 
-def to_unit(images):
-    """Scales uint8 images to float32 in [-1, 1], the range that networks take."""
+def resize(
+    images: UInt8[np.ndarray, "n h w c"], side: int, fit: str = "squash"
+) -> UInt8[np.ndarray, "n {side} {side} c"]:
+    """Resizes uint8 [n, h, w, c], c 1 or 3, to [n, side, side, c]; ``fit`` as in `to_square`."""
+    if images.shape[1:3] == (side, side):
+        return images
+    squares = [np.asarray(to_square(to_picture(image), side, fit)) for image in images]
+    return np.stack(squares).reshape(len(images), side, side, -1)
+
+
+def pad_to(images: ArrayLike, side: int) -> Shaped[np.ndarray, "n {side} {side} c"]:
+    """Pads [n, h, w, c] with zeros on all sides to [n, side, side, c].
+
+    MNIST's 28 x 28 images become 32 x 32 with two black pixels on each side. Where the margin is
+    odd, the extra pixel is on the right or at the bottom.
+
+    Raises:
+      InputError: the array does not have four axes, or an image is larger than ``side``.
+    """
+    images = _as_array(images)
+    if images.ndim != 4 or max(images.shape[1:3]) > side:
+        action = "choose a larger side, or crop or resize the images"
+        raise _unexpected(images, "shape", f"[n, h, w, c] with h, w <= {side}", action)
+    rows, columns = (((side - n) // 2, (side - n + 1) // 2) for n in images.shape[1:3])
+    return np.pad(images, [(0, 0), rows, columns, (0, 0)])
+
+
+def to_unit(images: Any) -> Any:
+    """Scales uint8 images, of NumPy or JAX, to float32 in [-1, 1], the range of networks."""
     return images.astype("float32") * (2 / 255) - 1
 
 
-def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarray:
+def to_uint8(
+    images: ArrayLike, value_range: tuple[float, float] | None = None
+) -> UInt8[np.ndarray, "n h w c"]:
     """Converts an array of images of any common dtype to uint8 [n, h, w, c], c 1 or 3.
 
     Of 2 or 4 channels the last one is opacity, and images get a ground, see `opaque`. Opacities of
@@ -77,166 +108,35 @@ def to_uint8(images, value_range: tuple[float, float] | None = None) -> np.ndarr
         if images.ndim == 2:
             action += "; e3jax.E3OutlierDetector takes flattened rows"
         raise _unexpected(images, "shape", "[n, h, w] or [n, h, w, c] with c from 1 to 4", action)
-    if not _has_alpha(bank):
-        return _to_uint8(bank, value_range)
-    colours, alpha = _to_uint8(bank[..., :-1], value_range), bank[..., -1:]
+    if bank.shape[-1] in (1, 3):
+        return _channels_to_uint8(bank, value_range)
+    colours, alpha = _channels_to_uint8(bank[..., :-1], value_range), bank[..., -1:]
     is_unit = alpha.dtype.kind == "f" and -1e-3 <= alpha.min() and alpha.max() <= 1 + 1e-3
-    alpha = _to_uint8(alpha, (0, 1) if is_unit else value_range)
+    alpha = _channels_to_uint8(alpha, (0, 1) if is_unit else value_range)
     pictures = map(to_picture, np.concatenate([colours, alpha], axis=-1))
     flat = np.stack([np.asarray(opaque(picture)) for picture in pictures])
     return flat[..., : colours.shape[-1]]
 
 
-def _has_alpha(bank: np.ndarray) -> bool:
-    return bank.ndim == 4 and bank.shape[-1] in (2, 4)
-
-
-def _to_uint8(bank: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
-    """Converts [n, h, w, c] channel by channel."""
-    kind = bank.dtype.kind
-    if kind == "b":
-        value_range = (0, 1)
-    if kind in "bf":
+def _channels_to_uint8(
+    bank: Shaped[np.ndarray, "n h w c"], value_range: tuple[float, float] | None
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Converts channels [n, h, w, c], all in the same way."""
+    if bank.dtype.kind == "b":
+        return bank.astype(np.uint8) * np.uint8(255)
+    if bank.dtype.kind == "f":
         if not np.isfinite(bank).all():
             raise InputError("images have values that are not finite: replace or drop them")
         if value_range is None:
             raise InputError("images are floats of an unknown range: give value_range")
         lowest, highest = map(float, value_range)
-        # In parts and in double precision, in which no range of narrower floats overflows.
-        parts = (bank[i : i + 1024].astype(np.float64) for i in range(0, len(bank), 1024))
-        unit = ((part - lowest) / (highest - lowest or 1) for part in parts)
-        return np.concatenate([np.uint8((255 * part.clip(0, 1)).round()) for part in unit])
-    if kind not in "iu" or bank.min() < 0 or bank.max() > 255:
+        # In double precision, in which no range of narrower floats overflows.
+        blocks = (bank[i : i + 1024].astype(np.float64) for i in range(0, len(bank), 1024))
+        units = ((block - lowest) / (highest - lowest or 1) for block in blocks)
+        return np.concatenate([(255 * unit.clip(0, 1)).round().astype(np.uint8) for unit in units])
+    if bank.dtype.kind not in "iu" or bank.min() < 0 or bank.max() > 255:
         raise _unexpected(bank, "dtype", "integers from 0 to 255 or floats", "rescale them")
     return bank.astype(np.uint8, copy=False)
-
-
-def usual_range(extremes) -> tuple[float, float] | None:
-    """Guesses the value range of float images: 0 to 1, -1 to 1, 0 to 255, else their own range.
-
-    Values may lie outside a usual range by rounding, a thousandth of it. Those up to 255 must use
-    more than half of it: images from 0 to 16 have their own range. A few images that are unlike
-    the others do not count, see `common_extremes`.
-
-    Args:
-      extremes: float [n, 2], see `value_extremes`.
-
-    Returns:
-      None for numbers of other dtypes and for values that are not finite.
-    """
-    extremes = _as_array(extremes)
-    if extremes.dtype.kind != "f" or not extremes.size or not np.isfinite(extremes).all():
-        return None
-    lowest, highest = common_extremes(extremes.reshape(-1, 2))
-    for low, high in ((0.0, 1.0), (-1.0, 1.0), *[(0.0, 255.0)] * (highest > 127.5)):
-        rounding = (high - low) / 1000
-        if low - rounding <= lowest and highest <= high + rounding:
-            return low, high
-    return lowest, highest
-
-
-def value_extremes(images: np.ndarray) -> np.ndarray:
-    """The smallest and the largest value of each image, without isolated ones.
-
-    Hot pixels and a few without data, say: at either end up to 1 % of an image's values are left
-    out if the gap between them and the others is wider than the range of all others.
-
-    Args:
-      images: float [n, ...]; of [n, h, w, c] with opacities the colours count.
-
-    Returns:
-      float64 [n, 2]; NaN for images with values that are not finite.
-    """
-    rows = images[..., :-1] if _has_alpha(images) else np.atleast_1d(images)
-    rows = rows.reshape(len(rows), -1)
-    m = max((1 << 22) // rows.shape[1], 1)
-    return np.concatenate([_value_extremes(rows[i : i + m]) for i in range(0, len(rows), m)])
-
-
-def _value_extremes(rows: np.ndarray) -> np.ndarray:
-    outer = np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1).astype(np.float64)
-    stride = sample_stride(rows.shape[1])
-    sample = rows[:, ::stride].astype(np.float64)
-    ends = inner_extremes(sample if stride == 1 else np.hstack([sample, outer]))
-    return np.where(np.isfinite(outer).all(axis=1, keepdims=True), ends, np.nan)
-
-
-def sample_stride(n: int) -> int:
-    """Of n values each how many-th is looked at; odd, so that columns of pixels differ."""
-    return n // _SAMPLE | 1
-
-
-def inner_extremes(values: np.ndarray) -> np.ndarray:
-    """As `value_extremes`, of values float64 [n, m] that include each image's extreme ones."""
-    ordered = np.sort(values, axis=1)
-    return _inner(ordered, ordered, -(-values.shape[1] // 100))
-
-
-def common_extremes(extremes: np.ndarray) -> tuple[float, float]:
-    """The smallest and the largest value of images, without a few images unlike the others.
-
-    At either end up to a quarter of the images is left out, if the gap between their values and
-    the others' is wider than the range of all others, whose contrast would be less than half. Of
-    four images or fewer all count. Images of a single value do not, if there are three others.
-
-    Args:
-      extremes: float64 [n, 2], finite.
-    """
-    lowest, highest = np.sort(np.float64(extremes)[_are_counted(extremes)], axis=0).T
-    n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
-    [[low, high]] = _inner(lowest[None], highest[None], _most_unlike(n))
-    return float(low), float(high)
-
-
-def common_bulk(extremes: np.ndarray, bulks: np.ndarray) -> float:
-    """The largest of images' values [n], without a quarter of the images of `common_extremes`."""
-    n = np.count_nonzero(extremes[:, 0] < extremes[:, 1])
-    return float(np.sort(bulks[_are_counted(extremes)])[-1 - _most_unlike(n)])
-
-
-def _are_counted(extremes: np.ndarray) -> np.ndarray:
-    """Which images are not of a single value; all, if that leaves fewer than three."""
-    are_varied = extremes[:, 0] < extremes[:, 1]
-    return are_varied if are_varied.sum() > 2 else np.ones_like(are_varied)
-
-
-def _most_unlike(n: int) -> int:
-    """How many of n images may be unlike the others."""
-    return n // 4 if n > 4 else 0
-
-
-def _inner(lowest: np.ndarray, highest: np.ndarray, count: int) -> np.ndarray:
-    """Extremes [n, 2] of sorted values [n, m]; up to ``count`` at an end are left out by a gap."""
-    count = min(count, (lowest.shape[1] - 1) // 2)
-    low, high = lowest[:, count, None], highest[:, -1 - count, None]
-    above = _inner_end(highest[:, -1 - count :], low)
-    below = -_inner_end(-lowest[:, count::-1], -high)
-    return np.hstack([below, above])
-
-
-def _inner_end(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The last of sorted values [n, m] before a gap wider than all from ``start`` [n, 1] to it."""
-    with np.errstate(over="ignore", invalid="ignore"):  # of values that are not finite
-        is_gap = (np.diff(values) > values[:, :-1] - start) & (values[:, :1] > start)
-    is_last = np.hstack([is_gap, np.ones_like(values[:, :1], bool)])
-    return np.take_along_axis(values, is_last.argmax(axis=1)[:, None], axis=1)
-
-
-def pad_to(images: np.ndarray, side: int) -> np.ndarray:
-    """Pads [n, h, w, c] with zeros on all sides to [n, side, side, c].
-
-    MNIST's 28 x 28 images become 32 x 32 with two black pixels on each side. Where the margin is
-    odd, the extra pixel is on the right or at the bottom.
-
-    Raises:
-      InputError: the array does not have four axes, or an image is larger than ``side``.
-    """
-    images = _as_array(images)
-    if images.ndim != 4 or max(images.shape[1:3]) > side:
-        action = "choose a larger side, or crop or resize the images"
-        raise _unexpected(images, "shape", f"[n, h, w, c] with h, w <= {side}", action)
-    margins = [((side - length) // 2, (side - length + 1) // 2) for length in images.shape[1:3]]
-    return np.pad(images, [(0, 0), *margins, (0, 0)])
 
 
 def _unexpected(images: np.ndarray, what: str, expected: str, action: str) -> InputError:
@@ -244,7 +144,7 @@ def _unexpected(images: np.ndarray, what: str, expected: str, action: str) -> In
     return InputError(f"images have {what} {getattr(images, what)}, expected {expected}: {action}")
 
 
-def _as_array(images) -> np.ndarray:
+def _as_array(images: ArrayLike) -> np.ndarray:
     try:
         return np.asarray(images)
     except ValueError as error:  # NumPy's message for a ragged list does not mention images

@@ -3,10 +3,14 @@
 import contextlib
 import functools
 import importlib
+import io
 import os
 import re
 import stat
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
+
+from PIL import Image
+from PIL.TiffImagePlugin import II, MM, OPEN_INFO
 
 # What Pillow decodes by itself. Not EPS and WMF, which start or ask other programs, nor the stubs.
 # TGA has no first bytes to be known by, so it is the last.
@@ -16,6 +20,7 @@ _PILLOW_FORMATS = tuple(
 )
 # Packages that add formats to Pillow: the format, and the function to call after the import.
 _PLUGINS = {"pillow_heif": ("HEIF", "register_heif_opener"), "pillow_jxl": ("JXL", None)}
+OpenFile = io.BufferedReader | io.BytesIO
 
 
 class Format(NamedTuple):
@@ -85,8 +90,6 @@ PICTURES = FORMATS.keys() - {"archive", "video", "web page", "PDF", "EPS"}
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are read, including those of installed plug-ins."""
-    from PIL import Image
-
     Image.init()
     names = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
     for package, (name, register) in _PLUGINS.items():
@@ -101,8 +104,6 @@ def readable_formats() -> tuple[str, ...]:
 
 def _teach_tiff() -> None:
     """Adds grey TIFF files of more than 8 bits to Pillow's table, which has half of them."""
-    from PIL.TiffImagePlugin import II, MM, OPEN_INFO
-
     for prefix, b in ((II, ""), (MM, "B")):
         for photometric in (0, 1):
             for sample, bits, mode, raw in (
@@ -120,8 +121,6 @@ def _teach_tiff() -> None:
 @functools.cache
 def endings() -> frozenset[str]:
     """Endings of the files that are read, lower case, with their dots."""
-    from PIL import Image
-
     known = {*readable_formats(), "MPO"}
     return frozenset(end for end, name in Image.registered_extensions().items() if name in known)
 
@@ -138,7 +137,7 @@ def remedy(name: str) -> str:
     return of.remedy if of and of.plugin_format not in readable_formats() else ""
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a regular file for reading.
 
     Nothing else is opened: a named pipe waits for a writer, and devices may do anything.

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 _TRIMMED = 1 << 26  # bytes
 
 
-class _Budget:
+class Budget:
     """Bounds the bytes of pixels that all threads of the process hold at a time.
 
-    A picture that is larger than all of it waits until it is alone.
+    A picture that is larger than all of it waits until no other is held.
     """
 
     def __init__(self, limit: int):
@@ -20,6 +20,7 @@ class _Budget:
 
     @contextlib.contextmanager
     def hold(self, size: int) -> Iterator[None]:
+        """Waits until there is room for ``size`` bytes, and takes it while it is entered."""
         with self._turn, self._changed:  # in turn, or small pictures would always pass large ones
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
             self._used += size
@@ -39,4 +40,4 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-in_flight = _Budget(1 << 29)
+in_flight = Budget(1 << 29)

@@ -1,112 +1,32 @@
-"""Pillow's images on a ground without transparency, and as squares."""
-
-from collections.abc import Iterator
+"""Pictures of Pillow's as squares."""
 
 import numpy as np
+from PIL import Image, ImageOps
 
-_STRIP = 1 << 18  # pixels that are converted at a time
-_VANISHED = 0.1  # how far a drawing is from white at most, relative to its opacity
-MOST = 0.68  # share of a white drawing's opacity that is white; of a yellow one's two thirds are
-_SMALL = 1 / 3  # of what a drawing shows on black, the most that a small dark part shows on white
+from e3jax.shapes import UInt8
 
 
-def resize(images: np.ndarray, side: int, fit: str = "squash") -> np.ndarray:
-    """Resizes uint8 [n, h, w, c], c 1 or 3, to [n, side, side, c]; ``fit`` as in `to_square`."""
-    if images.shape[1:3] == (side, side):
-        return images
-    squares = [np.asarray(to_square(to_picture(image), side, fit)) for image in images]
-    return np.stack(squares).reshape(len(images), side, side, -1)
-
-
-def to_picture(image: np.ndarray):
+def to_picture(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
     """Converts uint8 [h, w, c] to an image of Pillow's: grey or RGB, c 2 or 4 with opacity."""
-    from PIL import Image
-
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
-def opaque(picture):
-    """Puts an image of Pillow's that has opacities on a ground, which makes it RGB.
-
-    The ground is white, as pages are, or black if the image vanishes on white: white drawings are
-    usual, too. It does if its pixels differ from white by less than a tenth of their opacity, in
-    the root mean square; or if most of it does, and the rest, a small dark part, shows less
-    than a third as much on white as the drawing on black.
-    """
-    on_white, opacity, white = _on_ground(picture, "white")
-    counts = np.reshape(on_white.histogram(), (3, 256)).mean(axis=0)
-    difference = counts @ np.arange(255, -1, -1) ** 2
-    total, squares = (float(opacity @ np.arange(256) ** power) for power in (1, 2))
-    spread = squares - total**2 / opacity.sum()
-    if not has_vanished(difference, squares, spread, white > MOST * total):
-        return on_white
-    del on_white  # before there is another one
-    return _on_ground(picture, "black")[0]
-
-
-def has_vanished(difference: float, opacity: float, spread: float, is_white: bool) -> bool:
-    """Whether an image vanishes on white, see `opaque`.
+def to_square(picture: Image.Image, side: int, fit: str) -> Image.Image:
+    """Resizes a greyscale or RGB picture to side x side.
 
     Args:
-      difference: sum of squares of pixels' differences from white, on white.
-      opacity: sum of squares of pixels' opacities, which these differences cannot exceed.
-      spread: sum of squares of the opacities' differences from their mean, which is what a white
-        drawing shows on black.
-      is_white: whether most of the image is white, see `is_near_white`.
-    """
-    return bool(difference < _VANISHED**2 * opacity or (is_white and difference < _SMALL * spread))
-
-
-def is_near_white(shades, white: float = 1):
-    """Whether shades, from 0, which is black, can hardly be told from white."""
-    return shades > (1 - _VANISHED) * white
-
-
-def _on_ground(picture, colour: str) -> tuple:
-    """An image on a ground, RGB, what its opacities are, and how much of them is near white.
-
-    Returns:
-      The image; how many pixels have each opacity, int64 [256]; the sum of opacities of what is
-      nearly white, in the mean of the colours.
-    """
-    from PIL import Image
-
-    flat, opacity, white = Image.new("RGB", picture.size), np.zeros(256, np.int64), 0.0
-    for box in strips(picture.size):
-        strip = picture.crop(box).convert("RGBA")
-        alpha = strip.getchannel("A")
-        opacity += alpha.histogram()
-        is_white = is_near_white(np.asarray(strip)[..., :3], 255).mean(axis=-1)
-        white += float((is_white * np.asarray(alpha)).sum())
-        ground = Image.new("RGBA", strip.size, colour)
-        flat.paste(Image.alpha_composite(ground, strip).convert("RGB"), box)
-    return flat, opacity, white
-
-
-def strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover an image from top to bottom, so that little is converted at a time."""
-    width, height = size
-    rows = max(_STRIP // width, 1)
-    for top in range(0, height, rows):
-        yield 0, top, width, min(top + rows, height)
-
-
-def to_square(picture, side: int, fit: str):
-    """Resizes a greyscale or RGB image of Pillow's to side x side.
-
-    Args:
+      picture: of mode L, RGB or F.
+      side: in pixels.
       fit: "squash" scales both sides, "crop" keeps the largest square in the middle, "letterbox"
         adds black borders.
     """
-    from PIL import Image, ImageOps
-
     if fit == "crop":
         return ImageOps.fit(picture, (side, side))
     if fit == "squash":
         return picture.resize((side, side), reducing_gap=3)
     # ImageOps.pad fails for images that are one pixel wide or high: it rounds a side to 0.
-    size = [max(round(side * length / max(picture.size)), 1) for length in picture.size]
+    width, height = (max(round(side * n / max(picture.size)), 1) for n in picture.size)
     square = Image.new(picture.mode, (side, side))
-    corner = tuple((side - length) // 2 for length in size)
-    square.paste(picture.resize(size, reducing_gap=3), corner)
+    corner = (side - width) // 2, (side - height) // 2
+    square.paste(picture.resize((width, height), reducing_gap=3), corner)
     return square

@@ -24,7 +24,7 @@ class Operation(NamedTuple):
     flip: bool = False
     shift: tuple[int, int] = (0, 0)
     quarter_turns: int = 0
-    patches: tuple[int, int, int, int] = (0, 1, 2, 3)
+    patches: tuple[int, ...] = (0, 1, 2, 3)
     angle: float = 0.0
 
     @property

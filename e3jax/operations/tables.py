@@ -16,29 +16,21 @@ Images are in [-1, 1]; rotated views exceed that range by spline overshoot (abou
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import scipy.ndimage
-import scipy.special
 
-from e3jax.operations.families import (
-    FAMILIES,
-    Operation,
-    paper_operations,
-)
+from e3jax.operations.families import FAMILIES, Operation, paper_operations
+from e3jax.operations.gathers import gather_table, selections
+from e3jax.operations.rotations import PAD, rotation_factor, rotation_table
 
 FILLS = ("grey", "border", "mirror")
-# A cubic spline reads a window of 4 x 4 coefficients around a point; at the border up to two of
-# them in each direction lie outside the image and are mirrored.
-_TAPS = 4
-_PAD = 2
 _GOLDEN = (5**0.5 - 1) / 2
-
-
-_static = functools.partial(dataclasses.field, metadata={"static": True})
+_STATIC = {"static": True}
+Table = Any  # an array, of NumPy or on devices, or its shape
 
 
 @jax.tree_util.register_dataclass
@@ -64,21 +56,21 @@ class OperationSet:
         output pixel p is ``row_factor[a, p] @ image @ column_factor[a, p]``.
     """
 
-    names: tuple[str, ...] = _static()
-    families: tuple[str, ...] = _static()
-    side: int = _static()
-    rotation_rows: tuple[int, ...] = _static()
-    factors: jax.Array
-    gather: jax.Array
-    rotation: jax.Array
-    tap: jax.Array
-    row_weight: jax.Array
-    column_weight: jax.Array
-    prefilter: jax.Array
-    transposed: jax.Array
-    source: jax.Array
-    row_factor: jax.Array
-    column_factor: jax.Array
+    names: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
+    families: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
+    side: int = dataclasses.field(metadata=_STATIC)
+    rotation_rows: tuple[int, ...] = dataclasses.field(metadata=_STATIC)
+    factors: Table
+    gather: Table
+    rotation: Table
+    tap: Table
+    row_weight: Table
+    column_weight: Table
+    prefilter: Table
+    transposed: Table
+    source: Table
+    row_factor: Table
+    column_factor: Table
 
     def __len__(self) -> int:
         return len(self.names)
@@ -125,16 +117,16 @@ def compile_operations(
         operations, families = list(name), [op.family for op in name]
     for operation in operations:
         _check(operation)
-    gather = np.array([_gather_table(operation, side) for operation in operations])
+    gather = np.array([gather_table(operation, side) for operation in operations])
     angles = [0.0, *sorted({op.angle % 360 for op in operations} - {0.0})]
     rotation = np.array([angles.index(op.angle % 360) for op in operations], np.int32)
     if len(np.unique(np.column_stack([gather, rotation]), axis=0)) < max(len(operations), 2):
         raise ValueError("an operation set needs at least two operations, all different")
-    rotations = zip(*(_rotation_table(angle, side, fill) for angle in angles), strict=True)
+    rotations = zip(*(rotation_table(angle, side, fill) for angle in angles), strict=True)
     tap, row_weight, column_weight = map(np.stack, rotations)
     prefilter = scipy.ndimage.spline_filter1d(np.eye(side), 3, axis=0, mode="mirror")
-    row, column = np.divmod(tap, side + 2 * _PAD)
-    transposed, source = _selections(gather, side)
+    row, column = np.divmod(tap, side + 2 * PAD)
+    transposed, source = selections(gather, side)
     return OperationSet(
         names=tuple(op.name for op in operations),
         families=tuple(families),
@@ -149,22 +141,31 @@ def compile_operations(
         prefilter=np.float32(prefilter),
         transposed=transposed,
         source=source,
-        row_factor=_rotation_factor(row, row_weight, prefilter),
-        column_factor=_rotation_factor(column, column_weight, prefilter),
+        row_factor=rotation_factor(row, row_weight, prefilter),
+        column_factor=rotation_factor(column, column_weight, prefilter),
     )
 
 
-def subset(operation_set: OperationSet, chosen: Sequence[int]) -> OperationSet:
-    """Some of the operations by their positions, which stay their pseudo labels elsewhere."""
-    at = np.array(chosen)
-    words, tables = ("names", "families", "rotation_rows"), ("gather", "rotation", "transposed")
-    some = {name: tuple(getattr(operation_set, name)[i] for i in chosen) for name in words}
-    some |= {name: getattr(operation_set, name)[at] for name in (*tables, "source")}
-    return dataclasses.replace(operation_set, factors=operation_set.factors[:, at], **some)
+def subset(operation_set: OperationSet, operation_indices: Sequence[int]) -> OperationSet:
+    """Operations by their positions, which stay their pseudo labels elsewhere."""
+    at = np.array(operation_indices)
+    return dataclasses.replace(
+        operation_set,
+        names=tuple(operation_set.names[i] for i in operation_indices),
+        families=tuple(operation_set.families[i] for i in operation_indices),
+        rotation_rows=tuple(operation_set.rotation_rows[i] for i in operation_indices),
+        factors=operation_set.factors[:, at],
+        gather=operation_set.gather[at],
+        rotation=operation_set.rotation[at],
+        transposed=operation_set.transposed[at],
+        source=operation_set.source[at],
+    )
 
 
 def evenly(k: int, count: int) -> tuple[int, ...]:
-    """So many of k operations, evenly over the families, shifts and turns; fewer are part of more.
+    """Positions of ``count`` of k operations, evenly over families, shifts and turns.
+
+    Those of a smaller count are among those of a larger one.
 
     They are those whose multiples of the golden section have the smallest fractions.
     """
@@ -186,99 +187,3 @@ def _check(operation: Operation) -> None:
         )
     if operation.angle % 90 == 0 and operation.angle % 360:
         raise ValueError(f"angle {operation.angle:g} is a quarter turn: set quarter_turns instead")
-
-
-def _gather_table(operation: Operation, side: int) -> np.ndarray:
-    """int32 [p]: the gather of an operation.
-
-    It is found by applying flip, shift, quarter turns and patches to an image whose pixels are
-    their own numbers.
-    """
-    pixels = np.arange(side * side, dtype=np.int32).reshape(side, side)
-    if operation.flip:
-        pixels = pixels[:, ::-1]
-    rows, columns = (_mirror_repeating_edge(np.arange(side) + t, side) for t in operation.shift)
-    pixels = np.rot90(pixels[rows][:, columns], operation.quarter_turns)
-    half = side // 2
-    quarters = [pixels[r : r + half, c : c + half] for r in (0, half) for c in (0, half)]
-    top_left, top_right, bottom_left, bottom_right = (quarters[j] for j in operation.patches)
-    return np.block([[top_left, top_right], [bottom_left, bottom_right]]).ravel()
-
-
-def _mirror_repeating_edge(index: np.ndarray, side: int) -> np.ndarray:
-    """Folds indices into [0, side): ... 1 0 | 0 1 2 ... side - 1 | side - 1 ..."""
-    index = index % (2 * side)
-    return np.where(index < side, index, 2 * side - 1 - index)
-
-
-def _rotation_table(
-    angle: float, side: int, fill: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tap [p] and weights [p, 4] of one rotation, at the points scipy.ndimage.rotate samples.
-
-    SciPy's canvas grows until the whole rotated image fits; its window of the image's own size at
-    floor((canvas - side) / 2) is kept.
-    """
-    cos, sin = scipy.special.cosdg(angle), scipy.special.sindg(angle)
-    matrix = np.array([[cos, sin], [-sin, cos]])
-    corners = matrix @ [[0, 0, side, side], [0, side, 0, side]]
-    canvas = (np.ptp(corners, axis=1) + 0.5).astype(int)
-    # Where the view's pixels lie on the grown canvas, relative to its centre: [2, p].
-    place = np.indices((side, side)).reshape(2, -1)
-    place = place + ((canvas - side) // 2 - (canvas - 1) / 2)[:, None]
-    point = matrix @ place + (side - 1) / 2
-    outside = ((point < 0) | (point > side - 1)).any(axis=0)
-    if fill == "mirror":
-        point = (side - 1) - np.abs((side - 1) - np.abs(point) % (2 * (side - 1)))
-    point = np.clip(point, 0, side - 1)
-    corner = np.floor(point).astype(np.int32)
-    weights = _cubic_spline_weights(point - corner)
-    if angle == 0:  # This row reads the pixels themselves, which are not spline coefficients.
-        weights = np.broadcast_to(np.float64([0, 1, 0, 0]), weights.shape)
-    if fill == "grey":
-        weights = np.where(outside[:, None], 0.0, weights)
-    row, column = corner - 1 + _PAD
-    tap = row * (side + 2 * _PAD) + column
-    return tap.astype(np.int32), weights[0].astype(np.float32), weights[1].astype(np.float32)
-
-
-def _selections(gather: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The gathers [k, p] as ``OperationSet.transposed`` and ``OperationSet.source``."""
-    half = side // 2
-    patches = gather.reshape(-1, 2, half, 2, half).swapaxes(2, 3).reshape(-1, 4, half, half)
-    # The input row of a pixel depends on its output row alone, or on its output column alone if
-    # the operation transposes.
-    rows = patches // side
-    transposed = (rows != rows[..., :1]).any((1, 2, 3))
-    turned = transposed[:, None, None, None]
-    patches = np.where(turned, patches.swapaxes(2, 3), patches)
-    source = np.stack([patches[..., 0] // side, patches[:, :, 0] % side], axis=1)
-    return transposed, np.where(turned, source[:, ::-1], source).astype(np.int32)
-
-
-def _rotation_factor(first: np.ndarray, weight: np.ndarray, prefilter: np.ndarray) -> np.ndarray:
-    """The rotations in one dimension, as weights of the image's rows or columns.
-
-    Args:
-      first: int [a, p], the first padded coefficient that a view's pixel reads.
-      weight: float [a, p, 4], weights of the four coefficients from there on.
-      prefilter: float [h, h], pixels -> coefficients; row 0 of the rotations reads pixels instead.
-
-    Returns:
-      float32 [a, p, h].
-    """
-    side = len(prefilter)
-    padded = np.pad(np.eye(side), ((_PAD, _PAD), (0, 0)), mode="reflect")
-    factor = np.einsum("apt,apth->aph", weight, padded[first[..., None] + np.arange(_TAPS)])
-    factor[1:] = factor[1:] @ prefilter
-    return factor.astype(np.float32)
-
-
-def _cubic_spline_weights(fraction: np.ndarray) -> np.ndarray:
-    """Weights [..., 4] of the cubic B-spline at offsets -1, 0, 1, 2 from the pixel below a point.
-
-    ``fraction`` [...] in [0, 1) is the point's distance from that pixel.
-    """
-    t = fraction[..., None] - np.arange(-1, 3)
-    near, far = 2 / 3 - t**2 + np.abs(t) ** 3 / 2, np.maximum(2 - np.abs(t), 0) ** 3 / 6
-    return np.where(np.abs(t) < 1, near, far)

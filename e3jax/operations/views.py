@@ -5,15 +5,19 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from e3jax.operations.tables import (
-    _PAD,
-    _TAPS,
-    OperationSet,
-)
+from e3jax.operations.rotations import PAD, TAPS
+from e3jax.operations.tables import OperationSet
+from e3jax.shapes import Float, Float32, Int
+
+Images = jax.Array | np.ndarray
+_PRECISION = "jax_default_matmul_precision"
 
 
-def apply_operation(operations: OperationSet, image: jax.Array, label: jax.Array) -> jax.Array:
+def apply_operation(
+    operations: OperationSet, image: Images, label: ArrayLike
+) -> Float[jax.Array, "h w c"]:
     """Makes one view: operation ``label`` applied to one image.
 
     Args:
@@ -36,19 +40,19 @@ def apply_operation(operations: OperationSet, image: jax.Array, label: jax.Array
     wide = pixels.astype(prefilter.dtype)
     coefficients = jnp.einsum("ij,jkc,lk->ilc", prefilter, wide, prefilter, precision="highest")
     source = jnp.where(rotation > 0, coefficients.astype(image.dtype), pixels)
-    source = jnp.pad(source, ((_PAD, _PAD), (_PAD, _PAD), (0, 0)), mode="reflect")
-    width = side + 2 * _PAD
+    source = jnp.pad(source, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="reflect")
+    width = side + 2 * PAD
     source = source.reshape(width * width, channels)
     tap, row_weight = operations.tap[rotation], operations.row_weight[rotation]
     column_weight = operations.column_weight[rotation]
     view = jnp.zeros((side * side, channels), image.dtype)
-    for i, j in itertools.product(range(_TAPS), range(_TAPS)):
+    for i, j in itertools.product(range(TAPS), range(TAPS)):
         weight = row_weight[:, i] * column_weight[:, j]
         view += weight[:, None].astype(image.dtype) * source[tap + (i * width + j)]
     return view.reshape(image.shape)
 
 
-def _check_images(operations: OperationSet, images: jax.Array) -> None:
+def _check_images(operations: OperationSet, images: Images) -> None:
     side = operations.side
     if images.ndim != 4 or images.shape[1:3] != (side, side):
         raise ValueError(
@@ -63,7 +67,7 @@ def _check_images(operations: OperationSet, images: jax.Array) -> None:
 
 @jax.jit
 @jax.named_scope("all_views")
-def all_views(operations: OperationSet, images: jax.Array) -> jax.Array:
+def all_views(operations: OperationSet, images: Images) -> Float[jax.Array, "n k h w c"]:
     """Makes all views of all images on the device.
 
     Args:
@@ -89,7 +93,9 @@ def all_views(operations: OperationSet, images: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("views_of")
-def views_of(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
+def views_of(
+    operations: OperationSet, images: Images, labels: Int[Images, " b"]
+) -> Float[jax.Array, "b h w c"]:
     """Makes one view of each image.
 
     On a TPU, views are as exact as JAX's default matmul precision; float32 if none is set.
@@ -115,7 +121,9 @@ def views_of(operations: OperationSet, images: jax.Array, labels: jax.Array) -> 
     )
 
 
-def _views_by_products(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
+def _views_by_products(
+    operations: OperationSet, images: Float[jax.Array, "b h w c"], labels: Int[jax.Array, " b"]
+) -> Float[jax.Array, "b h w c"]:
     """:func:`views_of` by matrix products alone, about 50 MFLOP per view of three channels.
 
     Each patch is selected by two matrices of zeros and ones. Then each image is rotated by all
@@ -132,7 +140,9 @@ def _views_by_products(operations: OperationSet, images: jax.Array, labels: jax.
     return jnp.where(rotation[:, None, None, None] > 0, rotated, x)
 
 
-def _all_views_by_products(operations: OperationSet, images: jax.Array) -> jax.Array:
+def _all_views_by_products(
+    operations: OperationSet, images: Float[jax.Array, "n h w c"]
+) -> Float[jax.Array, "n k h w c"]:
     """:func:`all_views` by matrix products.
 
     Here the labels are known when the program is traced, so each view is rotated by its own angle
@@ -151,8 +161,10 @@ def _all_views_by_products(operations: OperationSet, images: jax.Array) -> jax.A
     return jnp.concatenate(parts, axis=1)[:, in_order].reshape(n, k, *images.shape[1:])
 
 
-def _select(operations: OperationSet, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """What the gather of :func:`apply_operation` does, for images [b, h, w, c]."""
+def _select(
+    operations: OperationSet, images: Float[jax.Array, "b h w c"], labels: Int[jax.Array, " b"]
+) -> Float[jax.Array, "b h w c"]:
+    """What the gather of :func:`apply_operation` does, for several images."""
     b, side, _, channels = images.shape
     turned = operations.transposed[labels][:, None, None, None]
     x = jnp.where(turned, images.swapaxes(1, 2), images)
@@ -163,12 +175,12 @@ def _select(operations: OperationSet, images: jax.Array, labels: jax.Array) -> j
     return x.reshape(images.shape)
 
 
-def _rotations(operations: OperationSet) -> jax.Array:
-    """All rotations except row 0, each as a matrix from pixels to pixels: float32 [a - 1, p, p]."""
+def _rotations(operations: OperationSet) -> Float32[jax.Array, "rotations p p"]:
+    """All rotations except row 0, each as a matrix from pixels to pixels."""
     rows, columns = operations.row_factor[1:], operations.column_factor[1:]
     return (rows[..., None] * columns[..., None, :]).reshape(*rows.shape[:2], rows.shape[1])
 
 
 def _product(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    precision = jax.config.jax_default_matmul_precision or "highest"
+    precision = getattr(jax.config, _PRECISION) or "highest"
     return jnp.einsum(formula, a, b.astype(a.dtype), precision=precision)

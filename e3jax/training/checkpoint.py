@@ -84,9 +84,6 @@ class TrainCheckpoint:
         state, notes = structure.unflatten(numbers)
         return devices.place(like.step.sharding.mesh, state), notes
 
-    def close(self) -> None:
-        """Lets go of the folder, in which nothing stays open between calls."""
-
     def _read(self) -> dict[str, np.ndarray] | None:
         path = self.folder / FILE
         if not path.exists():

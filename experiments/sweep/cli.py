@@ -171,7 +171,7 @@ class Sweep:
             return options
         # The other processes of a job have no folder and touch none.
         state = self.folder.file(run, "state") if self.folder else run.name
-        options["checkpoint"] = open_files.enter_context(closing(TrainCheckpoint(state)))
+        options["checkpoint"] = TrainCheckpoint(state)
         options |= {"on_log": bar.on_log, "save_seconds": 60 * self.args.checkpoint_minutes}
         config, events = TrainConfig(**run.config), self.args.tensorboard
         if not events:

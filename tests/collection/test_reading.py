@@ -809,7 +809,7 @@ def test_every_format_is_one_that_pillow_decodes_by_itself():
 
 
 def test_threads_share_a_budget_of_pixels_and_a_larger_picture_is_alone():
-    budget, now, most, alone = memory._Budget(100), [], [0], []
+    budget, now, most, alone = memory.Budget(100), [], [0], []
     lock = threading.Lock()
 
     def work(size):

@@ -23,8 +23,7 @@ from conftest import ROOT
 from PIL import Image
 
 from e3jax import datasets
-from e3jax.datasets import cache as caches
-from e3jax.datasets import content_order, download, load, parsers, specs, tfds
+from e3jax.datasets import cache as caches, content_order, download, load, parsers, specs, tfds
 from e3jax.errors import InputError
 from e3jax.images import pad_to
 from e3jax.work import tensors

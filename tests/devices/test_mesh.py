@@ -59,7 +59,6 @@ for count in map(int, counts):
     saved.save(fitted.state, notes)
     fresh = fitting.fit(jax.random.key(1), images, config=config, mesh=mesh, until=0)
     again, notes = saved.restore(fresh.state, {"seconds": np.float32(0)})
-    saved.close()
     assert notes["seconds"] == 7.5
     for a, b in zip(jax.tree.leaves(fitted.state), jax.tree.leaves(again), strict=True):
         assert a.sharding == b.sharding

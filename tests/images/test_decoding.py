@@ -377,6 +377,6 @@ def test_the_ground_is_the_same_at_every_size_and_fit():
 def test_a_ground_is_put_strip_by_strip_as_in_one_piece(monkeypatch):
     picture = Image.fromarray(logo((250, 250, 250), 200))
     whole = np.asarray(opaque(picture))
-    monkeypatch.setattr("e3jax.images.squares._STRIP", 120)
+    monkeypatch.setattr("e3jax.images.grounds._STRIP", 120)
     np.testing.assert_array_equal(opaque(picture), whole)
     assert whole.min() == 0

@@ -151,11 +151,10 @@ def test_booleans_of_opacity_hide_or_show():
         ([0.0, 16.0], (0, 16)),
         ([-3.0, 9.0], (-3, 9)),
         ([0.0, np.inf], None),
-        ([0, 9], None),
     ],
 )
 def test_the_usual_range_of_floats(values, expected):
-    assert usual_range(values) == expected
+    assert usual_range(np.array([values])) == expected
 
 
 @pytest.mark.parametrize("scale, shift", [(1, 0), (2, -1), (255, 0), (9, 5)])

@@ -80,12 +80,10 @@ def test_it_continues_after_a_stop_bit_for_bit(name, digits, tmp_path):
     saved = TrainCheckpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fit(digits, method, config, checkpoint=saved, save_seconds=0, on_progress=stop)
-    saved.close()
     saved, steps = TrainCheckpoint(tmp_path), []
     again = fit(
         digits, method, config, checkpoint=saved, on_progress=lambda *done: steps.append(done[1])
     )
-    saved.close()
     assert 1 < steps[0] and steps[-1] == config.steps, "it started over"
     chex.assert_trees_all_equal(again.state, whole.state)
     scores = [fitting.score(fitted, digits) for fitted in (again, whole)]
@@ -176,12 +174,10 @@ def test_the_first_step_that_fails_is_named(value, sentence, digits, tmp_path):
     watched = {"on_log": lambda *args: seen.append(args), "on_progress": lambda *a: done.append(a)}
     with pytest.raises(fitting.TrainingError, match=sentence):
         fit(digits, method, checkpoint=saved, save_seconds=0, **watched)
-    saved.close()
     assert [step for step, _ in seen] == [10, 20] and done == [("training", 10, 24)]
     np.testing.assert_equal(seen[-1][1].loss[3:], 7 * [np.float32(value)])
     saved = TrainCheckpoint(tmp_path)
     assert fit(digits, method, checkpoint=saved, until=13).steps == 13, "it was restored from later"
-    saved.close()
 
 
 def test_losses_below_zero_and_views_without_one_are_sound(digits):

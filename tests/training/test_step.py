@@ -11,8 +11,7 @@ from trainers import make_trainer, run
 
 from e3jax import devices, operations, training
 from e3jax.operations import Operation
-from e3jax.training import losses
-from e3jax.training import step as steps
+from e3jax.training import losses, step as steps
 
 TURNS = operations.compile_operations(
     tuple(Operation(quarter_turns=turns) for turns in range(4)), 8

@@ -50,7 +50,6 @@ def test_every_type_comes_back_bit_for_bit_where_it_was(tmp_path):
     saved, state = TrainCheckpoint(tmp_path / "a" / "b"), a_state()
     assert saved.restore(state, NOTES) is None
     saved.save(state, NOTES)
-    saved.close()
     assert [path.name for path in saved.folder.iterdir()] == [FILE]
     blank = {"seconds": np.float32(0), "row": np.zeros(3, np.int64)}
     state_again, notes = TrainCheckpoint(saved.folder).restore(a_state(1), blank)
