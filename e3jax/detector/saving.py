@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax.collection import Collection, Reader
@@ -29,8 +27,8 @@ from e3jax.evidence.thresholds import Frequent
 from e3jax.images.high_depth import ValueRange
 from e3jax.operations import Operation
 from e3jax.version import VERSION
-from e3jax.work import files
-from e3jax.work.store import digest_of, flat, nested
+from e3jax.work import files, tensors
+from e3jax.work.store import flat, nested
 
 # Raised when what a file holds changes its meaning.
 _FORMAT = 8
@@ -83,10 +81,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
         | {"e3jax": VERSION, "python": platform.python_version()},
     }
-    text = json.dumps(about, default=_json_value)
-    metadata = {"e3jax": text, "sha256": digest_of(arrays, text)}
-    content = safetensors.numpy.save(arrays, metadata)
-    files.write_atomically(path, lambda file: file.write(content))
+    tensors.write(path, arrays, json.loads(json.dumps(about, default=_json_value)))
 
 
 def check_target(path: str | os.PathLike) -> None:
@@ -107,21 +102,14 @@ def load(path: str | os.PathLike) -> E3Outlier:
       InputError: the file is damaged, of another program, or of a later version.
       OSError: there is no such file, or it may not be read.
     """
-    with open(path, "rb"):  # safetensors' own words for what fails here name no file
-        pass
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        arrays, about = tensors.read(path)
+    except ValueError as error:
         raise InputError(
-            f"{path} is damaged or not a detector of e3jax ({error}): fit and save it again"
+            f"{path} is damaged or not a detector of e3jax: fit and save it again"
         ) from error
-    if "e3jax" not in metadata:
+    if "format" not in about:
         raise InputError(f"{path} is not a detector of e3jax: give a file that it saved")
-    if metadata.get("sha256") != digest_of(arrays, metadata["e3jax"]):
-        raise InputError(f"{path} is damaged: fit and save it again")
-    about = json.loads(metadata["e3jax"])
     if about["format"] != _FORMAT:
         raise InputError(
             f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "

@@ -140,15 +140,6 @@ def kept_work(folder: Path) -> list[Path]:
     return sorted(about.parent for about in folder.glob(f"*/{_ABOUT}") if is_marked(about, _MARK))
 
 
-def digest_of(arrays: Mapping[str, np.ndarray], text: str = "") -> str:
-    """SHA-256 of named arrays, with their types and shapes, and of a text; hexadecimal."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
 def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:
     """Arrays of nested dictionaries by their paths, "a/b"."""
     leaves = {}

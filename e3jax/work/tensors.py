@@ -1,5 +1,6 @@
 """Files of arrays and of what they are (safetensors): numbers and text, so reading runs no code."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ import safetensors
 import safetensors.numpy
 
 from e3jax.work import files
-from e3jax.work.store import digest_of
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
@@ -21,10 +21,10 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], about: Mapp
       arrays: by name.
       about: what they are, in JSON's terms.
     """
-    digest = digest_of(arrays, json.dumps(about))
+    digest = _digest(arrays, json.dumps(about))
     # One entry, since safetensors writes several in any order.
     content = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {name: np.asarray(array, order="C") for name, array in arrays.items()},
         {"e3jax": json.dumps({**about, "sha256": digest})},
     )
     files.write_atomically(path, lambda file: file.write(content))
@@ -46,6 +46,15 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]
         digest = about.pop("sha256")
     except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError("damaged or not written by e3jax") from error
-    if digest != digest_of(arrays, json.dumps(about)):
+    if digest != _digest(arrays, json.dumps(about)):
         raise ValueError("damaged or not written by e3jax")
     return arrays, about
+
+
+def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    """SHA-256 of named arrays, with their types and shapes, and of a text; hexadecimal."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
