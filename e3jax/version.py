@@ -18,5 +18,5 @@ def versions() -> dict[str, str]:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     libraries = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn", "pillow")
-    found = {name: importlib.metadata.version(name) for name in libraries}
-    return {"e3jax": f"{VERSION} {digest.hexdigest()[:16]}"} | found
+    installed = {name: importlib.metadata.version(name) for name in libraries}
+    return {"e3jax": f"{VERSION} {digest.hexdigest()[:16]}"} | installed

@@ -1,8 +1,10 @@
 """The rules of the house: who may import whom, and what importing e3jax may not do."""
 
 import ast
+import io
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,7 @@ assert len(jax.devices()) == 3
 def test_commands_import_what_they_need(arguments, code, heavy):
     program = f"""
 import sys
+import tokenize
 from e3jax.__main__ import main
 try:
     code = main()
@@ -168,3 +171,53 @@ def test_no_file_writes_to_the_environment():
                 called = ast.unparse(node.func)
                 assert called not in {"os.putenv", "os.unsetenv"}, file
                 assert called not in {f"os.environ.{m}" for m in ("setdefault", "update", "pop")}
+
+
+# Names that say nothing of their values.
+BANNED = {"found", "how", "own", "apart", "some"}
+CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def code_lines(source, function):
+    """Lines of a function without blanks, comments and its docstring."""
+    first, *_ = function.body
+    skipped = set()
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        skipped = set(range(first.lineno, first.end_lineno + 1))
+    lines = range(function.lineno, function.end_lineno + 1)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    of_code = {
+        line
+        for token in tokens
+        if token.type not in CODE
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    return len(of_code & set(lines) - skipped)
+
+
+def test_functions_fit_on_a_screen_and_take_few_parameters():
+    lengths = {}
+    for file, path in FILES.items():
+        source = path.read_text()
+        for function in functions(ast.parse(source)):
+            lengths[f"{file}:{function.name}"] = code_lines(source, function)
+            arguments = function.args
+            count = len([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs])
+            assert count <= 10 or function.name == "__init__", f"{file}:{function.name}: {count}"
+    assert not {name: n for name, n in lengths.items() if n > 60}
+    assert sum(n > 40 for n in lengths.values()) <= len(lengths) / 100
+
+
+def test_variables_are_nouns_of_the_field():
+    for file, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_bound = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            name = node.id if is_bound else node.arg if isinstance(node, ast.arg) else None
+            assert name not in BANNED, f"{file}:{node.lineno}: {name}"
+            if isinstance(node, ast.Call):
+                spread = [ast.unparse(k.value) for k in node.keywords if k.arg is None]
+                assert "how" not in spread, f"{file}:{node.lineno}"

@@ -67,8 +67,8 @@ def make_evaluator(
             operations.subset(operation_set, operation_indices),
         )
 
-    def evaluate_some(shared: Any, some: tuple[jax.Array, jax.Array]) -> Any:
-        (tables, variables, extra), (images, index) = shared, some
+    def evaluate_images(shared: Any, items: tuple[jax.Array, jax.Array]) -> Any:
+        (tables, variables, extra), (images, index) = shared, items
         x = to_unit(images)
         views = [operations.all_views(tables, x)] if len(tables) else []
         x = jnp.concatenate([x[:, None], *views], axis=1)
@@ -82,7 +82,7 @@ def make_evaluator(
     views = views_per_call or (1792 if not on_cpu else 128 if not len(tables) else 1)
     together = max(views // (1 + len(tables)), 1)
     block = max(64 if on_cpu else 256 * mesh.size, mesh.size * together)
-    mapped = devices.BatchMap(evaluate_some, mesh, block, together, precision)
+    mapped = devices.BatchMap(evaluate_images, mesh, block, together, precision)
     place_tables = functools.cache(lambda: devices.place(mesh, tables))
 
     def run(variables, extra, images, on_block=lambda done: None):

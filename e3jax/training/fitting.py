@@ -149,34 +149,19 @@ def fit(
       TrainingError: if a step's loss is not finite or exactly 0, or if the network or what the loss
         carries ends as numbers that are not finite.
     """
-    n, side, _, channels = images.shape
+    n, side = images.shape[:2]
     config = config or method.quick_config()
     trainer = _trainer(method, config, side, n, mesh, probe, probe_every)
-    num_steps, seconds = config.num_steps(n), 0.0
-    if start:
-        # Training donates its state, and the caller's should stay usable.
-        state, seconds = devices.copied(start.state), start.seconds
-    else:
-        state = trainer.init(key, channels, method.extra(images))
-        if checkpoint and (restored := checkpoint.restore(state, {"seconds": np.float32(0)})):
-            state, seconds = restored[0], float(restored[1]["seconds"])
+    num_steps = config.num_steps(n)
+    state, seconds = _start(trainer, key, images, method, start, checkpoint)
     bank = training.place_bank(trainer.mesh, images)
     probe_data = devices.place(trainer.mesh, probe_data)
     began, last_save, step = time.monotonic() - seconds, time.monotonic(), int(state.step)
-    waiting = []
-
-    def report(most_waiting: int) -> None:
-        """Waits for the logs of all calls but the last few."""
-        while len(waiting) > most_waiting:
-            done, steps, log = waiting.pop(0)
-            log = jax.tree.map(lambda a, n=steps: a[:n], devices.fetched(log))
-            if on_log:
-                on_log(done, log)
-            _check_losses(log.loss, done - steps, num_steps)
-            on_progress("training", done, num_steps)
+    logs = _Logs(num_steps, on_progress, on_log)
 
     def save() -> None:
         nonlocal last_save
+        logs.report()
         _check_state(state, step)
         checkpoint.save(state, {"seconds": np.float32(time.monotonic() - began)})
         last_save = time.monotonic()
@@ -187,21 +172,60 @@ def fit(
     batches = trainer.batches(state, bank, n, np.diff([step, *ends]))
     for end in ends:
         state, log = trainer.run_steps(state, next(batches), num_steps, end, probe_data)
-        waiting.append((end, end - step, log))
+        logs.add(end, end - step, log)
         step = end
-        report(most_waiting=1)
         if step in rounds and method.renew:
-            evaluator = _evaluator(method, config, side, mesh)
-            evaluation = evaluator.run(state.variables, state.extra, images)
+            evaluation = _evaluator(method, config, side, mesh).run(
+                state.variables, state.extra, images
+            )
             state = state._replace(extra=devices.place(trainer.mesh, method.renew(evaluation)))
         if checkpoint and time.monotonic() - last_save >= save_seconds:
-            report(most_waiting=0)
             save()
-    report(most_waiting=0)
+    logs.report()
     _check_state(state, step)
     if checkpoint and time.monotonic() - began >= save_seconds:
         save()
     return Fitted(method, config, side, state, num_steps, time.monotonic() - began)
+
+
+def _start(
+    trainer: training.Trainer,
+    key: jax.Array,
+    images: np.ndarray,
+    method: Method,
+    start: Fitted | None,
+    checkpoint: Any,
+) -> tuple[training.TrainState, float]:
+    """The state that a training goes on from, and the seconds that it took so far."""
+    if start:
+        # Training donates its state, and the caller's should stay usable.
+        return devices.copied(start.state), start.seconds
+    state = trainer.init(key, images.shape[-1], method.extra(images))
+    restored = checkpoint and checkpoint.restore(state, {"seconds": np.float32(0)})
+    return (restored[0], float(restored[1]["seconds"])) if restored else (state, 0.0)
+
+
+class _Logs:
+    """Logs of steps, reported while later steps are under way."""
+
+    def __init__(self, num_steps: int, on_progress: Progress, on_log: OnLog | None):
+        self._num_steps, self._on_progress, self._on_log = num_steps, on_progress, on_log
+        self._waiting = []
+
+    def add(self, done: int, count: int, log: training.StepLog) -> None:
+        """Adds the log of a call, of ``count`` steps, and reports those before it."""
+        self._waiting.append((done, count, log))
+        self.report(most_waiting=1)
+
+    def report(self, most_waiting: int = 0) -> None:
+        """Waits for the logs of all calls but the last few."""
+        while len(self._waiting) > most_waiting:
+            done, count, log = self._waiting.pop(0)
+            log = jax.tree.map(lambda a, n=count: a[:n], devices.fetched(log))
+            if self._on_log:
+                self._on_log(done, log)
+            _check_losses(log.loss, done - count, self._num_steps)
+            self._on_progress("training", done, self._num_steps)
 
 
 _ADVICE = "lower the learning rate, or take another network or more images"
@@ -288,6 +312,6 @@ def programs(
     trainer = _trainer(method, config, side, n, mesh, probe)
     evaluator = _evaluator(method, config, side, mesh)
     extra = jax.eval_shape(lambda: method.extra(np.empty(shape, np.uint8)))
-    found = trainer.programs(n, channels, extra, probe_data)
-    state = found["train"].arguments[0]
-    return found | {"score": evaluator.program(state.variables, channels, extra)}
+    of_training = trainer.programs(n, channels, extra, probe_data)
+    state = of_training["train"].arguments[0]
+    return of_training | {"score": evaluator.program(state.variables, channels, extra)}

@@ -35,8 +35,8 @@ def factored_supervision(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.
     is turned although not yet how it is shifted. A factor that all operations share adds 0.
     """
     log_p = jax.nn.log_softmax(outputs[0])
-    own = batch.factors[:, batch.operation_index]
-    alike = batch.factors[:, None] == own[..., None]
+    factors = batch.factors[:, batch.operation_index]
+    alike = batch.factors[:, None] == factors[..., None]
     of_factors = -jax.nn.logsumexp(log_p[None], axis=-1, where=alike)
     losses, _ = surrogate_supervision(outputs, batch, extra)
     return losses + of_factors.sum(0), extra
