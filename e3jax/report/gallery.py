@@ -5,21 +5,24 @@ import importlib.resources
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from e3jax import devices, operations
 from e3jax.collection import reading
 from e3jax.evidence import registered
+from e3jax.evidence.model import Explanation
+from e3jax.images.high_depth import ValueRange
 from e3jax.report.ranking import Ranking
 from e3jax.work import files
 from e3jax.work.progress import Progress, no_progress
 
 # A page of more takes a browser seconds to open.
 _MOST = 20_000
-_PIECE = 3 << 14
+_PIECE = 3 << 14  # scores at a time, so many that base64 needs no padding between them
 _MARK = '<meta name="generator" content="e3jax">'
 
 
@@ -62,56 +65,67 @@ def write_gallery(
         raise ValueError(f"{len(pictures)} pictures, expected {len(ranking.scores)}, one per score")
     if not np.isfinite(ranking.scores).all():
         raise ValueError("scores are not finite: training diverged, so there is no order to show")
-    shown = ranking.order[:_MOST].copy()  # of many images, the order alone takes much memory
+    shown = ranking.order[:_MOST].copy()  # of many images the order itself takes much memory
     chosen = list(pictures[shown]) if hasattr(pictures, "shape") else [pictures[i] for i in shown]
+    small = thumbnails[shown].tolist() if len(thumbnails) else [b""] * len(chosen)
+    _fill(small, chosen, ranking.file_range, on_progress)
     are_files = isinstance(chosen[0], (str, os.PathLike))
-    total = len(chosen)
-    small = thumbnails[shown].tolist() if len(thumbnails) else [b""] * total
-    missing = [i for i, content in enumerate(small) if not content]
-    made = reading.thumbnails(
-        [chosen[i] for i in missing],
-        on_file=lambda done: on_progress("gallery", total - len(missing) + done, total),
-        scale=ranking.file_range,
-    )
-    for i, content in zip(missing, made, strict=True):
-        small[i] = content
-    on_progress("gallery", total, total)
-    explained = ranking.explanation
-    operation_set, most = explained.operation_set, np.log(explained.num_operations)
+    scores = np.sort(ranking.scores)[::-1]
     data = {
         "title": title,
         "warning": ranking.health.warning,
         "threshold": ranking.threshold,
-        "scores": [_packed(some, "<f8") for some in _pieces(np.sort(ranking.scores)[::-1])],
+        "scores": [_packed(scores[i : i + _PIECE], "<f8") for i in range(0, len(scores), _PIECE)],
         "copies": ranking.copy_of[shown].tolist(),
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],
+    }
+    data |= _explained(ranking.explanation, shown)
+    page = importlib.resources.files("e3jax.report").joinpath("gallery.html").read_text("utf-8")
+    head, tail = page.split("{{data}}")
+    # In a script element "<" by itself could end it. In pieces, as the whole takes much memory.
+    pieces = (piece.replace("<", "\\u003c") for piece in json.JSONEncoder().iterencode(data))
+    files.write_lines(path, itertools.chain([head], pieces, [tail]))
+
+
+def _fill(
+    thumbnails: list[bytes],
+    pictures: Sequence,
+    file_range: ValueRange,
+    on_progress: Progress,
+) -> None:
+    """Makes the thumbnails of pictures that have none."""
+    missing, total = [i for i, content in enumerate(thumbnails) if not content], len(pictures)
+    made = reading.thumbnails(
+        [pictures[i] for i in missing],
+        on_file=lambda done: on_progress("gallery", total - len(missing) + done, total),
+        scale=file_range,
+    )
+    for i, content in zip(missing, made, strict=True):
+        thumbnails[i] = content
+    on_progress("gallery", total, total)
+
+
+def _explained(explanation: Explanation, shown: np.ndarray) -> dict[str, Any]:
+    """Why the images at these positions score as they do, and what draws their views."""
+    operation_set, most = explanation.operation_set, np.log(explanation.num_operations)
+    return {
         "surprises": {
             registered(name).phrase: _packed(values[shown], "<f4")
-            for name, values in explained.surprises.items()
+            for name, values in explanation.surprises.items()
         },
         # 0 to 255 for 0 to log k.
-        "entropies": _packed(np.rint(explained.view_entropies[shown] * 255 / most), "u1"),
-        "median": explained.median.tolist(),
+        "entropies": _packed(np.rint(explanation.view_entropies[shown] * 255 / most), "u1"),
+        "median": explanation.median.tolist(),
         "most": most,
         "operations": operation_set.names,
         "families": operation_set.families,
         "descriptions": {name: family.description for name, family in operations.FAMILIES.items()},
         "side": operation_set.side,
         "tables": _packed(_sources(operation_set), "<u4"),
-        "resize": explained.resize,
+        "resize": explanation.resize,
     }
-    page = importlib.resources.files("e3jax.report").joinpath("gallery.html").read_text("utf-8")
-    head, tail = page.split("{{data}}")
-    # In a script element "<" alone could end it. Piece by piece, as the whole takes much memory.
-    pieces = (piece.replace("<", "\\u003c") for piece in json.JSONEncoder().iterencode(data))
-    files.write_lines(path, itertools.chain([head], pieces, [tail]))
-
-
-def _pieces(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Some values at a time, so many that base64 needs no padding between them."""
-    return (values[start : start + _PIECE] for start in range(0, len(values), _PIECE))
 
 
 def _packed(values: np.ndarray, dtype: str) -> str:
