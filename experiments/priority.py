@@ -28,6 +28,7 @@ from e3jax.devices import runtime
 from e3jax.evidence import health
 from e3jax.report import sheet
 from e3jax.training import fitting
+from e3jax.training.fitting import Observer
 from e3jax.work import files
 
 _EVERY, _ROUNDS = curves.EVERY, 9  # of --overhead
@@ -110,9 +111,13 @@ class Study:
         data, seed, logs = run.draw(self.dataset), run.data_seed, []
         size = (self.args.probe_views, self.args.probe_images, self.mesh.size)
         recording = curves.recording(data, self.config, *size, seed)
-        told = {"on_progress": bar.on_progress, "on_log": lambda step, log: logs.append(log.probe)}
-        probed = {"probe_every": self.args.every, "probe_data": recording.probe_set}
-        fitted = self.fit(run.key, data.images, probe=self.probe, **told, **probed)
+        observer = Observer(
+            lambda step, log: logs.append(log.probe),
+            self.probe,
+            self.args.every,
+            recording.probe_set,
+        )
+        fitted = self.fit(run.key, data.images, on_progress=bar.on_progress, observer=observer)
         log = jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
         steps, values = curves.series(log, recording.weights)
         points = dict(zip(_NAMES, np.hstack(list(values.values())).T, strict=True))
@@ -161,12 +166,18 @@ class Study:
         data, config = self.runs[0].draw(self.dataset), self.config
         config = config._replace(steps=_EVERY * (_ROUNDS + 1))
         probe_set = curves.recording(data, config, devices=self.mesh.size).probe_set
-        recording = {"probe": self.probe, "probe_every": _EVERY, "probe_data": probe_set}
+        recording = Observer(None, self.probe, _EVERY, probe_set)
         fitted, seconds = [None, None], []
         for steps in range(_EVERY, config.steps + 1, _EVERY):
-            for recorded, probe in enumerate([{}, recording]):
-                how = {"config": config, "start": fitted[recorded], "until": steps} | probe
-                fitted[recorded] = self.fit(jax.random.key(0), data.images, **how)
+            for recorded, observer in enumerate([Observer(), recording]):
+                fitted[recorded] = self.fit(
+                    jax.random.key(0),
+                    data.images,
+                    config=config,
+                    start=fitted[recorded],
+                    until=steps,
+                    observer=observer,
+                )
             seconds.append([each.seconds for each in fitted])
         # The first round compiles.
         plain, with_recording = np.diff(seconds, axis=0).T

@@ -29,13 +29,14 @@ class TrainCheckpoint:
     Args:
       folder: is made with the first save. Its file ``state.safetensors`` is replaced by each save,
         its other files are left alone.
+      save_seconds: between saves; a training shorter than that saves nothing.
 
     Raises:
       InputError: the file of that name was not written by e3jax.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: str | os.PathLike, save_seconds: float = 180):
+        self.folder, self.save_seconds = Path(folder).absolute(), save_seconds
         self._is_first = jax.process_index() == 0
         if self._is_first:
             files.check_output(self.folder / FILE, MARK)

@@ -12,16 +12,33 @@ from jax.sharding import Mesh
 from e3jax import devices, operations, training
 from e3jax.errors import InputError
 from e3jax.training import evaluator, rules
+from e3jax.training.checkpoint import TrainCheckpoint
 from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training.method import Method
 from e3jax.work.progress import Progress, no_progress
 
-# (steps done, log of the steps since the last call, NumPy arrays). It may raise.
 OnLog = Callable[[int, training.StepLog], None]
 
 
 class TrainingError(InputError):
     """A training that failed: what happened at which step, and what to change."""
+
+
+class Observer(NamedTuple):
+    """Observes the steps of a training, and changes nothing.
+
+    Attributes:
+      on_log: called with the steps done and the :class:`e3jax.training.StepLog` of those since the
+        last call; it may raise.
+      probe: see :func:`e3jax.priority.make_probe`; its results are in the log.
+      every: steps between calls of the probe.
+      data: for the probe.
+    """
+
+    on_log: OnLog | None = None
+    probe: training.Probe | None = None
+    every: int = 50
+    data: Any = ()
 
 
 class Fitted(NamedTuple):
@@ -111,13 +128,9 @@ def fit(
     mesh: Mesh | None = None,
     start: Fitted | None = None,
     until: int | None = None,
-    checkpoint: Any = None,
-    save_seconds: float = 180,
+    checkpoint: TrainCheckpoint | None = None,
     on_progress: Progress = no_progress,
-    on_log: OnLog | None = None,
-    probe: training.Probe | None = None,
-    probe_every: int = 50,
-    probe_data: Any = (),
+    observer: Observer = Observer(),  # noqa: B008 - immutable
 ) -> Fitted:
     """Trains a method on a collection of images.
 
@@ -131,14 +144,9 @@ def fit(
       mesh: devices to split each batch over (default: all).
       start: continues from here, from an earlier call with the same key, images and config.
       until: stops after this step (default: the last); the schedule keeps its full length.
-      checkpoint: an :class:`e3jax.training.checkpoint.TrainCheckpoint` that the state is
-        restored from, unless ``start`` is given, and saved to.
-      save_seconds: between saves; a training shorter than that saves nothing.
+      checkpoint: the state is restored from it, unless ``start`` is given, and saved to it.
       on_progress: called as ("training", steps done, steps of the run).
-      on_log: called with the steps done and the :class:`StepLog` of those since the last call.
-      probe: observes the run, see :func:`e3jax.priority.make_probe`.
-      probe_every: steps between calls of the probe.
-      probe_data: for the probe.
+      observer: of the steps.
 
     Returns:
       The trained method. Continued from ``start`` or ``checkpoint`` it is the same as in one go,
@@ -151,13 +159,13 @@ def fit(
     """
     n, side = images.shape[:2]
     config = config or method.quick_config()
-    trainer = _trainer(method, config, side, n, mesh, probe, probe_every)
+    trainer = _trainer(method, config, side, n, mesh, observer.probe, observer.every)
     num_steps = config.num_steps(n)
     state, seconds = _start(trainer, key, images, method, start, checkpoint)
     bank = training.place_bank(trainer.mesh, images)
-    probe_data = devices.place(trainer.mesh, probe_data)
+    probe_data = devices.place(trainer.mesh, observer.data)
     began, last_save, step = time.monotonic() - seconds, time.monotonic(), int(state.step)
-    logs = _Logs(num_steps, on_progress, on_log)
+    logs = _Logs(num_steps, on_progress, observer.on_log)
 
     def save() -> None:
         nonlocal last_save
@@ -169,7 +177,7 @@ def fit(
     until = num_steps if until is None else min(until, num_steps)
     rounds = [math.ceil(num_steps * (i + 1) / method.rounds) for i in range(method.rounds)]
     ends = _ends(step, until, trainer.steps_per_call, rounds)
-    batches = trainer.batches(state, bank, n, np.diff([step, *ends]))
+    batches = trainer.batches(state, bank, n, np.diff([step, *ends]).tolist())
     for end in ends:
         state, log = trainer.run_steps(state, next(batches), num_steps, end, probe_data)
         logs.add(end, end - step, log)
@@ -179,11 +187,11 @@ def fit(
                 state.variables, state.extra, images
             )
             state = state._replace(extra=devices.place(trainer.mesh, method.renew(evaluation)))
-        if checkpoint and time.monotonic() - last_save >= save_seconds:
+        if checkpoint and time.monotonic() - last_save >= checkpoint.save_seconds:
             save()
     logs.report()
     _check_state(state, step)
-    if checkpoint and time.monotonic() - began >= save_seconds:
+    if checkpoint and time.monotonic() - began >= checkpoint.save_seconds:
         save()
     return Fitted(method, config, side, state, num_steps, time.monotonic() - began)
 
@@ -194,7 +202,7 @@ def _start(
     images: np.ndarray,
     method: Method,
     start: Fitted | None,
-    checkpoint: Any,
+    checkpoint: TrainCheckpoint | None,
 ) -> tuple[training.TrainState, float]:
     """The state that a training goes on from, and the seconds that it took so far."""
     if start:

@@ -19,6 +19,7 @@ from e3jax.datasets.contamination import Contaminated
 from e3jax.report import sheet
 from e3jax.training import TrainConfig
 from e3jax.training.checkpoint import TrainCheckpoint
+from e3jax.training.fitting import Observer
 from sweep import curves, engines, flags, plan
 from sweep.methods import METHODS, perform
 from sweep.plan import Protocol, Run, Variant
@@ -171,15 +172,18 @@ class Sweep:
             return options
         # The other processes of a job have no folder and touch none.
         state = self.folder.file(run, "state") if self.folder else run.name
-        options["checkpoint"] = TrainCheckpoint(state)
-        options |= {"on_log": bar.on_log, "save_seconds": 60 * self.args.checkpoint_minutes}
+        options["checkpoint"] = TrainCheckpoint(state, 60 * self.args.checkpoint_minutes)
+        options["observer"] = observer = Observer(bar.on_log)
         config, events = TrainConfig(**run.config), self.args.tensorboard
         if not events:
             return options
         recording = curves.recording(data, config, devices=self.engine.each)
         if run.network:
-            options["probe"] = priority.make_probe(config.network, config.k, config.precision)
-            options |= {"probe_every": curves.EVERY, "probe_data": recording.probe_set}
+            options["observer"] = observer._replace(
+                probe=priority.make_probe(config.network, config.k, config.precision),
+                every=curves.EVERY,
+                data=recording.probe_set,
+            )
         if self.folder:
             n = len(data.images)
             writer = curves.TensorBoardWriter(Path(events, run.name), n, config, recording.weights)

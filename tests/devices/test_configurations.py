@@ -144,7 +144,13 @@ def test_settings_stay_the_programs_own_in_callbacks_and_after_an_error(digits):
     seen, config = [], CONFIG._replace(steps=30)
     with settings("64 bits"):
         with pytest.raises(RuntimeError, match="enough"):
-            fitting.fit(devices.key(0), digits, config=config, on_progress=see, on_log=see)
+            fitting.fit(
+                devices.key(0),
+                digits,
+                config=config,
+                on_progress=see,
+                observer=fitting.Observer(see),
+            )
         assert seen == [(True, np.float64)] * 4
         assert jnp.zeros(1).dtype == np.float64
     assert jnp.zeros(1).dtype == np.float32

@@ -48,7 +48,7 @@ for count in map(int, counts):
     for until in range(4):
         fitted = fitting.fit(
             key, images, config=config, mesh=mesh, start=fitted, until=until,
-            on_log=lambda step, log: losses.append(log.loss),
+            observer=fitting.Observer(lambda step, log: losses.append(log.loss)),
         )
         states.append(jax.device_get(fitted.state.variables))
         if until == 0:

@@ -95,8 +95,8 @@ def train(images, after, stages=None, state=None, **changed):
     options, mesh = {"on_progress": stages or Stages()}, devices.device_mesh(jax.devices()[:1])
     if state is None:
         return methods.train(run, images, mesh, options, after)
-    with contextlib.closing(TrainCheckpoint(state)) as saved:
-        options |= {"checkpoint": saved, "save_seconds": 0}
+    with contextlib.closing(TrainCheckpoint(state, save_seconds=0)) as saved:
+        options |= {"checkpoint": saved}
         return methods.train(run, images, mesh, options, after)
 
 

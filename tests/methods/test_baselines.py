@@ -17,6 +17,7 @@ from e3jax.images import to_unit
 from e3jax.methods import METHODS, dagmm, drae, rdae
 from e3jax.training import fitting
 from e3jax.training.batch import Batch
+from e3jax.training.fitting import Observer
 from e3jax.training.method import Evaluated
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -126,7 +127,12 @@ def run(name, images):
         config = config._replace(steps=SMALL_STEPS, network=TinyAutoencoder)
     mesh = devices.device_mesh(jax.devices()[:1])
     fitted = fitting.fit(
-        key, images, method, config, mesh=mesh, on_log=lambda step, log: logs.append(log.loss)
+        key,
+        images,
+        method,
+        config,
+        mesh=mesh,
+        observer=Observer(lambda step, log: logs.append(log.loss)),
     )
     evaluated = Evaluated(key, images, fitting.score(fitted, images, mesh=mesh), mesh)
     return {n: score(evaluated) for n, score in method.scores.items()}, np.concatenate(logs)

@@ -11,6 +11,7 @@ from tiny import Plain, Tiny
 from e3jax import devices, operations, priority, training
 from e3jax.images import to_unit
 from e3jax.training import fitting
+from e3jax.training.fitting import Observer
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 OPERATIONS = operations.operation_set("PR")
@@ -305,10 +306,7 @@ def recorded(digits):
             digits,
             config=CONFIG,
             mesh=mesh,
-            on_log=lambda step, log, logs=logs: logs.append(log.probe),
-            probe=probe,
-            probe_every=3,
-            probe_data=data,
+            observer=Observer(lambda step, log, logs=logs: logs.append(log.probe), probe, 3, data),
         )
         found.append((fitted, logs[0], data))
     return found
@@ -359,9 +357,11 @@ def test_any_network_is_recorded(recorded, digits):
         jax.random.key(0),
         digits,
         config=config,
-        on_log=lambda step, log: seen.append(log.probe),
-        probe=priority.make_probe(Plain, K),
-        probe_data=recorded[0][2],
+        observer=Observer(
+            lambda step, log: seen.append(log.probe),
+            priority.make_probe(Plain, K),
+            data=recorded[0][2],
+        ),
     )
     assert seen[0].step[0] == 0 and np.isfinite(seen[0].gradient_magnitude[0]).all()
     assert seen[0].of_images.norm[0].min() > 0 and seen[0].of_views.norm[0].min() > 0

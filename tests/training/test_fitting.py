@@ -15,6 +15,7 @@ from e3jax.methods import rdae
 from e3jax.operations import Operation
 from e3jax.training import e3outlier, fitting
 from e3jax.training.checkpoint import TrainCheckpoint
+from e3jax.training.fitting import Observer
 from e3jax.training.method import Evaluated
 
 CONFIG = training.quick_config()._replace(network=Tiny, operations="PR", batch_size=16, steps=24)
@@ -77,10 +78,10 @@ def test_it_continues_after_a_stop_bit_for_bit(name, digits, tmp_path):
             raise KeyboardInterrupt
 
     whole = fit(digits, method, config)
-    saved = TrainCheckpoint(tmp_path)
+    saved = TrainCheckpoint(tmp_path, save_seconds=0)
     with pytest.raises(KeyboardInterrupt):
-        fit(digits, method, config, checkpoint=saved, save_seconds=0, on_progress=stop)
-    saved, steps = TrainCheckpoint(tmp_path), []
+        fit(digits, method, config, checkpoint=saved, on_progress=stop)
+    saved, steps = TrainCheckpoint(tmp_path, save_seconds=0), []
     again = fit(
         digits, method, config, checkpoint=saved, on_progress=lambda *done: steps.append(done[1])
     )
@@ -94,7 +95,7 @@ def test_what_watches_sees_every_step_once(digits):
     seen, done = [], []
     fit(
         digits,
-        on_log=lambda step, log: seen.append((step, log)),
+        observer=Observer(lambda step, log: seen.append((step, log))),
         on_progress=lambda *args: done.append(args),
     )
     assert done == [("training", d, 24) for d in (10, 20, 24)]
@@ -170,13 +171,14 @@ def counting(loss_of_step):
 def test_the_first_step_that_fails_is_named(value, sentence, digits, tmp_path):
     """What watches sees it, and nothing is saved that it is part of."""
     method, seen, done = counting(lambda step, usual: jnp.where(step < 13, usual, value)), [], []
-    saved = TrainCheckpoint(tmp_path)
-    watched = {"on_log": lambda *args: seen.append(args), "on_progress": lambda *a: done.append(a)}
+    saved = TrainCheckpoint(tmp_path, save_seconds=0)
+    observer = Observer(lambda *args: seen.append(args))
+    watched = {"observer": observer, "on_progress": lambda *a: done.append(a)}
     with pytest.raises(fitting.TrainingError, match=sentence):
-        fit(digits, method, checkpoint=saved, save_seconds=0, **watched)
+        fit(digits, method, checkpoint=saved, **watched)
     assert [step for step, _ in seen] == [10, 20] and done == [("training", 10, 24)]
     np.testing.assert_equal(seen[-1][1].loss[3:], 7 * [np.float32(value)])
-    saved = TrainCheckpoint(tmp_path)
+    saved = TrainCheckpoint(tmp_path, save_seconds=0)
     assert fit(digits, method, checkpoint=saved, until=13).steps == 13, "it was restored from later"
 
 

@@ -12,7 +12,6 @@ import safetensors.numpy
 
 from e3jax import E3Outlier, InputError, devices, training
 from e3jax.evidence.health import HealthWarning
-from e3jax.training import fitting
 from e3jax.training.checkpoint import FILE, TrainCheckpoint
 
 NOTES = {"seconds": np.float32(7.5), "row": np.arange(3, dtype=np.int64)}
@@ -125,7 +124,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path):
 
 @pytest.mark.filterwarnings("ignore", category=HealthWarning)
 def test_a_detector_goes_on_within_its_training_and_leaves_nothing(digits, tmp_path, monkeypatch):
-    monkeypatch.setitem(fitting.fit.__kwdefaults__, "save_seconds", 0)
+    monkeypatch.setattr(TrainCheckpoint.__init__, "__defaults__", (0,))
     seen = []
 
     def on_progress(stage, done, total):
