@@ -71,7 +71,7 @@ def write_gallery(
     made = reading.thumbnails(
         [chosen[i] for i in missing],
         on_file=lambda done: on_progress("gallery", total - len(missing) + done, total),
-        scale=ranking.file_range,
+        file_range=ranking.file_range,
     )
     for i, content in zip(missing, made, strict=True):
         small[i] = content
