@@ -29,14 +29,16 @@ def collect(X) -> np.ndarray | list:
     """
     X = _column(X)
     if isinstance(X, (dict, bytes, bytearray, memoryview)) or _is_picture(X):
-        raise InputError(f"a {type(X).__name__} is no collection: give a list of images or files")
+        raise InputError(
+            f"a {type(X).__name__} is not a collection: give a list of images or files"
+        )
     if (array := _array(X)) is not None and array.dtype.kind not in "OUS":
         return array
     try:
         items = sorted(X, key=str) if isinstance(X, (set, frozenset)) else list(X)
     except TypeError as error:
         raise InputError(
-            f"a {type(X).__name__} is no collection: give a folder, a list of files or an array"
+            f"a {type(X).__name__} is not a collection: give a folder, a list of files or an array"
         ) from error
     items = [_source(i, item) for i, item in enumerate(items)]
     if items and all(isinstance(item, np.ndarray) for item in items):
@@ -111,8 +113,9 @@ def _is_file(item: dict) -> bool:
 
 
 def _image_name(names: Iterable[str], what: str) -> str:
-    if found := [name for name in _IMAGE_NAMES if name in names]:
-        return found[0]
+    for name in _IMAGE_NAMES:
+        if name in names:
+            return name
     raise InputError(f"{what} {', '.join(map(str, names))}, expected one of {_IMAGE_NAMES}")
 
 

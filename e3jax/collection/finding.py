@@ -62,13 +62,13 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
     Raises:
       InputError: the folder does not exist, is a quarantine or contains no images.
     """
-    folder, found, errors = Path(folder), [], []
+    folder, images, errors = Path(folder), [], []
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InputError(f"{folder} {what}, expected a folder of images: check the path")
     if is_quarantine(folder):
         raise InputError(f"{folder} is a quarantine: move its files back first, with --undo")
-    extensions, others, links = formats.endings(), collections.defaultdict(list), []
+    endings, others, links = formats.endings(), collections.defaultdict(list), []
 
     for path, folders, names in os.walk(folder, onerror=errors.append):
         if is_quarantine(path):
@@ -76,20 +76,19 @@ def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[Unreadable]]
         folders[:] = [name for name in folders if not _is_skipped(name)]
         links += [at for name in folders if os.path.islink(at := os.path.join(path, name))]
         for name in names:
-            suffix, file = Path(name).suffix.lower(), Path(path, name)
+            ending, file = _ending(name), Path(path, name)
             if name.startswith("."):
                 continue
-            if suffix in extensions or (_is_none(suffix) and _is_readable(_kind(file))):
-                found.append(file)
+            if ending in endings or (not ending and _is_readable(_kind(file))):
+                images.append(file)
             else:
-                others["" if _is_none(suffix) else suffix].append(file)
+                others[ending].append(file)
     left_out = [Skipped(str(folder), note) for note in _notes(folder, others, links)]
     left_out += [Unreadable(str(error.filename), reason(error)) for error in errors]
-    if not found:
+    if not images:
         why = f" ({left_out[0].reason}: {left_out[0].path})" if left_out else ""
         raise InputError(f"{folder} has no image files{why}: choose a folder of at least 2 images")
-    found.sort(key=lambda path: _natural(path.relative_to(folder)))
-    return found, left_out
+    return sorted(images, key=lambda path: _natural(path.relative_to(folder))), left_out
 
 
 def is_quarantine(folder: str | os.PathLike) -> bool:
@@ -125,9 +124,10 @@ def _is_skipped(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SKIPPED
 
 
-def _is_none(suffix: str) -> bool:
-    """Whether it is no ending but a part of the name, as in "image" and "1.2.840.10008"."""
-    return suffix in ("", ".") or suffix[1:].isdigit()
+def _ending(name: str) -> str:
+    """The ending of a file's name; "" where it is a part of the name, as in "1.2.840.10008"."""
+    suffix = Path(name).suffix.lower()
+    return "" if suffix == "." or suffix[1:].isdigit() else suffix
 
 
 def _kind(path: Path) -> str:

@@ -1,21 +1,21 @@
-"""Arrays in pieces, each loaded when it is needed."""
+"""Arrays in blocks, each loaded when it is needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-_BLOCK = 4096  # items that iteration loads at a time
+_MANY = 4096  # items that iteration loads at a time
 
 
 class LazyArray:
-    """An array [n, ...] in pieces, each loaded when an index, a slice or positions, needs it.
+    """An array [n, ...] in blocks, each loaded when an index, a slice or positions, needs it.
 
     Args:
-      load: ``piece -> array``, indexed by positions.
-      counts: items of each piece.
+      load: ``number of a block -> array``, which is indexed by positions.
+      counts: items of each block.
       like: an empty array of the shape [0, ...] and dtype.
-      convert: of what was indexed in a piece.
+      convert: applied to what was indexed in a block.
       rows: int [n], the items that these are; default: all.
     """
 
@@ -45,14 +45,17 @@ class LazyArray:
         if index.ndim == 0:
             return self[index[None]][0]
         rows = index if self._rows is None else self._rows[index]
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for piece, here, within in _by_piece(rows, self._ends):
-            found[here] = self._convert(self._load(piece)[within])
-        return found
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        blocks = np.searchsorted(self._ends, rows, side="right")
+        for block in np.unique(blocks).tolist():
+            here = np.flatnonzero(blocks == block)
+            within = rows[here] - (self._ends[block] - self._counts[block])
+            values[here] = self._convert(self._load(block)[within])
+        return values
 
     def __iter__(self) -> Iterator:
-        for start in range(0, len(self), _BLOCK):
-            yield from self[start : start + _BLOCK]
+        for start in range(0, len(self), _MANY):
+            yield from self[start : start + _MANY]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
@@ -71,12 +74,3 @@ def _positions(index, n: int) -> np.ndarray:
     if index.size and not -n <= index.min() <= index.max() < n:
         raise IndexError(f"an index beyond the {n} items")
     return index.astype(np.int64) % n
-
-
-def _by_piece(rows: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields pieces, which of the rows they have, and where in the piece these are."""
-    piece = np.searchsorted(ends, rows, side="right")
-    order = np.argsort(piece, kind="stable")
-    found, starts = np.unique(piece[order], return_index=True)
-    for number, here in zip(found, np.split(order, starts)[1:], strict=True):
-        yield int(number), here, rows[here] - (ends[number - 1] if number else 0)

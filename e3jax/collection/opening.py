@@ -103,7 +103,7 @@ def _suited(collection: Collection, name: Any, reader: Reader, least: int) -> Co
     Raises:
       InputError: that would need the pictures themselves; it has fewer images than ``least``.
     """
-    made, images = collection.reader, collection.images
+    made, pixels = collection.reader, collection.images
     for what, has, wanted in (
         ("image size", made.side, reader.side),
         ("resize", made.resize, reader.resize),
@@ -112,7 +112,7 @@ def _suited(collection: Collection, name: Any, reader: Reader, least: int) -> Co
             raise InputError(
                 f"{name} was made with {what} {has}, not {wanted}: use that, or make another bank"
             )
-    if len(images) < least:
+    if len(pixels) < least:
         raise InputError(f"{name} has fewer than {least} images: give a larger collection")
     for known, other in reader.file_range.conflicts(made.file_range):
         raise InputError(
@@ -122,43 +122,40 @@ def _suited(collection: Collection, name: Any, reader: Reader, least: int) -> Co
     colour = made.colour if reader.colour is None else reader.colour
     if colour != made.colour:
         convert = functools.partial(in_colours, channels=3 if colour else 1)
-        images = LazyArray([images].__getitem__, [len(images)], convert(images[:0]), convert)
-        images = images[:] if isinstance(collection.images, np.ndarray) else images
+        if isinstance(pixels, LazyArray):
+            pixels = LazyArray([pixels].__getitem__, [len(pixels)], convert(pixels[:0]), convert)
+        else:
+            pixels = convert(pixels)
     value_range = made.value_range or reader.value_range
     used = reader._replace(colour=colour, value_range=value_range, file_range=made.file_range)
-    return collection._replace(images=images, reader=used)
+    return collection._replace(images=pixels, reader=used)
 
 
 def _read_array(array: np.ndarray, reader: Reader, least: int) -> Collection:
     pixels = images.to_uint8(array, reader.value_range)
     pixels = images.checked(images.resize(pixels, reader.side, reader.resize), least)
-    ranges = ValueRange(*reader.file_range[:2])  # without counts of other files
-    reader = reader._replace(colour=pixels.shape[-1] == 3, file_range=ranges)
-    return Collection(pixels, np.arange(len(pixels)), reader, [], copies.digests(pixels))
+    file_range = ValueRange(*reader.file_range[:2])  # without counts of other files
+    used = reader._replace(colour=pixels.shape[-1] == 3, file_range=file_range)
+    return Collection(pixels, np.arange(len(pixels)), used, [], copies.digests(pixels))
 
 
 def _read_sources(
-    sources: Sequence, reader: Reader, left_out: list, least: int, on_progress: Progress
+    sources: Sequence, reader: Reader, left_out: Sequence, least: int, on_progress: Progress
 ) -> Collection:
     """Reads files, pictures and arrays into memory."""
     have_paths, total = all(map(is_path, sources)), len(sources)
-    names = list(map(os.fspath, sources)) if have_paths else range(total)
-    states, ids, pictures, unreadable = {}, [], [], list(left_out)
+    states, ids, pictures, unreadable = {}, [], [], []
 
-    def on_open(source) -> None:
+    def on_open(source: Any) -> None:
         if have_paths:
             states[os.fspath(source)] = files.state_of(source)
 
-    to_uint8 = [
-        images.to_uint8(source[None], reader.value_range)[0] if _is_array(source) else source
-        for source in sources
-    ]
-    results = read_each(
-        to_uint8,
-        reader,
-        lambda done: on_progress("reading", done, total),
-        on_open=on_open,
-    )
+    def on_file(done: int) -> None:
+        on_progress("reading", done, total)
+
+    eight_bits = [_to_uint8(source, reader) if _is_array(source) else source for source in sources]
+    names = map(os.fspath, sources) if have_paths else range(total)
+    results = read_each(eight_bits, reader, on_file, on_open=on_open)
     for name, result in zip(names, results, strict=True):
         if not isinstance(result, Exception):
             ids.append(name)
@@ -168,25 +165,37 @@ def _read_sources(
         else:
             raise InputError(f"element {name} cannot be read ({reason(result)}): leave it out")
     if len(ids) < max(least, 1):
-        raise too_few(len(ids), total, least, unreadable[len(left_out) :])
+        raise too_few(len(ids), total, least, unreadable)
+    pixels, used = _as_pixels(pictures, reader)
+    return Collection(
+        images.checked(pixels, least),
+        np.array(ids),
+        used,
+        [*left_out, *unreadable],
+        copies.digests(pixels),
+        np.array([states[path] for path in ids], np.int64) if have_paths else None,
+    )
+
+
+def _to_uint8(array: np.ndarray, reader: Reader) -> np.ndarray:
+    return images.to_uint8(array[None], reader.value_range)[0]
+
+
+def _as_pixels(
+    pictures: Sequence[np.ndarray | HighDepthImage], reader: Reader
+) -> tuple[np.ndarray, Reader]:
+    """Pictures, uint8 [h, w, 3] or of more than 8 bits, as uint8 [n, h, w, c], and how they were
+    read."""
     known = reader.file_range.filled(ValueRange(floats=reader.value_range))
-    deep = [picture for picture in pictures if isinstance(picture, HighDepthImage)]
-    file_range = common_range(deep, known)
+    file_range = common_range([p for p in pictures if isinstance(p, HighDepthImage)], known)
     pixels = np.stack(
         [p.to_uint8(file_range) if isinstance(p, HighDepthImage) else p for p in pictures]
     )
     colour = reader.colour
     if colour is None:
         colour = bool((pixels != pixels[..., :1]).any())
-    pixels = images.checked(in_colours(pixels, 3 if colour else 1), least)
-    return Collection(
-        pixels,
-        np.array(ids),
-        reader._replace(colour=colour, file_range=file_range),
-        unreadable,
-        copies.digests(pixels),
-        np.array([states[path] for path in ids], np.int64) if have_paths else None,
-    )
+    used = reader._replace(colour=colour, file_range=file_range)
+    return in_colours(pixels, 3 if colour else 1), used
 
 
 def _is_array(source: Any) -> bool:

@@ -59,7 +59,7 @@ def thumbnails(
     pictures,
     side: int = 96,
     on_file: Callable[[int], None] = lambda done: None,
-    scale: ValueRange | None = None,
+    file_range: ValueRange | None = None,
 ) -> list[bytes]:
     """Makes thumbnails that keep each image's aspect ratio, as WebP files.
 
@@ -69,8 +69,8 @@ def thumbnails(
       pictures: files, or uint8 [n, h, w, c], c 1 or 3.
       side: longest side in pixels.
       on_file: called with the number of images done after each image.
-      scale: of files of more than 8 bits, as :func:`e3jax.collection.read` found it; what it
-        does not have is found from each file.
+      file_range: black and white in files of more than 8 bits, see
+        :class:`e3jax.collection.Reader`; what it does not have is found from each file.
 
     Returns:
       The contents of n files; b"" for a file that cannot be read.
@@ -81,7 +81,7 @@ def thumbnails(
             return encoded(shrunk(to_picture(picture), side))
         [small] = decoding.decode(picture, (side, lambda picture: shrunk(picture, side)))
         if isinstance(small, HighDepthImage):
-            small = small.to_uint8(high_depth.common_range([small], scale))
+            small = small.to_uint8(high_depth.common_range([small], file_range))
         return encoded(small)
 
     results = in_threads(make, list(pictures), on_file)

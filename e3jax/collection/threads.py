@@ -15,8 +15,8 @@ def in_threads(
 ) -> list:
     """``work(item)`` per item, or the exception that it raised, in order.
 
-    What fails is tried again when all others are done, alone: decoders that share the memory with
-    others may fail for lack of it, and not all of them say so. ``on_item`` is called with the
+    What fails is tried again when all others are done, one by one: decoders that share the memory
+    with others may fail for lack of it, and not all of them say so. ``on_item`` is called with the
     number of items done.
     """
 

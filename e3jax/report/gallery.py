@@ -100,7 +100,7 @@ def _fill(
     made = reading.thumbnails(
         [pictures[i] for i in missing],
         on_file=lambda done: on_progress("gallery", total - len(missing) + done, total),
-        scale=file_range,
+        file_range=file_range,
     )
     for i, content in zip(missing, made, strict=True):
         thumbnails[i] = content

@@ -92,8 +92,8 @@ def test_it_holds_what_reading_into_memory_gives(photos, tmp_path):
 
 def test_it_is_indexed_like_an_array():
     array = RANDOM.integers(0, 256, (20, 2, 2, 1), np.uint8)
-    pieces = np.split(array, [3, 3, 11])
-    found = lazy.LazyArray(pieces.__getitem__, [3, 0, 8, 9], array[:0])
+    blocks = np.split(array, [3, 3, 11])
+    found = lazy.LazyArray(blocks.__getitem__, [3, 0, 8, 9], array[:0])
     assert (len(found), found.shape, found.dtype) == (20, array.shape, np.uint8)
     mask = np.arange(20) % 3 == 1
     for index in (5, -1, slice(None), slice(2, 13), slice(15, None, 2), [7, 7, 0, 19], [], mask):

@@ -158,10 +158,10 @@ def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, g
         (pd.DataFrame({"image": [b"x", None]}), "element 1 is a NoneType, expected a file"),
         ([np.zeros((8, 8, 5))], r"element 0 has shape \(8, 8, 5\), .* c from 1 to 4"),
         (np.zeros((5, 64), np.uint8), "e3jax.E3OutlierDetector takes flattened rows"),
-        (Image.new("L", (8, 8)), "a Image is no collection: give a list"),
+        (Image.new("L", (8, 8)), "a Image is not a collection: give a list"),
         (7, "shape"),
-        (object(), "a object is no collection: give a folder, a list of files or an array"),
-        ({"image": []}, "a dict is no collection"),
+        (object(), "a object is not a collection: give a folder, a list of files or an array"),
+        ({"image": []}, "a dict is not a collection"),
         ([Image.new("L", (8, 8)), None], "element 1 is a NoneType, expected a file or an image"),
         (
             [np.zeros((8, 8)), np.zeros((3, 8, 9))],
@@ -175,7 +175,7 @@ def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, g
         ([], "shape|0 of 0 files"),
         (["a.png", "b.png", np.nan], r"element 2 is a float \(nan\), expected a file or an image"),
         (["a.png", np.int64(7)], r"element 1 is a int64 \(7\), expected a file .*: leave it out"),
-        (b"content", "a bytes is no collection: give a list of images or files"),
+        (b"content", "a bytes is not a collection: give a list of images or files"),
         (["a.png", closed_file()], "element 1 cannot be read .*closed.*: open it in mode"),
     ],
 )

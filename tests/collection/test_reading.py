@@ -502,7 +502,7 @@ def test_a_collection_shares_one_scale_so_that_a_dark_image_stays_dark(good, tmp
         write_tiff(path, ramp(top * share, dtype))
     bright, half, dark = grey(good, *paths)
     assert [image.max() for image in (bright, half, dark)] == pytest.approx([255, 128, 13], abs=1)
-    small = thumbnails(paths, scale=read(paths).reader.file_range)
+    small = thumbnails(paths, file_range=read(paths).reader.file_range)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(small[2])))[..., 0], dark)
 
 

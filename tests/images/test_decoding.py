@@ -330,7 +330,7 @@ def test_a_drawing_that_vanishes_on_white_is_seen_on_black(form, colour, opacity
     assert (pixels[~shape] == (0 if is_black else 255)).all()
     assert (np.ptp(pixels, axis=(0, 1)).max() > 20) == (opacity > 0)
     if isinstance(source, bytes):
-        [small] = thumbnails([source], 40, scale=scale)
+        [small] = thumbnails([source], 40, file_range=scale)
         np.testing.assert_array_equal(Image.open(io.BytesIO(small)).convert("RGB"), pixels)
 
 

@@ -1,10 +1,9 @@
 """Banks become collections, whose files may have been moved together with the bank."""
 
-import collections
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,16 +51,19 @@ def members(folder: str | os.PathLike) -> list[tuple[Path, About]]:
 def opened(banks: Sequence[tuple[Path, About]]) -> Collection:
     """Opens banks as one collection, see :func:`open_bank`."""
     file_range, (_, made) = _common_range(banks), banks[0]
-    places, left_out = [], []
+    places, counts, left_out, digests, channels = [], [], [], [np.empty(0, np.uint64)], 1
     for folder, about in banks:
         renamed, notes = names_now(folder, about)
-        for number, count in enumerate(about.counts):
-            path = storage.shard_path(folder, number)
-            places.append(_Place(path, about.generation, count, renamed))
+        for number in range(about.shards):
+            place = _Place(storage.shard_path(folder, number), about.generation, renamed)
+            shard = _load(place)
+            places.append(place)
+            counts.append(shard.count)
+            digests.append(shard.digests())
+            channels = max(channels, shard.channels)
+            left_out += [Unreadable(*pair) for pair in shard.unreadable()]
         left_out += [Unreadable(renamed(path), why) for path, why in about.unreadable]
         left_out += [Skipped(*pair) for pair in about.skipped] + notes
-    digests, channels = _digests(places)
-    counts = [place.count for place in places]
 
     def column(values: Callable, like: np.ndarray, convert: Callable = np.asarray) -> LazyArray:
         return LazyArray(functools.partial(_Column, places, values), counts, like, convert)
@@ -69,10 +71,10 @@ def opened(banks: Sequence[tuple[Path, About]]) -> Collection:
     no_pixels = np.empty((0, made.side, made.side, channels), np.uint8)
     return Collection(
         column(Shard.pixels, no_pixels, functools.partial(in_colours, channels=channels)),
-        column(Shard.paths, np.empty(0, object)) if made.has_paths else np.arange(len(digests)),
+        column(Shard.paths, np.empty(0, object)) if made.has_paths else np.arange(sum(counts)),
         Reader(made.side, made.resize, channels == 3, None, file_range),
         left_out,
-        digests,
+        np.concatenate(digests),
         column(Shard.states, np.empty((0, 4), np.int64)) if made.has_paths else None,
         column(Shard.thumbnails, np.empty(0, object)),
     )
@@ -110,13 +112,11 @@ class _Place(NamedTuple):
     Attributes:
       path: of the shard.
       generation: of the bank as it was opened.
-      count: of images.
       renamed: what a file is called now, by its path when it was read.
     """
 
     path: Path
     generation: str
-    count: int
     renamed: Callable[[str], str]
 
 
@@ -124,21 +124,12 @@ def _load(place: _Place) -> Shard:
     """A shard, if it is still what was opened."""
     shard = storage.load(place.path, place.renamed)
     storage.check_unchanged(place.path.parent, place.generation)
-    if shard is None or shard.count != place.count:
+    if shard is None:
         raise storage.damaged(place.path)
     return shard
 
 
-_mapped = functools.lru_cache(192)(_load)  # each holds a file open
-
-
-def _digests(places: Iterable[_Place]) -> tuple[np.ndarray, int]:
-    """Digests of all images, and how many channels they have."""
-    digests, channels = [np.empty(0, np.uint64)], 1
-    for shard in map(_load, places):
-        digests.append(shard.digests())
-        channels = max(channels, shard.channels)
-    return np.concatenate(digests), channels
+_mapped = functools.lru_cache(192)(_load)  # each keeps a file mapped
 
 
 class _Column:
@@ -189,27 +180,25 @@ def names_now(folder: Path, about: About) -> tuple[Callable[[str], str], list[Sk
     if not about.has_paths:
         return str, []
     moved = Moved(about.place, str(folder))
-    places = collections.defaultdict(set)  # of the files of a branch: True = where they were
-    examples = {}
+    stayed, left, gone = set(), set(), {}  # branches
     for path, state in _sample(folder):
         branch = _branch(os.path.dirname(path), moved.before)[1]
         there = [at for at in (path, moved(path)) if os.path.exists(at)]
         there.sort(key=lambda at: not state.is_same(files.state_of(at)))
-        places[branch] |= {at == path for at in there[:1]}
-        examples.setdefault(branch, path)
+        if there:
+            (stayed if there[0] == path else left).add(branch)
+        else:
+            gone.setdefault(branch, path)
     notes = [
         Skipped(
             str(folder),
             f"files of {folder} are gone, neither where they were nor beside it as they were, "
-            f"e.g. {examples[branch]}: put them back before you look at them or move them",
+            f"e.g. {path}: put them back before you look at them or move them",
         )
-        for branch in examples
-        if not places[branch]
+        for branch, path in gone.items()
+        if branch not in stayed | left
     ]
-    if not any(False in were for were in places.values()):
-        return str, notes[:1]
-    stayed = frozenset(branch for branch, were in places.items() if True in were)
-    return moved._replace(stayed=stayed), notes[:1]
+    return (moved._replace(stayed=frozenset(stayed)) if left else str), notes[:1]
 
 
 def _sample(folder: Path) -> Iterator[tuple[str, FileState]]:

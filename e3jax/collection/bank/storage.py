@@ -40,8 +40,8 @@ class About(NamedTuple):
       has_paths: whether images are files.
       banks: folders of the banks that it is joined of; None of a bank with shards of its own.
       finished: whether all shards are there.
-      counts: readable images of each shard.
-      unreadable, skipped: paths and reasons.
+      shards: how many there are, when all of them are.
+      unreadable, skipped: what else was left out, paths and reasons.
       file_range: black and white in files of more than 8 bits.
     """
 
@@ -53,7 +53,7 @@ class About(NamedTuple):
     has_paths: bool = True
     banks: Sequence[str] | None = None
     finished: bool = False
-    counts: Sequence[int] = ()
+    shards: int = 0
     unreadable: Sequence[tuple[str, str]] = ()
     skipped: Sequence[tuple[str, str]] = ()
     file_range: ValueRange = ValueRange()
@@ -203,7 +203,7 @@ class Shard:
     def paths(self, rows: np.ndarray | None = None) -> np.ndarray:
         """str [m]"""
         [paths] = self._columns(rows, "path")
-        return _objects([self._renamed(os.fsdecode(path)) for path in paths.to_pylist()])
+        return np.array([self._renamed(os.fsdecode(p)) for p in paths.to_pylist()], object)
 
     def states(self, rows: np.ndarray | None = None) -> np.ndarray:
         """int64 [m, 4], of :class:`e3jax.work.files.FileState`."""
@@ -213,7 +213,7 @@ class Shard:
     def thumbnails(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Contents of files [m], b"" for an image that has none."""
         [contents] = self._columns(rows, "thumbnail")
-        return _objects([content or b"" for content in contents.to_pylist()])
+        return np.array([content or b"" for content in contents.to_pylist()], object)
 
     def digests(self) -> np.ndarray:
         """uint64 [m], of the images."""
@@ -253,12 +253,6 @@ class Shard:
             except (*_DAMAGED, zipfile.BadZipFile) as error:
                 self.path.unlink()
                 raise damaged(self.path) from error
-
-
-def _objects(values: list) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def load(path: Path, renamed: Callable[[str], str] = str) -> Shard | None:

@@ -64,8 +64,8 @@ def write(
     about = About(side=reader.side, resize=reader.resize, place=str(folder))
     with _begun(folder, about) as before:
         planned = _planned(folder, before, listed)
-        is_same = len(before.counts) == len(planned) and all(s.names == [] for s in planned)
-        if before.finished and is_same:
+        is_same = before.finished and before.shards == len(planned)
+        if is_same and all(shard.names == [] for shard in planned):
             about = before
             on_progress("reading", len(listed), len(listed))
         else:
@@ -101,14 +101,14 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> Col
             path = storage.shard_path(folder, count)
             shard = storage.load(path)
             if shard is None or not np.array_equal(shard.digests(), copies.digests(pixels)):
-                if before.finished and (shard is not None or count >= len(before.counts)):
+                if before.finished and (shard is not None or count >= before.shards):
                     raise others
                 storage.check_shard(path)
                 if about.finished:  # and this shard is damaged
                     about = begun.written(folder)
                 storage.write_shard(path, [{"pixels": i} for i in pixels], begun.side)
             count += 1
-        if count < len(before.counts):
+        if count < before.shards:
             raise others
         storage.remove_shards(folder, count)
         _finish(folder, about, count)
@@ -265,7 +265,7 @@ def _planned(folder: Path, before: About, listed: dict[tuple, str]) -> list[_Pla
     """
     identity, paths, planned = finding.identities(), list(listed.values()), []
     renamed, _ = opening.names_now(folder, before)
-    for number in range(max(math.ceil(len(paths) / _SHARD), len(before.counts))):
+    for number in range(max(math.ceil(len(paths) / _SHARD), before.shards)):
         path = storage.shard_path(folder, number)
         shard = storage.load(path, renamed)
         held = [] if shard is None else shard.paths().tolist()
@@ -363,14 +363,10 @@ def _develop(planned: Sequence[_Planned]) -> ValueRange:
     return file_range
 
 
-def _finish(folder: Path, about: About, count: int, left_out: Sequence[Unreadable] = ()) -> None:
-    """Says of a bank that it is whole, and what is in it."""
-    skipped = [entry for entry in left_out if isinstance(entry, Skipped)]
-    counts, unreadable = [], []
-    for number in range(count):
-        shard = Shard(storage.shard_path(folder, number))
-        counts.append(shard.count)
-        unreadable += shard.unreadable()
-    unreadable += [entry for entry in left_out if entry not in skipped]
-    whole = about._replace(place=str(folder), finished=True, counts=counts)
-    whole._replace(unreadable=unreadable, skipped=skipped).written(folder)
+def _finish(folder: Path, about: About, shards: int, left_out: Iterable[Unreadable] = ()) -> None:
+    """Says of a bank that it is whole, and what else was left out."""
+    whole = about._replace(place=str(folder), finished=True, shards=shards)
+    whole._replace(
+        unreadable=[entry for entry in left_out if not isinstance(entry, Skipped)],
+        skipped=[entry for entry in left_out if isinstance(entry, Skipped)],
+    ).written(folder)
