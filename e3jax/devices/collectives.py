@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax.devices.mesh import AXIS
+from e3jax.shapes import Int32, Shaped
 
 
 def mean_over_devices(tree: Any) -> Any:
@@ -50,12 +51,14 @@ def gather_over_devices(tree: Any) -> Any:
     )
 
 
-def rows_of_split(part: jax.Array, index: jax.Array) -> jax.Array:
-    """Inside a program: the calling device's part of rows by their index [b] in a split array.
+def rows_of_split(
+    part: Shaped[jax.Array, "m d"], index: Int32[jax.Array, " b"]
+) -> Shaped[jax.Array, "rows d"]:
+    """Inside a program: the calling device's part of rows by their index in a split array.
 
     Args:
-      part: [m, d], the calling device's rows of what :func:`place_split` split.
-      index: int32 [b], the same on all devices.
+      part: the calling device's rows of what :func:`place_split` split.
+      index: the same on all devices.
 
     Returns:
       [b / devices, d].
@@ -68,7 +71,7 @@ def rows_of_split(part: jax.Array, index: jax.Array) -> jax.Array:
     return jax.lax.psum_scatter(rows, AXIS, scatter_dimension=0, tiled=True)
 
 
-def part_of_device(whole: jax.Array) -> jax.Array:
+def part_of_device(whole: Shaped[jax.Array, "n ..."]) -> Shaped[jax.Array, "part ..."]:
     """Inside a program: the calling device's part of an array that every device has."""
     part = len(whole) // jax.lax.axis_size(AXIS)
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * part, part)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.flatten_util
+import jax.numpy as jnp
 import numpy as np
 
 from e3jax.errors import InputError
@@ -37,11 +37,16 @@ def settings() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for name, value in _SETTINGS.items():
-            if getattr(jax.config, f"jax_{name}") not in (value, None):
+            if setting(name) not in (value, None):
                 stack.enter_context(getattr(jax, name)(value))
         if _has_mesh():
             stack.enter_context(jax.set_mesh(None))
         yield
+
+
+def setting(name: str) -> Any:
+    """The value of a setting of JAX, whose name lacks its "jax_"."""
+    return getattr(jax.config, f"jax_{name}")
 
 
 def _has_mesh() -> bool:
@@ -81,9 +86,9 @@ def as_key(key: jax.Array) -> jax.Array:
         with jax.transfer_guard("allow"):
             kind = jax.random.key_impl(key)  # of words without a type it is the host program's
         with settings():
-            is_typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+            is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
             words = np.asarray(jax.random.key_data(key) if is_typed else key)
-            single = jax.random.wrap_key_data(words, impl=kind)
+            single = jax.random.wrap_key_data(jnp.asarray(words), impl=kind)
     except TypeError:
         single = None
     if single is None or single.shape:

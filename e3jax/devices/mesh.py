@@ -1,22 +1,23 @@
 """The mesh that work is split over, and arrays on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.flatten_util
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from e3jax.devices import runtime
 from e3jax.devices.configuration import settings
+from e3jax.shapes import Shaped
 
 # The mesh has this one axis: images of a batch are split over it, everything else is replicated.
 AXIS = "batch"
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
-def device_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of one axis over the given devices (default: all, of all processes of the job)."""
     devices = runtime.devices() if devices is None else devices
     return jax.make_mesh(
@@ -94,11 +95,11 @@ def broadcast_from_first(tree: Any) -> Any:
 
 
 @settings()
-def place_split(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+def place_split(mesh: Mesh, rows: Shaped[np.ndarray, "n d"]) -> Shaped[jax.Array, "rows d"]:
     """Splits rows [n, d] over a mesh, n rounded up to a multiple of its devices by rows of 0."""
     count = -(-len(rows) // mesh.size)
 
-    def of_device(index: tuple[slice, ...]) -> np.ndarray:
+    def of_device(index: Any) -> np.ndarray:
         part = rows[index[0]]
         return np.pad(part, ((0, count - len(part)), (0, 0))) if len(part) < count else part
 

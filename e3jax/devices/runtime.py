@@ -9,10 +9,12 @@ import os
 import stat
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import joblib
 
+from e3jax.devices.configuration import setting
 from e3jax.errors import InputError
 from e3jax.work.files import cache_folder
 
@@ -37,16 +39,16 @@ def prepare() -> None:
     by itself. ``JAX_NUM_CPU_DEVICES`` and XLA's own flag take precedence, and so does JAX if it has
     started already.
     """
-    chosen = jax.config.jax_num_cpu_devices != -1
-    if not chosen and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    is_set = setting("num_cpu_devices") != -1
+    if not is_set and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # it has started
             jax.config.update("jax_num_cpu_devices", cpu_devices(cores()))
     if not _REFUSES_KEPT or any(map(_is_installed, _ACCELERATORS)):
         _keep_compiled_programs()
 
 
-def devices() -> list[jax.Device]:
-    """All devices, of all processes of the job; starts JAX.
+def devices() -> list[Any]:
+    """All devices of JAX, of all processes of the job; starts JAX.
 
     A warning says if an accelerator's plug-in is installed but JAX uses the CPU.
 
@@ -65,7 +67,7 @@ def devices() -> list[jax.Device]:
     except (RuntimeError, AssertionError) as error:
         reason = (str(error) or "no such device was found").splitlines()[0]
         raise InputError(
-            f"JAX cannot start on {jax.config.jax_platforms or 'any device'} ({reason}): unset or "
+            f"JAX cannot start on {setting('platforms') or 'any device'} ({reason}): unset or "
             "change JAX_PLATFORMS, or install what that device needs"
         ) from error
     if everything[0].platform == "cpu" and not _is_cpu_chosen():
@@ -87,7 +89,7 @@ def describe_devices() -> str:
 
 def _is_cpu_chosen() -> bool:
     """Whether the user asked for the CPU, or hid all GPUs, as batch systems do."""
-    platforms = jax.config.jax_platforms or jax.config.values.get("jax_platform_name") or ""
+    platforms = setting("platforms") or jax.config.values.get("jax_platform_name") or ""
     visible = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
     return platforms.startswith("cpu") or any(os.environ.get(v) in ("", "-1") for v in visible)
 
@@ -106,7 +108,7 @@ def _warn_of_fallback() -> None:
 
 def _is_installed(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) or importlib.metadata.distribution(name)
+        return bool(importlib.util.find_spec(name) or importlib.metadata.distribution(name))
     except importlib.metadata.PackageNotFoundError:
         return False
 

@@ -90,7 +90,7 @@ def minus_energy(evaluated: Evaluated) -> np.ndarray:
 
     (The authors of E3Outlier take the last batch's.)
     """
-    z, membership = evaluated.evaluation
+    z, membership = map(jnp.asarray, evaluated.evaluation)
     return -np.asarray(energy(z, mixture(z, membership)))
 
 

@@ -5,13 +5,15 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from e3jax.networks.convolutions import conv, conv_transpose
-from e3jax.networks.layers import batch_norm, uniform_fan_in
+from e3jax.networks.layers import Array, batch_norm, uniform_fan_in
+from e3jax.shapes import Float
 
 _WIDTHS = (64, 128, 256)
 
@@ -49,9 +51,8 @@ class _Layer(nn.Module):
         bias = self.param("bias", init_bias, (self.features,))
         if self.kind == "dense":
             return x @ kernel + bias[None]
-        return (conv if self.kind == "down" else conv_transpose)(x, kernel, 2) + bias[
-            None, None, None
-        ]
+        layer = conv if self.kind == "down" else conv_transpose
+        return layer(x, kernel, 2) + bias[None, None, None]
 
 
 class ConvAutoencoder(nn.Module):
@@ -69,16 +70,20 @@ class ConvAutoencoder(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> tuple[Float[jax.Array, "b h w c"], Float[jax.Array, "b latent"]]:
         norm = batch_norm(train, self.axis_name)
         return _autoencode(x, self.latent, jnp.tanh, _Layer, norm)
 
 
-def _autoencode(x, latent, activation, layer, norm) -> tuple[jax.Array, jax.Array]:
+def _autoencode(
+    x: Float[Array, "b h w c"], latent: int, activation: Callable, layer: Callable, norm: Callable
+) -> tuple[Float[jax.Array, "b h w c"], Float[jax.Array, "b latent"]]:
     """Reconstruction and code of images; called inside a network."""
     if x.shape[1] % 8 or x.shape[2] % 8:
         raise ValueError(f"image sides must be multiples of 8, got {x.shape[1:3]}: pad the images")
-    channels = x.shape[-1]
+    x, channels = jnp.asarray(x), x.shape[-1]
     for width in _WIDTHS:
         x = nn.relu(norm()(layer(width, "down")(x)))
     maps, x = x.shape, x.reshape(len(x), -1)
@@ -107,7 +112,11 @@ class MixtureAutoencoder(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> tuple[
+        Float[jax.Array, "b h w c"], Float[jax.Array, "b d"], Float[jax.Array, "b components"]
+    ]:
         layer = functools.partial(_Layer, keras=True)
         norm = functools.partial(batch_norm(train, self.axis_name), momentum=0.99, epsilon=1e-3)
         # Keras' "same" padding is (0, 1) where ours is (1, 0), so the network sees the image turned
@@ -122,8 +131,10 @@ class MixtureAutoencoder(nn.Module):
         return reconstruction, z, nn.softmax(layer(self.components, "dense")(hidden))
 
 
-def _compare(x: jax.Array, reconstruction: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Relative Euclidean error and cosine similarity of each image, [b] each."""
+def _compare(
+    x: Float[Array, "b h w c"], reconstruction: Float[jax.Array, "b h w c"]
+) -> tuple[Float[jax.Array, " b"], Float[jax.Array, " b"]]:
+    """Relative Euclidean error and cosine similarity of each image."""
     a, b = x.reshape(len(x), -1), reconstruction.reshape(len(x), -1)
     tiny = 1e-12  # keeps the derivative of the root finite at 0
     norm_a, norm_b, error = (jnp.sqrt((v * v).sum(1) + tiny) for v in (a, b, a - b))

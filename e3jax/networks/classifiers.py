@@ -18,7 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from e3jax.networks.layers import Conv, batch_norm, he_fan_out, uniform_fan_in
+from e3jax.networks.layers import Array, Conv, batch_norm, he_fan_out, uniform_fan_in
+from e3jax.shapes import Float, Float32
 
 
 class WideResNet(nn.Module):
@@ -40,7 +41,9 @@ class WideResNet(nn.Module):
     stem: tuple[int, int] = (3, 1)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> tuple[Float[jax.Array, "b outputs"], Float[jax.Array, "b d"]]:
         norm = batch_norm(train, self.axis_name, self.dtype)
         conv = functools.partial(Conv, dtype=self.dtype)
         size, stride = self.stem
@@ -74,7 +77,9 @@ class ResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> tuple[Float[jax.Array, "b outputs"], Float[jax.Array, "b d"]]:
         norm = batch_norm(train, self.axis_name, self.dtype)
         conv = functools.partial(Conv, init=he_fan_out, dtype=self.dtype)
         x = nn.relu(norm()(conv(16)(x)))
@@ -110,7 +115,9 @@ class DenseNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool
+    ) -> tuple[Float[jax.Array, "b outputs"], Float[jax.Array, "b d"]]:
         growth = 12
         norm = batch_norm(train, self.axis_name, self.dtype)
         conv = functools.partial(Conv, init=he_fan_out, dtype=self.dtype)
@@ -126,7 +133,9 @@ class DenseNet(nn.Module):
         return _classify(nn.relu(norm()(x)), self.num_outputs)
 
 
-def _classify(x: jax.Array, num_outputs: int) -> tuple[jax.Array, jax.Array]:
+def _classify(
+    x: Float[jax.Array, "b h w c"], num_outputs: int
+) -> tuple[Float32[jax.Array, "b outputs"], Float32[jax.Array, "b c"]]:
     """Logits and representation of feature maps; called inside a network."""
     representation = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     head = nn.Dense(num_outputs, kernel_init=uniform_fan_in, name="head")

@@ -9,8 +9,12 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from e3jax.networks.convolutions import conv
+from e3jax.shapes import Float
+
+Array = jax.Array | np.ndarray
 
 # He normal as PyTorch's kaiming_normal_: not truncated, as jax.nn.initializers.he_normal is.
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -44,10 +48,11 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
     with jax.numpy_dtype_promotion("standard"):  # as Flax's layers are written
         variables = jax.eval_shape(lambda x: network.init(key(), x, train=False), view)
         _, seen = jax.eval_shape(apply, variables, view)
-    outputs = flax.traverse_util.flatten_dict(seen["intermediates"])
+    outputs: dict[tuple, Any] = flax.traverse_util.flatten_dict(seen["intermediates"])
+    params: dict[tuple, Any] = flax.traverse_util.flatten_dict(variables["params"])
     return sum(
         2 * kernel.size * math.prod(outputs[*layer, "__call__"][0].shape[1:-1])
-        for (*layer, name), kernel in flax.traverse_util.flatten_dict(variables["params"]).items()
+        for (*layer, name), kernel in params.items()
         if name == "kernel"
     )
 
@@ -62,15 +67,15 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[jax.Array, "b rows columns o"]:
         shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", self.init, shape).astype(self.dtype)
-        return conv(x.astype(self.dtype), kernel, self.stride)
+        return conv(jnp.asarray(x, self.dtype), kernel, self.stride)
 
 
 def batch_norm(
     train: bool, axis_name: str | None, dtype: Any = jnp.float32
-) -> Callable[[], nn.Module]:
+) -> Callable[..., nn.Module]:
     """A constructor of BatchNorm layers as PyTorch's.
 
     In each training step the running statistics move a tenth of the way to the batch's, which are

@@ -11,13 +11,8 @@ import optax
 
 from e3jax import devices, networks, operations, training
 from e3jax.images import to_unit
-from e3jax.priority.measures import (
-    Update,
-    gradient_of_step,
-    group_gradients,
-    magnitude,
-    updates,
-)
+from e3jax.priority.gradients import group_gradients, magnitude
+from e3jax.priority.steps import Update, gradient_of_step, updates
 
 
 class ProbeSet(NamedTuple):
@@ -72,7 +67,7 @@ def make_probe(
     network = networks.build(network, num_outputs, devices.dtype(precision))
 
     def probe(state: training.TrainState, tables: Any, probe_set: ProbeSet) -> PriorityLog:
-        def apply(_, pairs):
+        def apply(_: None, pairs: tuple[jax.Array, jax.Array]) -> Any:
             views = operations.views_of(tables, to_unit(pairs[0]), pairs[1])
             return network.apply(state.variables, views, train=False)
 
@@ -93,8 +88,8 @@ def make_probe(
         loss = optax.softmax_cross_entropy_with_integer_labels(outputs[0], images[1]).mean(1)
         measure = functools.partial(updates, _as_they_are, None, of_data, *images, weights)
         of_views = jax.tree.map(lambda a: a.mean(1), measure(datum="view"))
-        found = devices.gather_over_devices((measure(), of_views, loss))
-        return PriorityLog(state.step, magnitude(of_groups), *found)
+        of_images, of_views, loss = devices.gather_over_devices((measure(), of_views, loss))
+        return PriorityLog(state.step, magnitude(of_groups), of_images, of_views, loss)
 
     return probe
 

@@ -79,7 +79,7 @@ def test_rdaes_shrink_is_optimal():
 def z_and_membership():
     random = np.random.default_rng(0)
     z = random.normal(size=(50, 4)) @ random.normal(size=(4, 4)) + random.normal(size=4)
-    return np.float32(z), np.float32(random.dirichlet(np.ones(3), size=50))
+    return jnp.float32(z), jnp.float32(random.dirichlet(np.ones(3), size=50))
 
 
 def test_dagmms_mixture_is_that_of_the_memberships(z_and_membership):
@@ -95,7 +95,7 @@ def test_dagmms_mixture_is_that_of_the_memberships(z_and_membership):
 def test_dagmms_energy_is_minus_the_log_density(z_and_membership):
     z, membership = z_and_membership
     mixture = dagmm.mixture(z, membership)
-    far = np.concatenate([z, 30 + z])
+    far = jnp.concatenate([z, 30 + z])
     density = [
         scipy.stats.multivariate_normal(mean, factor @ factor.T).logpdf(far)
         for mean, factor in zip(mixture.mean, np.float64(mixture.factor), strict=True)

@@ -21,7 +21,7 @@ on_every_platform = pytest.mark.parametrize("platform", ["cpu", "accelerators"])
 
 def random_arrays(*shapes):
     generator = np.random.default_rng(0)
-    return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
+    return [jnp.float32(generator.normal(size=shape)) for shape in shapes]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

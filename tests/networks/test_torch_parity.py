@@ -36,14 +36,14 @@ def test_optimizers_take_pytorchs_steps_with_coupled_l2(optimizer, schedule, wei
     @jax.jit
     def advance(params, state, step, x, y):
         gradient = jax.grad(loss)(params, x, y)
-        updates, state = rule.update(gradient, state, params, step=step, num_steps=STEPS)
+        updates, state = rule.update(gradient, state, params, step=step, num_steps=jnp.int32(STEPS))
         return optax.apply_updates(params, updates), state
 
     ours = jax.tree.map(jnp.float32, start)
     state = rule.init(ours)
     for step in range(STEPS):
         ours, state = advance(ours, state, step, np.float32(x[step]), np.float32(y[step]))
-        their_rule.param_groups[0]["lr"] = float(rate(step, STEPS))
+        their_rule.param_groups[0]["lr"] = float(rate(jnp.int32(step), jnp.int32(STEPS)))
         their_rule.zero_grad()
         loss(theirs, torch.tensor(x[step]), torch.tensor(y[step])).backward()
         their_rule.step()
@@ -58,7 +58,7 @@ def z_and_membership():
     """float32 [200, 4] with correlated entries, and float32 [200, 3]."""
     random = np.random.default_rng(0)
     z = random.normal(size=(200, 4)) @ random.normal(size=(4, 4)) + random.normal(size=4)
-    return np.float32(z), np.float32(random.dirichlet([1, 2, 3], size=200))
+    return jnp.float32(z), jnp.float32(random.dirichlet([1, 2, 3], size=200))
 
 
 def torchs_energy(z, membership):
@@ -90,7 +90,7 @@ def test_gradients_of_dagmms_energy_are_pytorchs(z_and_membership):
         membership = jax.nn.softmax(logits)
         return dagmm.energy(z, dagmm.mixture(z, membership)).mean()
 
-    arrays = z_and_membership[0], np.log(z_and_membership[1])
+    arrays = z_and_membership[0], jnp.log(z_and_membership[1])
     ours = jax.jit(jax.grad(mean_energy, argnums=(0, 1)))(*arrays)
     z, logits = (torch.tensor(np.float64(a), requires_grad=True) for a in arrays)
     torchs_energy(z, torch.softmax(logits, 1))[1].mean().backward()
