@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from sklearn.utils.validation import check_random_state
 
@@ -64,14 +65,10 @@ def fit(
     images, position = _once(collection.images, copy_of)
     with work.locked():
         store = Store(work.folder, work.folder and _name(settings, collection))
-        seed = np.int32(check_random_state(settings["random_state"]).randint(_SEEDS))
-        seed = devices.broadcast_from_first(
-            store.get_or_compute("seed", lambda: {"seed": seed})["seed"]
-        )
+        key = _key(settings["random_state"], store)
         context = parameters.context(settings, images, store, deadline, checkpoint, on_progress)
-        model, known = models.fit(
-            devices.key(seed[()]), images, parameters.kinds(settings), collection.reader, context
-        )
+        kinds = parameters.kinds(settings)
+        model, known = models.fit(key, images, kinds, collection.reader, context)
     measurement = models.measure(model, images, context, known, work)
     if measurement is None:
         return None, store
@@ -82,16 +79,13 @@ def fit(
     near_copy_of = near_copies(collection.images, copy_of, scores)
     is_first = copy_of == np.arange(len(copy_of))
     limits = thresholds.frequent_limits(scores, near_copy_of, is_first)
-    frequent = np.flatnonzero((limits < np.inf) & (near_copy_of == np.arange(len(limits))))
+    frequent = thresholds.frequent(collection.images, near_copy_of, limits)
     scores = np.minimum(scores, limits)
-    remoteness = np.minimum(
-        remoteness, thresholds.frequent_limits(remoteness, near_copy_of, is_first)
-    )
+    limits = thresholds.frequent_limits(remoteness, near_copy_of, is_first)
+    remoteness = np.minimum(remoteness, limits)
     fitted = Fitted(
         parameters_=settings,
-        model_=model._replace(
-            frequent=thresholds.Frequent(collection.images[frequent], limits[frequent])
-        ),
+        model_=model._replace(frequent=frequent),
         collection_=_without_images(collection),
         copy_of_=store.as_memmap("copy_of", copy_of),
         near_copy_of_=store.as_memmap("near_copy_of", near_copy_of),
@@ -104,6 +98,13 @@ def fit(
     )
     memory.trim()
     return fitted, store
+
+
+def _key(random_state: Any, store: Store) -> jax.Array:
+    """The key of all randomness, the same in all processes that share the work."""
+    seed = np.int32(check_random_state(random_state).randint(_SEEDS))
+    kept = store.get_or_compute("seed", lambda: {"seed": seed})["seed"]
+    return devices.key(devices.broadcast_from_first(kept)[()])
 
 
 def _once(images: np.ndarray, copy_of: np.ndarray) -> tuple[np.ndarray, np.ndarray | slice]:

@@ -131,3 +131,9 @@ class Frequent(NamedTuple):
                 limited[near] = np.minimum(limited[near], limit)
                 left &= ~near
         return scores
+
+
+def frequent(images: np.ndarray, copy_of: np.ndarray, limits: np.ndarray) -> Frequent:
+    """The images uint8 [n, h, w, c] whose :func:`frequent_limits` are finite, each kind once."""
+    first = np.flatnonzero((limits < np.inf) & (copy_of == np.arange(len(limits))))
+    return Frequent(images[first], limits[first])
