@@ -12,13 +12,13 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
         made = bank.join(args.out, args.photos)
     else:
         photos = source.find(args.photos)
-        if photos.is_bank:
-            raise InputError(f"{photos.X} is a bank already: give folders of images")
+        if photos.bank:
+            raise InputError(f"{photos.bank} is a bank already: give folders of images")
         executor = source.executor(args.engine, args.ray_address)
         with console.bars(screen) as on_progress:
             made = bank.write(
                 args.out,
-                photos.X,
+                photos.files,
                 Reader(args.image_size, args.resize),
                 photos.left_out,
                 on_progress,

@@ -40,7 +40,7 @@ def folder(
       model: where the detector is saved, if it is; all that can be wrong is reported before hours
         of work, not after them.
     """
-    if shard != WHOLE and not photos.is_bank:
+    if shard != WHOLE and not photos.bank:
         raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, expected a folder for the report: choose another")

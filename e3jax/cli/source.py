@@ -18,21 +18,19 @@ class Photos(NamedTuple):
     """What PHOTOS are.
 
     Attributes:
-      X: image files by absolute paths, each once; or the folder of a bank.
+      files: images, by absolute paths, each once.
       left_out: what is below the folders and cannot be read.
+      bank: the folder of a bank, instead of files.
     """
 
-    X: list[Path] | Path
+    files: Sequence[Path] = ()
     left_out: Sequence[Unreadable] = ()
-
-    @property
-    def is_bank(self) -> bool:
-        return isinstance(self.X, Path)
+    bank: Path | None = None
 
     @property
     def is_large(self) -> bool:
         """Whether it is a bank, or so many files that one is made of them."""
-        return self.is_bank or opening.is_large(self.X)
+        return self.bank is not None or opening.is_large(self.files)
 
     def read(
         self,
@@ -44,7 +42,7 @@ class Photos(NamedTuple):
     ) -> Collection:
         """The images; many files become a bank in the folder ``made_bank`` first."""
         return opening.read(
-            self.X,
+            self.bank or self.files,
             reader,
             least=least,
             on_progress=on_progress,
@@ -63,7 +61,7 @@ def find(photos: Sequence[Path]) -> Photos:
             "a bank cannot be combined with other photos: give one bank, or folders and files of "
             "images; e3jax bank joins several banks into one"
         )
-    return Photos(photos[0].absolute())
+    return Photos(bank=photos[0].absolute())
 
 
 def executor(engine: str, ray_address: str | None) -> Executor | None:

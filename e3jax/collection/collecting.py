@@ -41,9 +41,9 @@ def collect(X) -> np.ndarray | list:
             f"a {type(X).__name__} is not a collection: give a folder, a list of files or an array"
         ) from error
     items = [_source(i, item) for i, item in enumerate(items)]
-    if items and all(isinstance(item, np.ndarray) for item in items):
-        if len({item.shape for item in items}) == 1:
-            return np.stack(items)
+    arrays = [item for item in items if isinstance(item, np.ndarray)]
+    if len(arrays) == len(items) and len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
     return items
 
 
@@ -69,8 +69,9 @@ def is_path(source) -> bool:
 def _source(i: int, item):
     """Element i as `collect` returns it."""
     item = item.as_py() if hasattr(item, "as_py") else item  # Arrow's
-    if isinstance(item, tuple) and len(item) == 2 and np.ndim(_array(item[1])) < 2:
-        item = item[0]
+    if isinstance(item, tuple) and len(item) == 2:
+        label = _array(item[1])
+        item = item[0] if label is None or label.ndim < 2 else item
     if isinstance(item, dict) and not _is_file(item):
         item = item[_image_name(item, f"element {i} has the keys")]
     if isinstance(item, dict) and _is_file(item):

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -108,7 +108,7 @@ def _suited(collection: Collection, name: Any, reader: Reader, least: int) -> Co
         ("image size", made.side, reader.side),
         ("resize", made.resize, reader.resize),
     ):
-        if has not in (wanted, None):
+        if has not in (wanted, ""):
             raise InputError(
                 f"{name} was made with {what} {has}, not {wanted}: use that, or make another bank"
             )
@@ -153,15 +153,15 @@ def _read_sources(
     def on_file(done: int) -> None:
         on_progress("reading", done, total)
 
-    eight_bits = [_to_uint8(source, reader) if _is_array(source) else source for source in sources]
-    names = map(os.fspath, sources) if have_paths else range(total)
-    results = read_each(eight_bits, reader, on_file, on_open=on_open)
+    sources = [_to_uint8(source, reader.value_range) for source in sources]
+    names: Iterable = map(os.fspath, sources) if have_paths else range(total)
+    results = read_each(sources, reader, on_file, on_open=on_open)
     for name, result in zip(names, results, strict=True):
         if not isinstance(result, Exception):
             ids.append(name)
             pictures.append(result[0])
         elif have_paths:
-            unreadable.append(Unreadable(name, reason(result)))
+            unreadable.append(Unreadable(str(name), reason(result)))
         else:
             raise InputError(f"element {name} cannot be read ({reason(result)}): leave it out")
     if len(ids) < max(least, 1):
@@ -177,8 +177,9 @@ def _read_sources(
     )
 
 
-def _to_uint8(array: np.ndarray, reader: Reader) -> np.ndarray:
-    return images.to_uint8(array[None], reader.value_range)[0]
+def _to_uint8(source: Any, value_range: tuple[float, float] | None) -> Any:
+    is_array = isinstance(source, np.ndarray)
+    return images.to_uint8(source[None], value_range)[0] if is_array else source
 
 
 def _as_pixels(
@@ -198,16 +199,15 @@ def _as_pixels(
     return in_colours(pixels, 3 if colour else 1), used
 
 
-def _is_array(source: Any) -> bool:
-    return isinstance(source, np.ndarray)
-
-
 def _value_range(
     sources: np.ndarray | list, known: tuple[float, float] | None
 ) -> tuple[float, float] | None:
     """The range of float arrays: as it is known, else as they seem to have, which is announced."""
     known = None if known is None else (float(known[0]), float(known[1]))
-    arrays = [sources] if _is_array(sources) else [x[None] for x in sources if _is_array(x)]
+    if isinstance(sources, np.ndarray):
+        arrays = [sources]
+    else:
+        arrays = [source[None] for source in sources if isinstance(source, np.ndarray)]
     floats = [array for array in arrays if array.dtype.kind == "f" and array.size]
     extremes = list(map(images.value_extremes, floats))
     usual = images.usual_range(np.concatenate(extremes)) if floats else None

@@ -14,7 +14,7 @@ class Reader(NamedTuple):
       side: of the images in pixels, even.
       resize: how an image that is not square becomes so, one of :data:`e3jax.choices.FITS`:
         "squash" scales both sides, "crop" keeps the largest square in the middle, "letterbox" adds
-        black borders; None of a bank of arrays, which were square.
+        black borders; "" of a bank of arrays, which were square.
       colour: True for RGB, False for grey, None for RGB if any image has colour. Arrays of one
         shape keep their channels.
       value_range: the (smallest, largest) value of float arrays; None: as they seem to have, which
@@ -24,7 +24,7 @@ class Reader(NamedTuple):
     """
 
     side: int = 32
-    resize: str | None = "squash"
+    resize: str = "squash"
     colour: bool | None = None
     value_range: tuple[float, float] | None = None
     file_range: ValueRange = ValueRange()

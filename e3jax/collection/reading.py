@@ -1,6 +1,7 @@
 """Files become arrays and thumbnails."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,12 +52,12 @@ def in_colours(images: np.ndarray, channels: int) -> np.ndarray:
         return images
     if channels == 3:
         return np.broadcast_to(images, (*images.shape[:-1], 3))
-    luma = images @ np.float32([0.299, 0.587, 0.114])  # ITU-R 601
+    luma = images @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
     return luma.round().astype(np.uint8)[..., None]
 
 
 def thumbnails(
-    pictures,
+    pictures: Iterable,
     side: int = 96,
     on_file: Callable[[int], None] = lambda done: None,
     file_range: ValueRange | None = None,
@@ -76,7 +77,7 @@ def thumbnails(
       The contents of n files; b"" for a file that cannot be read.
     """
 
-    def make(picture) -> bytes:
+    def make(picture: Any) -> Any:
         if isinstance(picture, np.ndarray):
             return encoded(shrunk(to_picture(picture), side))
         [small] = decoding.decode(picture, (side, lambda picture: shrunk(picture, side)))

@@ -6,6 +6,7 @@ import errno
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from e3jax.images import decoding, formats
 
@@ -57,10 +58,10 @@ class _Quiet:
     def __enter__(self) -> None:
         with self._lock:
             self._entered += 1
-            self._lists.append(warnings.filters)
-            with contextlib.suppress(ValueError):
-                warnings.filters.remove(self._entry)
-            warnings.filters.insert(0, self._entry)
+            filters: Any = warnings.filters
+            self._lists.append(filters)
+            self._remove_from(filters)
+            filters.insert(0, self._entry)
 
     def __exit__(self, *error) -> None:
         with self._lock:
@@ -68,9 +69,12 @@ class _Quiet:
             if not self._entered:
                 # The program may have replaced its filters by a copy meanwhile.
                 for filters in (*self._lists, warnings.filters):
-                    with contextlib.suppress(ValueError):
-                        filters.remove(self._entry)
+                    self._remove_from(filters)
                 self._lists.clear()
+
+    def _remove_from(self, filters: Any) -> None:
+        with contextlib.suppress(ValueError):
+            filters.remove(self._entry)
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -30,7 +30,7 @@ def ordered_map(
     function: Callable[[Any], Any],
     items: Iterable,
     ahead: int | None = None,
-) -> Iterator:
+) -> Generator:
     """Yields ``function(item)`` for each item, in order, without taking all items at once.
 
     What has not begun is cancelled when one call fails or when the iterator is closed.

@@ -172,7 +172,7 @@ def _branch(folder: str, bank: str) -> tuple[str, str]:
         relative = os.path.relpath(folder, bank)
     except ValueError:  # on another drive of Windows, where it stays
         return folder, folder
-    return relative, re.match(r"(\.\.[/\\])*[^/\\]*", relative)[0]
+    return relative, re.findall(r"(?:\.\.[/\\])*[^/\\]*", relative)[0]
 
 
 def names_now(folder: Path, about: About) -> tuple[Callable[[str], str], list[Skipped]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import json
 import math
 import os
@@ -36,7 +35,7 @@ class About(NamedTuple):
       place: the folder of the bank, by which its files are found where both were moved.
       format: of this file and of the shards.
       side, resize: how images were made, see :class:`e3jax.collection.Reader`; of arrays ``resize``
-        is None.
+        is "".
       has_paths: whether images are files.
       banks: folders of the banks that it is joined of; None of a bank with shards of its own.
       finished: whether all shards are there.
@@ -49,7 +48,7 @@ class About(NamedTuple):
     place: str = ""
     format: int = FORMAT
     side: int = 0
-    resize: str | None = None
+    resize: str = ""
     has_paths: bool = True
     banks: Sequence[str] | None = None
     finished: bool = False
@@ -84,7 +83,7 @@ def about(folder: str | os.PathLike) -> About:
     if not isinstance(content, dict) or content.get("e3jax") != "bank":
         return About()
     known = About(**{name: content[name] for name in About._fields if name in content})
-    ends = (pair and tuple(pair) for pair in known.file_range)
+    ends: Any = (pair and tuple(pair) for pair in known.file_range)
     return known._replace(file_range=ValueRange(*ends))
 
 
@@ -146,28 +145,27 @@ def write_shard(path: Path, rows: Sequence[dict], side: int) -> None:
     """
     pa = arrow()
     rows = sorted(rows, key=lambda row: row.get("reason") is not None)
-    readable = [row for row in rows if row.get("reason") is None]
-    pixels = np.zeros((len(readable), side, side, 3), np.uint8)
-    for image, row in zip(pixels, readable, strict=True):
+    pixels = np.zeros((len(rows), side, side, 3), np.uint8)
+    for image, row in zip(pixels, rows, strict=True):
         image[:] = row.get("pixels", 0)
     if (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., :1]
-    of_images = ({"digest": copies.digest(i), "pixels": i.tobytes()} for i in pixels)
+        pixels = np.ascontiguousarray(pixels[..., :1])
     columns = {
         "path": pa.binary(),  # names of files need not be text
         **dict.fromkeys(FileState._fields, pa.int64()),
         "reason": pa.string(),  # why it cannot be read
         "thumbnail": pa.binary(),  # a WebP file's content
-        "values": pa.binary(),  # of a file of more than 8 bits, see `packed`
-        "digest": pa.uint64(),
-        "pixels": pa.binary(math.prod(pixels.shape[1:])),
+        "values": pa.large_binary(),  # of a file of more than 8 bits, see `packed`
     }
     schema = pa.schema(columns, {"e3jax": _MARK, "side": str(side)})
-    rows = [a | b for a, b in itertools.zip_longest(rows, of_images, fillvalue={})]
+    table = pa.Table.from_pylist(rows, schema).append_column("digest", [copies.digests(pixels)])
+    of_image, buffers = pa.binary(math.prod(pixels.shape[1:])), [None, pa.py_buffer(pixels)]
+    column = pa.FixedSizeBinaryArray.from_buffers(of_image, len(pixels), buffers)
+    table = table.append_column("pixels", column)
 
     def write(file: BinaryIO) -> None:
-        with pa.ipc.new_file(file, schema) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
 
     files.write_atomically(path, write)
 
@@ -230,15 +228,14 @@ class Shard:
     def rows(self) -> list[dict]:
         """Its rows as :func:`write_shard` takes them."""
         rows = self._table.drop_columns(["digest", "pixels"]).to_pylist()
-        pixels = ({"pixels": image} for image in self.pixels())
-        return [a | b for a, b in itertools.zip_longest(rows, pixels, fillvalue={})]
+        for row, image in zip(rows, self.pixels(), strict=False):
+            row["pixels"] = image
+        return rows
 
     def unreadable(self) -> list[tuple[str, str]]:
         """Paths and reasons."""
-        rows = np.arange(self.count, len(self))
-        return list(
-            zip(self.paths(rows), self._table["reason"].to_pylist()[self.count :], strict=True)
-        )
+        rows, reasons = np.arange(self.count, len(self)), self._table["reason"].to_pylist()
+        return list(zip(self.paths(rows), reasons[self.count :], strict=True))
 
     def high_depth(self) -> Iterator[tuple[int, HighDepthImage]]:
         """Yields rows of images of more than 8 bits, and their values.

@@ -167,13 +167,15 @@ def _begun(folder: Path, about: About) -> Iterator[About]:
             if _PARTIAL.fullmatch(path.name) and _is_plain(path):
                 path.unlink()
         before = storage.about(folder)
-        if before.kind != about.kind and before.finished:
-            raise InputError(
-                f"{folder} is a finished bank {before.kind}, not {about.kind}: name another folder"
-            )
-        if before.kind != about.kind and storage.is_bank(folder):
+        if before.kind != about.kind:
+            if before.finished:
+                raise InputError(
+                    f"{folder} is a finished bank {before.kind}, not {about.kind}: name another "
+                    "folder"
+                )
             storage.remove_shards(folder)
-        yield before if before.kind == about.kind else About()
+            before = About()
+        yield before
 
 
 def _is_plain(path: Path) -> bool:
@@ -269,24 +271,24 @@ def _planned(folder: Path, before: About, listed: dict[tuple, str]) -> list[_Pla
         path = storage.shard_path(folder, number)
         shard = storage.load(path, renamed)
         held = [] if shard is None else shard.paths().tolist()
-        names = [listed.get(identity(file)) for file in held]
+        names = [listed.get(identity(file), "") for file in held]
         if before.finished and shard is not None:
             images = zip(held[: shard.count], names, strict=False)
-            others = (file for file, name in images if name is None and os.path.exists(file))
+            others = (file for file, name in images if not name and os.path.exists(file))
             _check_same(folder, "files", others)
         if expected := paths[number * _SHARD : (number + 1) * _SHARD]:
-            if shard is None or not _is_current(shard, names, expected):
+            is_current = shard is not None and _is_current(shard, names, expected)
+            if not is_current:
                 storage.check_shard(path)
-                names = None
             elif names == Shard(path).paths().tolist():
                 names = []
-            planned.append(_Planned(path, expected, names))
+            planned.append(_Planned(path, expected, names if is_current else None))
     return planned
 
 
-def _is_current(shard: Shard, names: Sequence[str | None], paths: Sequence[str]) -> bool:
-    """Whether a shard has these files as they are now; its own have these names now."""
-    if None in names or sorted(names) != sorted(paths):
+def _is_current(shard: Shard, names: Sequence[str], paths: Sequence[str]) -> bool:
+    """Whether a shard, whose files have these names now, has the files of paths as they are."""
+    if sorted(names) != sorted(paths):
         return False
     states = map(FileState._make, shard.states())
     return all(map(FileState.is_same, states, map(files.state_of, names)))
