@@ -274,4 +274,4 @@ def packed(image: HighDepthImage) -> bytes:
 
 def _unpacked(content: bytes) -> HighDepthImage:
     with np.load(io.BytesIO(content)) as arrays:
-        return HighDepthImage(**{name: arrays[name][()] for name in arrays})
+        return HighDepthImage(**{k: a if a.ndim else a.item() for k, a in arrays.items()})
