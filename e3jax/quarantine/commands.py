@@ -53,7 +53,8 @@ class PartlyMoved(OSError):
 
 
 def move_aside(
-    report: str | os.PathLike, paths: Iterable[str] | Mapping[str, FileState | None]
+    report: str | os.PathLike,
+    paths: Iterable[str | os.PathLike] | Mapping[str | os.PathLike, FileState | None],
 ) -> Moved:
     """Moves files into the report's quarantine folder, numbered, with a list of where they were.
 

@@ -178,7 +178,7 @@ class Quarantine:
         return self.renewed.get((names.form(path), state), state)
 
     def current(
-        self, states: Mapping[str, FileState | None], aside: Iterable[str]
+        self, states: Mapping[str | os.PathLike, FileState | None], aside: Iterable[str]
     ) -> dict[str, FileState | None]:
         """Paths as the file system spells them, with states as of now if these files came back."""
         forms, current = {names.form(path): path for path in aside}, {}

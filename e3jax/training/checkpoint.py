@@ -41,13 +41,13 @@ class TrainCheckpoint:
         if self._is_first:
             files.check_output(self.folder / FILE, MARK)
 
-    def save(self, state: TrainState, notes: Mapping[str, np.ndarray]) -> None:
+    def save(self, state: TrainState, notes: Mapping[str, np.ndarray | np.generic]) -> None:
         """Saves a state and notes to it, arrays by name; returns when it is on disk."""
         if self._is_first:
             tensors.write(self.folder / FILE, _bits(state, notes), {"kind": "training"})
 
     def restore(
-        self, like: TrainState, notes: Mapping[str, np.ndarray]
+        self, like: TrainState, notes: Mapping[str, np.ndarray | np.generic]
     ) -> tuple[TrainState, dict[str, np.ndarray]] | None:
         """The saved state, placed as ``like`` is, and its notes.
 
@@ -89,7 +89,7 @@ class TrainCheckpoint:
             return None
 
 
-def _bits(state: TrainState, notes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _bits(state: TrainState, notes: Mapping[str, np.ndarray | np.generic]) -> dict[str, np.ndarray]:
     """What is saved: unsigned integers by a name that has the place and the type of each array.
 
     So every type comes back as it was, bfloat16 too, and no devices are needed: any mesh can take

@@ -22,6 +22,10 @@ from e3jax.work.files import (
 )
 
 
+# NumPy's scalars are arrays here.
+Arrays = Mapping[str, np.ndarray | np.generic]
+
+
 def work_key(**values) -> str:
     """A name for work with these inputs, the same in every process, 32 hexadecimal digits.
 
@@ -75,8 +79,9 @@ class Store:
       InputError: the computation's folder has files that are not ours.
     """
 
-    def __init__(self, folder: str | os.PathLike | None = None, name: str = ""):
-        self.folder, self._kept = folder and Path(folder, name), {}
+    def __init__(self, folder: str | os.PathLike | None = None, name: str | None = None):
+        self.folder = Path(folder, name or "") if folder else None
+        self._kept: dict[str, Arrays] = {}
         if self.folder:
             about = self.folder / _ABOUT
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,11 +93,11 @@ class Store:
     def __contains__(self, name: str) -> bool:
         return self._path(name).exists() if self.folder else name in self._kept
 
-    def __getitem__(self, name: str) -> Mapping[str, np.ndarray]:
+    def __getitem__(self, name: str) -> Arrays:
         """A result, whose arrays are read when they are asked for."""
         return np.load(self._path(name)) if self.folder else self._kept[name]
 
-    def __setitem__(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def __setitem__(self, name: str, arrays: Arrays) -> None:
         if not self.folder:
             self._kept[name] = arrays
             return
@@ -108,7 +113,7 @@ class Store:
         write_atomically(path, lambda file: np.lib.format.write_array(file, array))
         return np.load(path, mmap_mode="r").view(np.ndarray)
 
-    def get_or_compute(self, name: str, compute: Callable[[], Mapping]) -> dict[str, np.ndarray]:
+    def get_or_compute(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         """The result of that name, computed if it is not there."""
         if name not in self:
             self[name] = compute()
