@@ -21,7 +21,6 @@ from e3jax.work.files import (
     write_text,
 )
 
-
 # NumPy's scalars are arrays here.
 Arrays = Mapping[str, np.ndarray | np.generic]
 
