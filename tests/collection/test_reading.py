@@ -863,7 +863,7 @@ def test_a_file_for_which_memory_never_suffices_says_so(good, monkeypatch):
 
 PEAK = """
 import sys
-from e3jax.collection import reading
+from e3jax.collection import read
 collection = read(sys.argv[1:])
 assert not collection.unreadable
 # Not getrusage's, which a process inherits from the one that started it.
