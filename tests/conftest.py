@@ -26,6 +26,8 @@ from e3jax.datasets import contamination  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
+# For programs that tests start: of this checkout, whichever one is installed.
+PYTHONPATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 # The others follow; a long file at the end would leave a core without work.

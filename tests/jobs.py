@@ -5,14 +5,14 @@ import socket
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import PYTHONPATH, ROOT
 
 
 def environment(devices, **more) -> dict[str, str]:
     """Of a program with so many CPU devices."""
     return os.environ | {
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(ROOT / "tests"),
+        "PYTHONPATH": PYTHONPATH,
         "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
         **more,
     }

@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import large_collections
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PYTHONPATH
 from PIL import Image
 
 from e3jax import E3Outlier, cli, operations
@@ -359,7 +359,7 @@ def test_killed_in_every_stage_it_ranks_the_same(photos, tmp_path):
         how = ["--steps", "40", "--network", "tiny-8", "--operations", "PR"]
         arguments = ["rank", photos, "--out", tmp_path / report, *how]
         command = [sys.executable, "-c", KILLED, stop, *map(str, arguments)]
-        tests = {"PYTHONPATH": str(ROOT / "tests")}
+        tests = {"PYTHONPATH": PYTHONPATH}
         return subprocess.run(command, env=os.environ | tests, capture_output=True).returncode
 
     assert start("", "whole") in (0, 1)

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PYTHONPATH
 from PIL import Image
 
 from e3jax import E3Outlier, cli, save, write_gallery
@@ -172,7 +172,7 @@ def test_a_full_disk_and_a_folder_that_may_not_be_written_lose_nothing(place, na
     folders = [folder for folder, *_ in os.walk(place)]
     for folder in folders:
         os.chmod(folder, 0o555 if limit == "folder" else 0o755)
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     limited = [sys.executable, "-c", LIMITED, limit, *command]
     done = subprocess.run(limited, env=env, capture_output=True, text=True)
     for folder in folders:
@@ -223,7 +223,7 @@ def test_shards_share_a_report_folder_with_each_other_alone(place, capsys):
 def test_of_two_equal_commands_one_is_refused_and_the_other_ends_as_if_alone(place):
     """Both begin at once, on a bank, whose unfinished work they would share."""
     command = [sys.executable, "-c", LIMITED, "", *COMMANDS["rank a bank"][0]]
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     both = [subprocess.Popen(command, env=env, **pipes) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
@@ -277,7 +277,7 @@ def test_a_detector_may_be_saved_into_the_report(place):
 def test_a_full_disk_under_the_output_changes_no_exit_code(place, stream, command, codes):
     words = COMMANDS["rank"][0] if command == "rank" else ["rank", "nowhere"]
     program = "import tiny, sys; from e3jax.__main__ import main; sys.exit(main())"
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     other = "stderr" if stream == "stdout" else "stdout"
     with open("/dev/full", "w") as full:
         pipes = {stream: full, other: subprocess.DEVNULL}

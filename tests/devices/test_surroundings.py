@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PYTHONPATH, ROOT
 from PIL import Image
 from terminal import PROGRAM, SMALL, e3jax_command, here, rows
 
@@ -207,7 +207,7 @@ def test_devices_are_described_in_words():
 
 
 def test_a_device_that_is_not_there_is_one_sentence(photos, tmp_path):
-    env = os.environ | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": PYTHONPATH}
     done = e3jax_command("rank", photos, "--out", tmp_path / "r", code=2, env=env)
     assert "error: JAX cannot start on cuda (" in done.stderr
 
@@ -240,7 +240,7 @@ def test_a_limit_on_cores_is_kept(monkeypatch):
 
 def test_output_in_ascii_and_a_cache_that_cannot_be_written(photos, tmp_path):
     (tmp_path / "file").write_text("")
-    env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": PYTHONPATH}
     env["E3JAX_CACHE_DIR"] = str(tmp_path / "file")
     small = (*SMALL, "--evidence", "network", "--out", tmp_path / "r")  # compiles all that it runs
     done = e3jax_command("rank", photos, *small, code=1, env=env)
@@ -259,7 +259,7 @@ def test_a_reader_that_has_enough_changes_neither_exit_code_nor_report(
     os.close(read)
     command = [sys.executable, "-c", PROGRAM, "rank", photos, *SMALL, "--out", tmp_path / "r"]
     how = {closed: write, other: subprocess.PIPE, "text": True}
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
     done = subprocess.run(list(map(str, command)), env=env, timeout=300, **how)
     os.close(write)
     assert done.returncode == 1 and len(rows(tmp_path / "r")) == 20
