@@ -1,6 +1,5 @@
 """The network's evidence: by default the entropy of its softmax, averaged over views (eq. 6)."""
 
-import contextlib
 import logging
 import math
 from typing import Any, NamedTuple
@@ -144,20 +143,18 @@ def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
 
 
 def _train(key: jax.Array, images: np.ndarray, context: Context) -> dict[str, np.ndarray]:
-    with contextlib.ExitStack() as stack:
-        checkpoint = None
-        if context.checkpoint and context.store.folder:
-            checkpoint = context.checkpoint(context.store.folder / "training")
-            stack.enter_context(contextlib.closing(checkpoint))
-        fitted = fitting.fit(
-            key,
-            images,
-            context.method,
-            context.config,
-            mesh=context.mesh,
-            checkpoint=checkpoint,
-            on_progress=context.on_progress,
-        )
+    checkpoint = None
+    if context.checkpoint and context.store.folder:
+        checkpoint = context.checkpoint(context.store.folder / "training")
+    fitted = fitting.fit(
+        key,
+        images,
+        context.method,
+        context.config,
+        mesh=context.mesh,
+        checkpoint=checkpoint,
+        on_progress=context.on_progress,
+    )
     return flat(devices.fetched(fitted.state.variables))
 
 
