@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Calls are checked against the annotations of what is imported from here on. Other wings have no
-# shapes in their annotations.
-CHECKED = [f"e3jax.{wing}" for wing in ("images", "operations", "networks", "devices", "priority")]
-jaxtyping.install_import_hook(CHECKED, "checking.checked")
+# Calls of the wings that compute are checked against the annotations of arrays.
+CHECKED = ("images", "operations", "networks", "devices", "training", "priority")
+jaxtyping.install_import_hook([f"e3jax.{wing}" for wing in CHECKED], "checking.checked")
 import tiny  # noqa: E402, F401 - a network's name, "tiny-8"
 
 from e3jax import datasets  # noqa: E402

@@ -26,7 +26,7 @@ def registered(spec: Spec) -> dict:
     """TFDS's table of what to download: {url: UrlInfo(size, checksum, filename)}."""
     import tensorflow_datasets as tfds
 
-    return tfds.builder_cls(spec.tfds_name).url_infos
+    return tfds.builder_cls(spec.tfds_name).url_infos or {}
 
 
 def _read(name: str, cache: Path, announce: Callable[[str], None]):

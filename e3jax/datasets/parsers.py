@@ -53,16 +53,16 @@ def read_cifar_tar(path: Path, files: Sequence[str], label_bytes: int) -> Labell
     Raises:
       ValueError: a member is missing or is not a whole number of records.
     """
-    record, found = label_bytes + 3 * 32 * 32, {}
+    record, contents = label_bytes + 3 * 32 * 32, {}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = Path(member.name).name
-            if name in files and member.isfile():
-                found[name] = np.frombuffer(archive.extractfile(member).read(), np.uint8)
+            if name in files and member.isfile() and (file := archive.extractfile(member)):
+                contents[name] = np.frombuffer(file.read(), np.uint8)
     for name in files:
-        if name not in found or found[name].size % record:
+        if name not in contents or contents[name].size % record:
             raise ValueError(f"{path.name} has no {name} with records of {record} bytes")
-    records = np.concatenate([found[name] for name in files]).reshape(-1, record)
+    records = np.concatenate([contents[name] for name in files]).reshape(-1, record)
     images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return images, records[:, 0]
 

@@ -20,8 +20,8 @@ from e3jax.training.method import Evaluated, Method
 class Reconstructions(NamedTuple):
     """What is known of n images: float32 error [n], mean over views, and code [n, latent]."""
 
-    error: np.ndarray
-    code: np.ndarray
+    error: Any
+    code: Any
 
 
 def paper_config(grey: bool) -> training.TrainConfig:
@@ -48,7 +48,7 @@ def loss(outputs: tuple, batch: Batch, extra: Any) -> tuple[jax.Array, Any]:
     return jnp.square(batch.views - reconstruction).mean((1, 2, 3)), extra
 
 
-def evaluate(x: jax.Array, outputs: tuple, labels: jax.Array) -> Reconstructions:
+def evaluate(x: jax.Array, outputs: tuple, labels: np.ndarray) -> Reconstructions:
     """Errors are those of the views where there are any, codes those of the images themselves."""
     reconstruction, code = outputs
     error = squared_error(x, reconstruction)

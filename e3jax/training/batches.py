@@ -14,11 +14,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from e3jax import devices
+from e3jax.shapes import Int32, UInt32
 from e3jax.training import sampling
 
 
 class DrawnBatches(NamedTuple):
-    """The batches of some steps; every array has a leading axis of steps.
+    """The batches of several steps: arrays with a leading axis of steps, or something for each.
 
     Attributes:
       images: uint8 [b, h * w * c], a device's part of the batch.
@@ -29,16 +30,22 @@ class DrawnBatches(NamedTuple):
         :func:`e3jax.training.sampling.draw_batch`.
     """
 
-    images: jax.Array
-    image_index: jax.Array
-    operation_index: jax.Array
-    all_image_index: jax.Array
-    epoch_position: jax.Array
+    images: Any
+    image_index: Any
+    operation_index: Any
+    all_image_index: Any
+    epoch_position: Any
 
 
 # Batches of several steps are split over the devices, steps are not.
 _SPLIT = PartitionSpec(None, devices.AXIS)
-SPECS = DrawnBatches(_SPLIT, _SPLIT, _SPLIT, devices.EVERYWHERE, devices.EVERYWHERE)
+SPECS = DrawnBatches(
+    images=_SPLIT,
+    image_index=_SPLIT,
+    operation_index=_SPLIT,
+    all_image_index=devices.EVERYWHERE,
+    epoch_position=devices.EVERYWHERE,
+)
 
 _PRECISION = "float32"  # of no product: drawing has none
 
@@ -65,33 +72,32 @@ def place_bank(mesh: Mesh, images: np.ndarray, on_host: bool | None = None) -> A
 
 @functools.lru_cache(256)
 def place_number(mesh: Mesh, number: int) -> jax.Array:
-    """An int32 on every device of a mesh, moved there once, whatever number of calls take it."""
+    """An int32 on every device of a mesh, moved there once for all calls that take it."""
     return devices.place(mesh, np.int32(number))
 
 
 def draw_pairs(
-    shuffle_key: jax.Array,
-    position: jax.Array,
-    n: jax.Array,
+    shuffle_key: UInt32[jax.Array, "8"],
+    position: Int32[jax.Array, "3"],
+    n: Int32[jax.Array, ""],
     *,
     steps: int,
     batch_size: int,
     k: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Inside a program: draws the (image, operation) pairs of some steps.
+) -> tuple[Int32[jax.Array, "steps b"], Int32[jax.Array, "steps b"], Int32[jax.Array, "steps 3"]]:
+    """Inside a program: draws the (image, operation) pairs of several steps.
 
     Args:
       shuffle_key, position, n, batch_size, k: of :func:`e3jax.training.sampling.draw_batch`.
       steps: batches to draw.
 
     Returns:
-      int32 [steps, b] image indices, int32 [steps, b] operation indices, and int32 [steps, 3], the
-      position after each step.
+      Image indices, operation indices, and the position after each step.
     """
 
-    def next_batch(position, _):
-        *pairs, position = sampling.draw_batch(shuffle_key, position, batch_size, n, k)
-        return position, (*pairs, position)
+    def next_batch(position: jax.Array, _: None) -> tuple[jax.Array, Any]:
+        image, operation, position = sampling.draw_batch(shuffle_key, position, batch_size, n, k)
+        return position, (image, operation, position)
 
     return jax.lax.scan(next_batch, position, length=steps)[1]
 
@@ -138,7 +144,7 @@ class BatchLoader:
             image, operation, positions = devices.fetched(drawn)
             images = bank[image.ravel()].reshape(*image.shape, -1)
             batches = DrawnBatches(images, image, operation, image, positions)
-            yield DrawnBatches(*map(functools.partial(devices.place, self.mesh), batches, SPECS))
+            yield jax.tree.map(functools.partial(devices.place, self.mesh), batches, SPECS)
             position = devices.place(self.mesh, positions[count - 1])
 
     def _from_devices(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
@@ -151,13 +157,15 @@ class BatchLoader:
         """Inside a program: batches from a split bank, and the position after ``count`` steps."""
         image, operation, positions = self._draw(shuffle_key, position, n)
 
-        def rows(_, pairs):
+        def of_device(_: tuple, pairs: tuple[jax.Array, jax.Array]) -> tuple[tuple, Any]:
             # Every device draws the same batch and takes its own part of it.
-            mine = map(devices.part_of_device, pairs)
-            return (), (devices.rows_of_split(bank, pairs[0]), *mine)
+            indices = tuple(map(devices.part_of_device, pairs))
+            return (), (devices.rows_of_split(bank, pairs[0]), *indices)
 
-        _, parts = jax.lax.scan(rows, (), (image, operation))
-        return DrawnBatches(*parts, image, positions), positions[count - 1]
+        _, parts = jax.lax.scan(of_device, (), (image, operation))
+        images, image_index, operation_index = parts
+        batches = DrawnBatches(images, image_index, operation_index, image, positions)
+        return batches, positions[count - 1]
 
     def program(self, shuffle_key, position, n: int, pixels: int) -> devices.Program:
         """What draws from n images of so many pixels, channels counted, split over the devices.

@@ -65,7 +65,7 @@ class TrainCheckpoint:
         saved = self._read() if self._is_first else None
         is_alike = saved is not None and _shapes(saved) == _shapes(wanted)
         # Every process of a job has to know, or the others would wait for the first.
-        exists, is_alike = devices.broadcast_from_first(np.int32([saved is not None, is_alike]))
+        exists, is_alike = devices.broadcast_from_first(np.array([saved is not None, is_alike]))
         if not exists:
             return None
         if not is_alike:
@@ -76,8 +76,8 @@ class TrainCheckpoint:
         leaves, structure = jax.tree.flatten((like, dict(notes)))
         names = zip(wanted, leaves, strict=True)
         numbers = [saved[name].view(leaf.dtype) for name, leaf in names]
-        state, notes = structure.unflatten(numbers)
-        return devices.place(like.step.sharding.mesh, state), notes
+        state, saved_notes = structure.unflatten(numbers)
+        return devices.place(like.step.sharding.mesh, state), saved_notes
 
     def _read(self) -> dict[str, np.ndarray] | None:
         try:

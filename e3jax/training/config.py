@@ -39,8 +39,9 @@ class TrainConfig(NamedTuple):
     @property
     def k(self) -> int:
         """Number of operations, 1 where the images themselves are trained on."""
-        named = isinstance(self.operations, str) and self.operations
-        return len(operations.paper_operations(self.operations) if named else self.operations) or 1
+        if isinstance(self.operations, str) and self.operations:
+            return len(operations.paper_operations(self.operations))
+        return len(self.operations) or 1
 
     def batch(self, n: int) -> int:
         """Views per step of a run over n images: a batch larger than an epoch would repeat views.

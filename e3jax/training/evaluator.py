@@ -28,7 +28,7 @@ class Evaluator(NamedTuple):
 
 def make_evaluator(
     network: str | Callable,
-    evaluate: Callable[[jax.Array, tuple, jax.Array], Any],
+    evaluate: Callable[[jax.Array, tuple, np.ndarray], Any],
     side: int,
     operation_set: operations.OperationSet | None = None,
     *,
@@ -58,38 +58,41 @@ def make_evaluator(
       operation_indices: positions of the operations that are used; by default all.
     """
     mesh = mesh or devices.device_mesh()
-    tables = operation_set or ()
-    network = networks.build(network, len(tables) or 1, devices.dtype(precision))
-    labels = np.arange(len(tables), dtype=np.int32)
-    if operation_indices is not None:
-        labels, tables = (
-            np.array(operation_indices, np.int32),
-            operations.subset(operation_set, operation_indices),
-        )
+    k = len(operation_set) if operation_set else 0
+    module = networks.build(network, k or 1, devices.dtype(precision))
+    labels, tables = np.arange(k, dtype=np.int32), operation_set
+    if operation_set and operation_indices is not None:
+        labels = np.array(operation_indices, np.int32)
+        tables = operations.subset(operation_set, operation_indices)
 
     def evaluate_images(shared: Any, items: tuple[jax.Array, jax.Array]) -> Any:
         (tables, variables, extra), (images, index) = shared, items
         x = to_unit(images)
-        views = [operations.all_views(tables, x)] if len(tables) else []
+        views = [operations.all_views(tables, x)] if tables else []
         x = jnp.concatenate([x[:, None], *views], axis=1)
         seen = inputs(x, index, extra)
-        outputs = network.apply(variables, seen.reshape(-1, *x.shape[2:]), train=False)
+        outputs: Any = module.apply(variables, seen.reshape(-1, *x.shape[2:]), train=False)
         outputs = tuple(a.reshape(*x.shape[:2], *a.shape[1:]) for a in outputs)
         return evaluate(x, outputs, labels)
 
     on_cpu = devices.is_cpu(mesh)
-    # One image at a time keeps a CPU's caches, and an image alone waits for no other.
-    views = views_per_call or (1792 if not on_cpu else 128 if not len(tables) else 1)
-    together = max(views // (1 + len(tables)), 1)
+    # One image at a time keeps a CPU's caches, and an image by itself waits for no other.
+    views = views_per_call or (1792 if not on_cpu else 1 if tables else 128)
+    together = max(views // (1 + len(labels)), 1)
     block = max(64 if on_cpu else 256 * mesh.size, mesh.size * together)
     mapped = devices.BatchMap(evaluate_images, mesh, block, together, precision)
     place_tables = functools.cache(lambda: devices.place(mesh, tables))
 
-    def run(variables, extra, images, on_block=lambda done: None):
+    def run(
+        variables: Any,
+        extra: Any,
+        images: np.ndarray,
+        on_block: Callable[[int], None] = lambda done: None,
+    ) -> Any:
         index = np.arange(len(images), dtype=np.int32)
         return mapped((place_tables(), variables, extra), (images, index), on_block)
 
-    def program(variables, channels, extra=()):
+    def program(variables: Any, channels: int, extra: Any = ()) -> devices.Program:
         image = jax.ShapeDtypeStruct((side, side, channels), np.uint8)
         return mapped.program((tables, variables, extra), (image, np.int32(0)))
 

@@ -167,8 +167,10 @@ def fit(
     began, last_save, step = time.monotonic() - seconds, time.monotonic(), int(state.step)
     logs = _Logs(num_steps, on_progress, observer.on_log)
 
-    def save() -> None:
+    def save_if_due(since: float) -> None:
         nonlocal last_save
+        if checkpoint is None or time.monotonic() - since < checkpoint.save_seconds:
+            return
         logs.report()
         _check_state(state, step)
         checkpoint.save(state, {"seconds": np.float32(time.monotonic() - began)})
@@ -187,12 +189,10 @@ def fit(
                 state.variables, state.extra, images
             )
             state = state._replace(extra=devices.place(trainer.mesh, method.renew(evaluation)))
-        if checkpoint and time.monotonic() - last_save >= checkpoint.save_seconds:
-            save()
+        save_if_due(last_save)
     logs.report()
     _check_state(state, step)
-    if checkpoint and time.monotonic() - began >= checkpoint.save_seconds:
-        save()
+    save_if_due(began)
     return Fitted(method, config, side, state, num_steps, time.monotonic() - began)
 
 
@@ -270,8 +270,9 @@ def _ends(step: int, until: int, steps_per_call: int, rounds: list[int]) -> list
 
 def restored(method: Method, config: training.TrainConfig, side: int, variables: Any) -> Fitted:
     """What :func:`score` takes, from a network that was trained before."""
-    state = training.TrainState(variables, None, np.int32(config.steps), None, None)
-    return Fitted(method, config, side, state, config.steps)
+    steps = config.steps or 0
+    state = training.TrainState(variables, None, np.int32(steps), None, None)
+    return Fitted(method, config, side, state, steps)
 
 
 def score(

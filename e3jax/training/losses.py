@@ -47,7 +47,7 @@ def pretext_accuracy(outputs: tuple, batch: Batch) -> dict[str, jax.Array]:
     return {"pretext_accuracy": jnp.mean(outputs[0].argmax(-1) == batch.operation_index)}
 
 
-def trimmed(loss: Loss, share: float) -> Loss:
+def trimmed(loss: Loss, share: float | jax.Array) -> Loss:
     """The loss of each batch but for the views of the images that were least certain so far.
 
     After the trimming of Wang et al. (TPAMI 2023), by which outliers disturb the training less. An
@@ -96,6 +96,6 @@ def _moved(averages: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Arra
     return averages.at[slots].add(weights * (values - averages[slots]))
 
 
-def initial_certainty(images: np.ndarray) -> np.ndarray:
+def initial_certainty(images: Any) -> np.ndarray:
     """The ``extra`` of :func:`trimmed` before the first step, float32 [2, slots]."""
     return np.zeros((2, _SLOTS), np.float32)

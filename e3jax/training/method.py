@@ -52,7 +52,7 @@ class Method:
 
     scores: Mapping[str, Callable[[Evaluated], np.ndarray]]
     loss: batch.Loss | None = None
-    evaluate: Callable[[jax.Array, tuple, jax.Array], Any] = lambda x, outputs, labels: ()
+    evaluate: Callable[[jax.Array, tuple, np.ndarray], Any] = lambda x, outputs, labels: ()
     paper_config: Callable[[bool], training.TrainConfig] = lambda grey: training.TrainConfig()
     quick_config: Callable[[], training.TrainConfig] = training.TrainConfig
     metrics: Callable[..., dict[str, jax.Array]] = lambda outputs, batch: {}

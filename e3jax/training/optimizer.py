@@ -1,6 +1,7 @@
 """The paper's optimizers, at a learning rate that depends on a run's length."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def learning_rate(config: TrainConfig) -> Callable[[jax.Array, jax.Array], jax.A
     if config.schedule != "onecycle":
         raise ValueError(f"schedule must be 'constant' or 'onecycle', got {config.schedule!r}")
 
-    rates = np.cumprod(np.float32([peak / 25, 25, 1 / (25 * 1e4)]))
+    rates = np.cumprod(np.array([peak / 25, 25, 1 / (25 * 1e4)], np.float32))
 
     def onecycle(step: jax.Array, num_steps: jax.Array) -> jax.Array:
         top = num_steps // 10 * 3 + num_steps % 10 * 3 // 10  # 30 %, without leaving int32
@@ -55,8 +56,8 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs
     else:
         raise ValueError(f"optimizer must be 'sgd' or 'adam', got {config.optimizer!r}")
 
-    def scale(updates, state, params=None, *, step, num_steps):
-        return jax.tree.map(lambda u: -rate(step, num_steps) * u, updates), state
+    def scale(updates: Any, state: Any, params: Any = None, **run: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u: -rate(run["step"], run["num_steps"]) * u, updates), state
 
     by_rate = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), scale)
     # Flat: one array of all parameters is less to compile and to start than dozens of small ones.

@@ -4,7 +4,7 @@ Legend: ``n`` images, ``k`` operations, ``b`` images that are computed together.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +49,9 @@ class ViewScores(NamedTuple):
       representation: float32 [n, d], the penultimate layer for the untransformed image.
     """
 
-    rules: dict[str, np.ndarray]
-    accuracy: np.ndarray
-    representation: np.ndarray
+    rules: dict[str, Any]
+    accuracy: Any
+    representation: Any
 
     def mean(self, rule: str = "ne") -> np.ndarray:
         """Scores of the images by a rule: float64 [n], means over their views."""
@@ -74,7 +74,7 @@ def view_weights(scores: np.ndarray) -> np.ndarray:
     return weights / weights.mean()
 
 
-def view_scores(x: jax.Array, outputs: tuple, labels: jax.Array) -> ViewScores:
+def view_scores(x: jax.Array, outputs: tuple, labels: np.ndarray) -> ViewScores:
     """An ``evaluate`` for :func:`make_evaluator`; outputs are logits and representation."""
     logits, representation = outputs
     log_p = jax.nn.log_softmax(logits[:, 1:])

@@ -8,35 +8,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from e3jax import devices
+from e3jax.shapes import Int32, UInt32
 
 # Of the Feistel network, and so the number of words in a shuffle key.
 ROUNDS = 8
+Size = jax.Array | int
 
 
-def choose(key: jax.Array, n: int, count: int) -> np.ndarray:
-    """Draws ``count`` of n images, each at most once: int32 [count], in ascending order."""
+def choose(key: jax.Array, n: int, count: int) -> Int32[np.ndarray, " {count}"]:
+    """Draws ``count`` of n images, each at most once; in ascending order."""
     key = devices.as_key(key)
     with devices.settings():
         return np.sort(jax.random.choice(key, n, (count,), replace=False))
 
 
 def draw_batch(
-    shuffle_key: jax.Array, epoch_position: jax.Array, batch_size: int, n: jax.Array, k: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    shuffle_key: UInt32[jax.Array, "8"],
+    epoch_position: Int32[jax.Array, "3"],
+    batch_size: int,
+    n: Int32[jax.Array, ""],
+    k: int,
+) -> tuple[Int32[jax.Array, " b"], Int32[jax.Array, " b"], Int32[jax.Array, "3"]]:
     """Draws the next (image, operation) pairs of a random order that is new in every epoch.
 
     Each epoch visits each of the n * k pairs once. The order is a keyed bijection that is computed
     on the fly, so it needs no memory, n is no constant of the program, and n * k may exceed 2**31.
 
     Args:
-      shuffle_key: uint32 [8], random; the orders of all epochs follow from it.
-      epoch_position: int32 [3], (epoch, image, operation) before shuffling; zeros at the start.
+      shuffle_key: random; the orders of all epochs follow from it.
+      epoch_position: (epoch, image, operation) before shuffling; zeros at the start.
       batch_size: pairs to draw.
-      n: int32, images.
-      k: operations; 1 draws images alone.
+      n: images.
+      k: operations; 1 draws only images.
 
     Returns:
-      int32 [b] image indices, int32 [b] operation indices, and the position after the batch.
+      Image indices, operation indices, and the position after the batch.
     """
     epoch, image, operation = epoch_position
     operation = operation + jnp.arange(batch_size + 1)
@@ -54,7 +60,9 @@ def draw_batch(
     return image.astype(jnp.int32), operation.astype(jnp.int32), epoch_position
 
 
-def _shuffle(keys, image, operation, n, k):
+def _shuffle(
+    keys: jax.Array, image: jax.Array, operation: jax.Array, n: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
     """A keyed bijection of Z_n x Z_k."""
     if k > 1:
         return _feistel(keys, image, operation, n, k)
@@ -74,7 +82,9 @@ def _shuffle(keys, image, operation, n, k):
     return image, operation
 
 
-def _feistel(keys, a, b, size_a, size_b):
+def _feistel(
+    keys: jax.Array, a: jax.Array, b: jax.Array, size_a: Size, size_b: Size
+) -> tuple[jax.Array, jax.Array]:
     """A bijection of Z_a x Z_b: each half in turn is shifted by a hash of the other."""
     for i in range(0, ROUNDS, 2):
         b = (b + _hash(a ^ keys[:, i]) % size_b) % size_b
@@ -82,8 +92,8 @@ def _feistel(keys, a, b, size_a, size_b):
     return a, b
 
 
-def _hash(x: jax.Array) -> jax.Array:
-    """uint32 -> uint32; every bit of the input reaches every bit of the output (lowbias32)."""
+def _hash(x: UInt32[jax.Array, "..."]) -> UInt32[jax.Array, "..."]:
+    """Every bit of the input reaches every bit of the output (lowbias32)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

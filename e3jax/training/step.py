@@ -33,7 +33,7 @@ class Objective(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What the next step needs.
+    """What the next step needs: arrays, or their shapes.
 
     Attributes:
       variables: ``{"params": ..., "batch_stats": ...}`` of the network.
@@ -47,9 +47,9 @@ class TrainState(NamedTuple):
 
     variables: Any
     opt_state: Any
-    step: jax.Array
-    epoch_position: jax.Array
-    shuffle_key: jax.Array
+    step: Any
+    epoch_position: Any
+    shuffle_key: Any
     extra: Any = ()
 
 
@@ -69,7 +69,7 @@ class StepLog(NamedTuple):
 
 # (state before the update, operation tables, probe_data) -> pytree
 # of arrays, whole on every device: gather what is split. It observes and cannot change the run.
-Probe = Callable[[TrainState, operations.OperationSet | tuple, Any], Any]
+Probe = Callable[[TrainState, operations.OperationSet | None, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # JAX knows a function by its identity
@@ -96,7 +96,7 @@ class Step:
         state: TrainState,
         drawn: DrawnBatches,
         num_steps: jax.Array,
-        tables: operations.OperationSet | tuple,
+        tables: operations.OperationSet | None,
         probe_data: Any = (),
     ) -> tuple[TrainState, StepLog]:
         """Takes one step.
@@ -105,7 +105,7 @@ class Step:
           state: before the step.
           drawn: the step's batch, without the axis of steps.
           num_steps: int32, length of the run.
-          tables: the operations; () trains on the images themselves.
+          tables: the operations; None trains on the images themselves.
           probe_data: for the probe.
         """
         batch = make_batch(drawn, tables, self.side, state.extra, self.objective.inputs)
@@ -155,7 +155,7 @@ class Step:
 
 def make_batch(
     drawn: DrawnBatches,
-    tables: operations.OperationSet | tuple,
+    tables: operations.OperationSet | None,
     side: int,
     extra: Any,
     inputs: Callable[..., jax.Array],
@@ -163,7 +163,7 @@ def make_batch(
     """Makes the views of a step's drawn images [b, side * side * c] on one device."""
     images = to_unit(drawn.images.reshape(len(drawn.images), side, side, -1))
     views, factors = images, jnp.zeros((0, 1), jnp.int32)
-    if len(tables) > 1:
+    if tables is not None:
         views = operations.views_of(tables, images, drawn.operation_index)
         factors = tables.factors
     views = inputs(views, drawn.image_index, extra)

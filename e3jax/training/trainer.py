@@ -52,12 +52,11 @@ def make_trainer(
         devices.
     """
     mesh = devices.part_for_batch(mesh or devices.device_mesh(), batch_size)
-    tables = operation_set or ()
-    k = len(tables) or 1
+    k = len(operation_set) if operation_set else 1
     network = networks.build(network, k, devices.dtype(precision), devices.AXIS)
     step = Step(network, objective, optimizer, side, probe)
     loader = BatchLoader(mesh, batch_size, k, steps_per_call)
-    return Trainer(loader, step, tables, precision)
+    return Trainer(loader, step, operation_set, precision)
 
 
 class Trainer:
@@ -66,7 +65,7 @@ class Trainer:
     Args:
       loader: where batches come from.
       step: what is done with each batch.
-      tables: the operations, () for none.
+      tables: the operations; None trains on the images themselves.
       precision: of products.
 
     Attributes:
@@ -78,7 +77,7 @@ class Trainer:
         self,
         loader: BatchLoader,
         step: Step,
-        tables: operations.OperationSet | tuple,
+        tables: operations.OperationSet | None,
         precision: str,
     ):
         self.mesh, self.steps_per_call = loader.mesh, loader.steps
@@ -150,7 +149,7 @@ class Trainer:
         place = (state.shuffle_key, state.epoch_position)
         draw = self._loader.program(*place, n, self._side**2 * channels)
         batches, _ = draw.function.trace(*draw.arguments).out_info
-        batches = DrawnBatches(*map(shapes, batches, SPECS))
+        batches = jax.tree.map(shapes, batches, SPECS)
         others = shapes(((np.int32(n), np.int32(n)), self._tables, probe_data))
         return {
             "init": devices.Program(self._init, (key, channels)),

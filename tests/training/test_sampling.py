@@ -71,7 +71,7 @@ def test_images_alone_are_shuffled_too():
 def test_an_order_may_be_longer_than_int32():
     n, k = 30_000_000, 111
     start = jnp.asarray([0, n - 2, 50], jnp.int32)
-    image, operation, position = sampling.draw_batch(shuffle_key(0), start, 512, n, k)
+    image, operation, position = sampling.draw_batch(shuffle_key(0), start, 512, jnp.int32(n), k)
     assert 0 <= image.min() and image.max() < n and 0 <= operation.min() and operation.max() < k
     assert image.max() > n * 0.9 and image.min() < n * 0.1
     np.testing.assert_array_equal(position, [1, (50 + 512) // k - 2, (50 + 512) % k])

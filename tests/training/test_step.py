@@ -142,7 +142,7 @@ def test_the_network_is_applied_to_what_inputs_makes_of_the_views():
 
 
 def test_without_operations_the_images_are_the_views():
-    batch = steps.make_batch(drawn(), (), 8, (), lambda views, image_index, extra: views)
+    batch = steps.make_batch(drawn(), None, 8, (), lambda views, image_index, extra: views)
     np.testing.assert_allclose(batch.views, IMAGES[IMAGE] / 127.5 - 1, atol=1e-7)
     assert batch.factors.shape == (0, 1)
     np.testing.assert_array_equal(batch.image_index, IMAGE)
