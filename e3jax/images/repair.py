@@ -30,8 +30,8 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
     Adds the marker of the end if it is all that is missing.
     """
     kept, exif, at = [b"\xff\xd8"], b"", 2
-    while found := re.compile(rb"\xff+([^\0\xff])").search(content, at):
-        marker, start = found[1][0], found.end()
+    while match := re.compile(rb"\xff+([^\0\xff])").search(content, at):
+        marker, start = match[1][0], match.end()
         if marker == 1 or 0xD0 <= marker <= 0xD9:  # these stand alone
             at = start
             continue
@@ -115,8 +115,8 @@ def _tiff(content: bytes) -> tuple[bytes, bytes]:
     (at,) = struct.unpack_from(order + offset, content, len(head))
     (entries,) = struct.unpack_from(order + count, content, at)
     at += struct.calcsize(order + count)
-    found = [content[i : i + size] for i in range(at, at + entries * size, size)]
-    kept = [entry for entry in found if _is_needed(order, entry)]
+    listed = [content[i : i + size] for i in range(at, at + entries * size, size)]
+    kept = [entry for entry in listed if _is_needed(order, entry)]
     content += bytes(len(content) % 2)
     directory = struct.pack(order + count, len(kept)) + b"".join(kept) + bytes(8)
     start = struct.pack(order + offset, len(content))
