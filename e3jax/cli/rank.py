@@ -13,27 +13,17 @@ from e3jax.training.checkpoint import TrainCheckpoint
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
-    detector = E3Outlier(
-        contamination=args.contamination,
-        evidence=args.evidence,
-        rule=args.rule,
-        network=args.network,
-        operations=args.operations,
-        steps="auto" if args.steps is None else args.steps,
-        score_operations="auto" if args.score_operations is None else args.score_operations,
-        time_budget=args.time_budget,
-        image_size=args.image_size,
-        resize=args.resize,
-        random_state=args.seed,
-    )
+    detector, reader = _detector(args), Reader(args.image_size, args.resize)
     out, save, shard = args.out, args.save, args.shard
+    # All that can be wrong is reported before hours of work, not after them.
     detector.check_parameters()
+    if save:
+        report.check_model(save, out)
     photos = source.find(args.photos)
     runtime.prepare()
     runtime.devices()
     executor = source.executor(args.engine, args.ray_address)
-    with report.folder(out, "rank", photos, shard, save), console.bars(screen) as on_progress:
-        reader = Reader(args.image_size, args.resize)
+    with report.folder(out, "rank", photos, shard), console.bars(screen) as on_progress:
         collection = photos.read(reader, out / "bank", executor, on_progress, least=2)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
@@ -61,3 +51,19 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
     if save:
         screen.print(f"The detector is in {save}")
     return report.judge(screen, health)
+
+
+def _detector(args: argparse.Namespace) -> E3Outlier:
+    return E3Outlier(
+        contamination=args.contamination,
+        evidence=args.evidence,
+        rule=args.rule,
+        network=args.network,
+        operations=args.operations,
+        steps="auto" if args.steps is None else args.steps,
+        score_operations="auto" if args.score_operations is None else args.score_operations,
+        time_budget=args.time_budget,
+        image_size=args.image_size,
+        resize=args.resize,
+        random_state=args.seed,
+    )

@@ -27,9 +27,7 @@ _GALLERY = "gallery.html"
 
 
 @contextlib.contextmanager
-def folder(
-    out: Path, command: str, photos: Photos, shard: tuple[int, int], model: Path | None = None
-) -> Iterator[None]:
+def folder(out: Path, command: str, photos: Photos, shard: tuple[int, int]) -> Iterator[None]:
     """The folder for the report, where nothing of the user's is replaced, for this command only.
 
     Args:
@@ -37,8 +35,6 @@ def folder(
       command: rank or score.
       photos: to rank.
       shard: others of the same work share the folder.
-      model: where the detector is saved, if it is; all that can be wrong is reported before hours
-        of work, not after them.
     """
     if shard != WHOLE and not photos.bank:
         raise InputError("--shard needs a bank, which all of them can read: run e3jax bank first")
@@ -51,16 +47,24 @@ def folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     # Shards share a folder; all other commands that use it are told to wait.
     with locks.held(out, command, shared=shard != WHOLE):
-        if model:
-            _check_model(model, out)
         yield
 
 
-def _check_model(path: Path, out: Path) -> None:
+def check_model(path: Path, out: Path) -> None:
+    """Raises an InputError if a detector cannot be saved there, maybe in the report's folder.
+
+    Args:
+      path: of the detector.
+      out: the folder, which need not exist yet.
+    """
+    if os.path.realpath(path.parent) == os.path.realpath(out):
+        if path.name in {_GALLERY, *(table.name for table in tables.TABLES)}:
+            raise InputError(
+                f"{path} is a part of the report: choose another name for the detector"
+            )
+        if not out.exists():
+            return
     saving.check_target(path)
-    names = {_GALLERY, *(table.name for table in tables.TABLES)}
-    if path.name in names and os.path.samefile(path.parent, out):
-        raise InputError(f"{path} is a part of the report: choose another name for the detector")
 
 
 def print_shard(screen: console.Console, shard: tuple[int, int]) -> int:

@@ -143,16 +143,14 @@ def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
 
 
 def _train(key: jax.Array, images: np.ndarray, context: Context) -> dict[str, np.ndarray]:
-    checkpoint = None
-    if context.checkpoint and context.store.folder:
-        checkpoint = context.checkpoint(context.store.folder / "training")
+    keeps = context.checkpoint and context.store.folder
     fitted = fitting.fit(
         key,
         images,
         context.method,
         context.config,
         mesh=context.mesh,
-        checkpoint=checkpoint,
+        checkpoint=context.checkpoint(context.store.folder / "training") if keeps else None,
         on_progress=context.on_progress,
     )
     return flat(devices.fetched(fitted.state.variables))

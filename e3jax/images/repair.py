@@ -38,7 +38,7 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
         length = int.from_bytes(content[start : start + 2], "big")
         body = content[start + 2 : start + length]
         if marker == 0xDA:
-            kept.append(content[found.end() - 2 :])
+            kept.append(content[match.end() - 2 :])
             break
         at = start + max(length, 2)
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):

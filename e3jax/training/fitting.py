@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from e3jax import devices, operations, training
+from e3jax.collection.lazy import LazyArray
 from e3jax.errors import InputError
 from e3jax.training import evaluator, rules
 from e3jax.training.checkpoint import TrainCheckpoint
@@ -120,8 +121,8 @@ def _make_evaluator(
 
 
 def fit(
-    key: jax.Array,
-    images: np.ndarray,
+    key: Any,
+    images: np.ndarray | LazyArray,
     method: Method = E3OUTLIER,
     config: training.TrainConfig | None = None,
     *,
@@ -198,8 +199,8 @@ def fit(
 
 def _start(
     trainer: training.Trainer,
-    key: jax.Array,
-    images: np.ndarray,
+    key: Any,
+    images: np.ndarray | LazyArray,
     method: Method,
     start: Fitted | None,
     checkpoint: TrainCheckpoint | None,

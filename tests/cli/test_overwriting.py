@@ -261,14 +261,22 @@ def test_a_folder_in_two_spellings_is_read_once(place, capsys):
 
 @pytest.mark.parametrize(
     ("target", "sentence"),
-    [("out/scores.csv", "is a part of the report"), (f"{'n' * 245}", "is too long a name")],
+    [
+        ("out/scores.csv", "is a part of the report"),
+        ("photos/../out/scores.csv", "is a part of the report"),
+        ("here/out/gallery.html", "is a part of the report"),
+        (f"{'n' * 245}", "is too long a name"),
+    ],
 )
 def test_a_place_for_a_detector_that_cannot_be_is_told_at_once(place, capsys, target, sentence):
+    os.symlink(place, "here")
     assert sentence in refused([*COMMANDS["rank"][0], "--save", target], place, capsys)
 
 
-def test_a_detector_may_be_saved_into_the_report(place):
-    assert cli.main([*COMMANDS["rank"][0], "--save", "out/model"]) in (0, 1)
+@pytest.mark.parametrize("target", ["out/model", "photos/../out/model", "here/out/model"])
+def test_a_detector_may_be_saved_into_the_report(place, target):
+    os.symlink(place, "here")
+    assert cli.main([*COMMANDS["rank"][0], "--save", target]) in (0, 1)
     assert (place / "out" / "model").exists()
 
 

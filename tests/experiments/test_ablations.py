@@ -1,7 +1,5 @@
 """What each factor changes, and the training that is scored after every epoch."""
 
-import contextlib
-
 import ablations
 import jax
 import numpy as np
@@ -95,9 +93,8 @@ def train(images, after, stages=None, state=None, **changed):
     options, mesh = {"on_progress": stages or Stages()}, devices.device_mesh(jax.devices()[:1])
     if state is None:
         return methods.train(run, images, mesh, options, after)
-    with contextlib.closing(TrainCheckpoint(state, save_seconds=0)) as saved:
-        options |= {"checkpoint": saved}
-        return methods.train(run, images, mesh, options, after)
+    options["checkpoint"] = TrainCheckpoint(state, save_seconds=0)
+    return methods.train(run, images, mesh, options, after)
 
 
 @pytest.fixture(scope="module")

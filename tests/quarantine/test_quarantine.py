@@ -470,7 +470,7 @@ def test_every_walk_leaves_every_quarantine_out(tmp_path, then):
     ):
         args = cli.parse_args([str(argument) for argument in arguments])
         found = source.find(args.photos)
-        assert [path.name for path in found.X] == ["d.png", "e.png", "ü\n.png"]
+        assert [path.name for path in found.files] == ["d.png", "e.png", "ü\n.png"]
         assert not found.left_out
     with pytest.raises(InputError, match="is a quarantine: move its files back first"):
         finding.find_files(photos / "junk" if then == "renamed" else report / "quarantine")
