@@ -76,7 +76,7 @@ def fold_in(key: jax.Array, use: int) -> jax.Array:
     return jax.random.fold_in(key, use)
 
 
-def as_key(key: jax.Array) -> jax.Array:
+def as_key(key: Any) -> jax.Array:
     """A key of any kind and age, on no particular device, as one that programs here take.
 
     Raises:

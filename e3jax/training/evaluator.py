@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from e3jax import devices, networks, operations
+from e3jax.collection.lazy import LazyArray
 from e3jax.images import to_unit
 
 
@@ -86,7 +87,7 @@ def make_evaluator(
     def run(
         variables: Any,
         extra: Any,
-        images: np.ndarray,
+        images: np.ndarray | LazyArray,
         on_block: Callable[[int], None] = lambda done: None,
     ) -> Any:
         index = np.arange(len(images), dtype=np.int32)

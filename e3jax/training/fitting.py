@@ -278,7 +278,7 @@ def restored(method: Method, config: training.TrainConfig, side: int, variables:
 
 def score(
     fitted: Fitted,
-    images: np.ndarray,
+    images: np.ndarray | LazyArray,
     *,
     mesh: Mesh | None = None,
     on_progress: Progress = no_progress,

@@ -84,7 +84,7 @@ def view_scores(x: jax.Array, outputs: tuple, labels: np.ndarray) -> ViewScores:
     return ViewScores(rules, recognised, representation[:, 0])
 
 
-def isolation_forest(key: jax.Array, features: np.ndarray) -> np.ndarray:
+def isolation_forest(key: Any, features: np.ndarray) -> np.ndarray:
     """Scores features [n, d] by scikit-learn's forest of 100 trees (Liu et al. 2008).
 
     On E3Outlier's representations it is the paper's SSD-IF, on an autoencoder's codes its CAE-IF.

@@ -3,6 +3,8 @@
 Legend: ``n`` images, ``k`` operations, ``b`` views per batch.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ ROUNDS = 8
 Size = jax.Array | int
 
 
-def choose(key: jax.Array, n: int, count: int) -> Int32[np.ndarray, " {count}"]:
+def choose(key: Any, n: int, count: int) -> Int32[np.ndarray, " {count}"]:
     """Draws ``count`` of n images, each at most once; in ascending order."""
     key = devices.as_key(key)
     with devices.settings():

@@ -89,7 +89,7 @@ class Trainer:
             scan_steps(step), self.mesh, precision, in_specs, donate_argnums=0
         )
 
-    def init(self, key: jax.Array, channels: int, extra: Any = ()) -> TrainState:
+    def init(self, key: Any, channels: int, extra: Any = ()) -> TrainState:
         """The state before the first step, for images of so many channels."""
         state = self._init(devices.as_key(key), channels)
         return state._replace(extra=devices.place(self.mesh, extra))
