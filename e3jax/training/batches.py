@@ -68,7 +68,7 @@ def place_bank(mesh: Mesh, images: np.ndarray | LazyArray, on_host: bool | None 
         on_host = devices.is_cpu(mesh) or not isinstance(images, np.ndarray)
     if on_host:
         return images
-    return devices.place_split(mesh, images.reshape(len(images), -1))
+    return devices.place_split(mesh, np.asarray(images).reshape(len(images), -1))
 
 
 @functools.lru_cache(256)

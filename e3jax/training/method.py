@@ -58,7 +58,7 @@ class Method:
     metrics: Callable[..., dict[str, jax.Array]] = lambda outputs, batch: {}
     constants: Callable[[], dict[str, Any]] = dict
     rounds: int = 1
-    extra: Callable[[np.ndarray], Any] = lambda images: ()
+    extra: Callable[[Any], Any] = lambda images: ()
     renew: Callable[[Any], Any] | None = None
     inputs: Callable[[jax.Array, jax.Array, Any], jax.Array] = lambda x, index, extra: x
 

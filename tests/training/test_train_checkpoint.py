@@ -1,5 +1,6 @@
 """A state comes back bit for bit or is refused; test_fitting.py has whole runs that continue."""
 
+import functools
 import logging
 import resource
 
@@ -123,9 +124,8 @@ def test_a_full_disk_leaves_the_state_before(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore", category=HealthWarning)
-def test_a_detector_goes_on_within_its_training_and_leaves_nothing(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainCheckpoint.__init__, "__defaults__", (0,))
-    seen = []
+def test_a_detector_goes_on_within_its_training_and_leaves_nothing(digits, tmp_path):
+    checkpoint, seen = functools.partial(TrainCheckpoint, save_seconds=0), []
 
     def on_progress(stage, done, total):
         seen.append(done if stage == "training" else stage)
@@ -137,9 +137,9 @@ def test_a_detector_goes_on_within_its_training_and_leaves_nothing(digits, tmp_p
     whole = E3Outlier(**settings).fit(digits)
     detector = E3Outlier(**settings, on_progress=on_progress)
     with pytest.raises(KeyboardInterrupt):
-        detector.fit_in(tmp_path / "work", digits, checkpoint=TrainCheckpoint)
+        detector.fit_in(tmp_path / "work", digits, checkpoint=checkpoint)
     assert len([*tmp_path.glob(f"work/*/training/{FILE}")]) == 1
-    assert detector.fit_in(tmp_path / "work", digits, checkpoint=TrainCheckpoint)
+    assert detector.fit_in(tmp_path / "work", digits, checkpoint=checkpoint)
     assert [done for done in seen if isinstance(done, int)] == [10, 20, 20, 24]
     np.testing.assert_array_equal(detector.decision_scores_, whole.decision_scores_)
     detector.forget_work()
