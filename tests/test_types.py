@@ -1,4 +1,4 @@
-"""Annotations of the library hold; those of arrays' shapes are checked while the other tests run."""
+"""Annotations of the library hold; those of arrays are checked while the other tests run."""
 
 import subprocess
 import sys
