@@ -1,11 +1,13 @@
 """What the documentation shows is done: its code runs, its links lead somewhere."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import matplotlib.pyplot as pyplot
 import pytest
@@ -21,7 +23,7 @@ PAGES += sorted(DOCS.glob("*.md"))
 # From top to bottom in one folder; ```console is what takes hours or installs.
 RUN = ("clean-a-folder", "extend", "from-python", "inlier-priority", "reproduce")
 NOTEBOOK = DOCS / "digits.ipynb"
-REGISTRIES = (rules, "RULES"), (evidence, "EVIDENCE"), (operations, "FAMILIES")
+REGISTRIES = (rules.RULES, evidence.EVIDENCE, operations.FAMILIES)
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,8 +36,13 @@ def cells(kind):
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for registry in REGISTRIES:  # a page adds to them, and other tests follow
-        monkeypatch.setattr(*registry, dict(getattr(*registry)))
+    with contextlib.ExitStack() as stack:
+        for registry in REGISTRIES:  # a page adds to them, and other tests follow
+            stack.enter_context(mock.patch.dict(registry))
+        run_page(page, tmp_path, monkeypatch)
+
+
+def run_page(page, tmp_path, monkeypatch):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     names = {"__name__": "page"}
