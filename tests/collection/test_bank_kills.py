@@ -154,7 +154,7 @@ def kill_at_every(step, kind, children, tmp_path, number):
 
 
 # How many lines a command runs at least, of those where it may be killed.
-KINDS = {"write": 2500, "grow": 3500, "move": 3500, "join": 1200, "arrays": 800}
+KINDS = {"write": 2500, "grow": 3300, "move": 3300, "join": 1200, "arrays": 800}
 
 
 @pytest.mark.parametrize("kind", KINDS)

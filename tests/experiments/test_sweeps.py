@@ -17,7 +17,7 @@ import pytest
 import stub_sweep
 import tiny
 from commands import end, here, kill, rows, start, untimed, wait_until
-from conftest import ROOT
+from conftest import PYTHONPATH, ROOT
 from sweep import flags, methods, plan, store
 from sweep.plan import Protocol, Run
 from sweep.provenance import versions
@@ -659,7 +659,8 @@ def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, mnist, tmp
             tmp_path / f"{name}.npy",
         ]
         command = [sys.executable, "-W", "ignore", "-c", ON_RAY, *map(str, arguments)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        env = os.environ | {"PYTHONPATH": PYTHONPATH}
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
     other = cluster.add_node(num_cpus=1)
     process = score(cluster.address, "ray")
