@@ -14,8 +14,6 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from e3jax.collection.bank import storage
-
 # Children of `kills`, which are killed in the code that writes banks; "arrays" calls a function.
 PROGRAM = """
 import kills, numpy
@@ -79,10 +77,8 @@ def children(tmp_path_factory):
 
 
 def content(folder):
-    """What files below a folder hold, of banks without the generation, which is random."""
-    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    abouts = [path for path in files if path.name == storage.ABOUT]
-    return files | {path: json.loads(files[path]) | {"generation": ""} for path in abouts}
+    """What files below a folder hold."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def photos_in(folder):

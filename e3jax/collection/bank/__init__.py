@@ -5,8 +5,8 @@ state, why it cannot be read, thumbnail, digest of the pixels, and the pixels, w
 where all of the shard's are grey. Readable rows come first. A shard is written whole or not at all.
 
 ``bank.json`` says how images were made, where the bank was then, and in the end that all are there.
-It starts with a mark and a random word for its generation, which is another one before any shard
-changes: whoever maps a shard, and then finds the generation that was opened, has what was opened.
+A shard that changes is another file: whoever maps it, and then finds the state of the file that was
+opened, has what was opened.
 """
 
 from e3jax.collection.bank.opening import open_bank

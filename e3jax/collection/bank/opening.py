@@ -39,7 +39,7 @@ def open_bank(folder: str | os.PathLike) -> Collection:
 
 def members(folder: str | os.PathLike) -> list[tuple[Path, About]]:
     """The banks that a bank was joined of, else the bank itself, with what they say."""
-    folder = Path(os.path.realpath(folder))
+    folder = Path(folder).resolve()
     about = storage.about(folder)
     if about.banks is None:
         return [(folder, about)]
@@ -55,7 +55,8 @@ def opened(banks: Sequence[tuple[Path, About]]) -> Collection:
     for folder, about in banks:
         renamed, notes = names_now(folder, about)
         for number in range(about.shards):
-            place = _Place(storage.shard_path(folder, number), about.generation, renamed)
+            path = storage.shard_path(folder, number)
+            place = _Place(path, files.state_of(path), renamed)
             shard = _load(place)
             places.append(place)
             counts.append(shard.count)
@@ -111,19 +112,23 @@ class _Place(NamedTuple):
 
     Attributes:
       path: of the shard.
-      generation: of the bank as it was opened.
-      renamed: what a file is called now, by its path when it was read.
+      state: of its file as it was opened.
+      renamed: what a picture's file is called now, by its path when it was read.
     """
 
     path: Path
-    generation: str
+    state: FileState
     renamed: Callable[[str], str]
 
 
 def _load(place: _Place) -> Shard:
     """A shard, if it is still what was opened."""
     shard = storage.load(place.path, place.renamed)
-    storage.check_unchanged(place.path.parent, place.generation)
+    if not files.state_of(place.path).is_same(place.state):
+        raise InputError(
+            f"{place.path.parent} was changed, or removed, while it was read: give the command "
+            "once more"
+        )
     if shard is None:
         raise storage.damaged(place.path)
     return shard

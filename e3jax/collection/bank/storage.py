@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ class About(NamedTuple):
     """What a bank says about itself.
 
     Attributes:
-      generation: a random word, another one before any shard changes.
       place: the folder of the bank, by which its files are found where both were moved.
       format: of this file and of the shards.
       side, resize: how images were made, see :class:`e3jax.collection.Reader`; of arrays ``resize``
@@ -44,7 +42,6 @@ class About(NamedTuple):
       file_range: black and white in files of more than 8 bits.
     """
 
-    generation: str = ""
     place: str = ""
     format: int = FORMAT
     side: int = 0
@@ -68,11 +65,8 @@ class About(NamedTuple):
         resize = f" and resize {self.resize}" if self.resize else ""
         return f"of {what} with image size {self.side}{resize}"
 
-    def written(self, folder: Path) -> "About":
-        """Writes it, with a new generation if it has none; returns what was written."""
-        about = self._replace(generation=self.generation or uuid.uuid4().hex)
-        files.write_text(folder / ABOUT, json.dumps({"e3jax": "bank"} | about._asdict()))
-        return about
+    def write(self, folder: Path) -> None:
+        files.write_text(folder / ABOUT, json.dumps({"e3jax": "bank"} | self._asdict()))
 
 
 def about(folder: str | os.PathLike) -> About:
@@ -89,15 +83,7 @@ def about(folder: str | os.PathLike) -> About:
 
 def is_bank(folder: str | os.PathLike) -> bool:
     """Whether a folder is a bank, finished or not."""
-    return bool(about(folder).generation)
-
-
-def check_unchanged(folder: Path, generation: str) -> None:
-    """Raises an InputError unless a bank still has this generation."""
-    if about(folder).generation != generation:
-        raise InputError(
-            f"{folder} was changed, or removed, while it was read: give the command once more"
-        )
+    return bool(about(folder).place)
 
 
 # --- Shards ------------------------------------------------------------------------------------

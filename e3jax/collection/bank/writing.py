@@ -64,17 +64,17 @@ def write(
     about = About(side=reader.side, resize=reader.resize, place=str(folder))
     with _begun(folder, about) as before:
         planned = _planned(folder, before, listed)
+        file_range = before.file_range
         is_same = before.finished and before.shards == len(planned)
         if is_same and all(shard.names == [] for shard in planned):
-            about = before
             on_progress("reading", len(listed), len(listed))
         else:
             # Until all have their new names, those of before follow the bank from where it was.
-            about = about._replace(place=before.place or about.place).written(folder)
+            about._replace(place=before.place or about.place).write(folder)
             storage.remove_shards(folder, len(planned))
             _fill(planned, reader, on_progress, executor)
-            about = about._replace(file_range=_develop(planned))
-        _finish(folder, about, len(planned), left_out)
+            file_range = _develop(planned)
+        _finish(folder, about._replace(file_range=file_range), len(planned), left_out)
     collection = opening.open_bank(folder)
     if len(collection.images) < 2:
         raise too_few(len(collection.images), len(listed), 2, collection.unreadable)
@@ -94,9 +94,8 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> Col
     if (first := next(images_of, None)) is None:
         raise InputError("no arrays of images, expected at least one: there is nothing to write")
     others = InputError(f"{folder} is a finished bank of other arrays: name another folder")
-    begun, count = About(side=first.shape[1], has_paths=False, place=str(folder)), 0
-    with _begun(folder, begun) as before:
-        about = before if before.finished else begun.written(folder)
+    about, count = About(side=first.shape[1], has_paths=False, place=str(folder)), 0
+    with _begun(folder, about) as before:
         for pixels in itertools.chain([first], images_of):
             path = storage.shard_path(folder, count)
             shard = storage.load(path)
@@ -104,9 +103,8 @@ def write_arrays(folder: str | os.PathLike, arrays: Iterable[np.ndarray]) -> Col
                 if before.finished and (shard is not None or count >= before.shards):
                     raise others
                 storage.check_shard(path)
-                if about.finished:  # and this shard is damaged
-                    about = begun.written(folder)
-                storage.write_shard(path, [{"pixels": i} for i in pixels], begun.side)
+                about.write(folder)  # which is unfinished
+                storage.write_shard(path, [{"pixels": i} for i in pixels], about.side)
             count += 1
         if count < before.shards:
             raise others
@@ -141,7 +139,7 @@ def join(folder: str | os.PathLike, folders: Sequence[str | os.PathLike]) -> Col
         earlier = opening.members(folder) if before.banks else ()
         others = (member for member, _ in earlier if place(member) not in banks)
         _check_same(folder, "banks", filter(storage.is_bank, others))
-        about._replace(finished=True).written(folder)
+        about._replace(finished=True).write(folder)
     return joined
 
 
@@ -371,4 +369,4 @@ def _finish(folder: Path, about: About, shards: int, left_out: Iterable[Unreadab
     whole._replace(
         unreadable=[entry for entry in left_out if not isinstance(entry, Skipped)],
         skipped=[entry for entry in left_out if isinstance(entry, Skipped)],
-    ).written(folder)
+    ).write(folder)
