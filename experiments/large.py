@@ -166,8 +166,8 @@ def measure_bank(images: int, steps: int | str, score_operations: int | str) -> 
         f"{name}_seconds": round(after - at, 2)
         for (name, at), (_, after) in zip(times, times[1:], strict=False)
     }
-    about = {"images": images, "steps": detector.steps_}
-    about |= {"score_operations": detector.score_operations_, "memory": most[0]}
+    about = {"images": images, "steps": detector.health_.steps}
+    about |= {"score_operations": detector.view_entropies_.shape[1], "memory": most[0]}
     stages = dict.fromkeys(
         f"{name}_seconds"
         for name in ("bank", "opening", "training", "sampling", "scoring", "report")

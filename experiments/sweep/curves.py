@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from e3jax import priority, training
@@ -153,7 +154,7 @@ class TensorBoardWriter:
         now, last = time.monotonic(), step - 1
         seconds, self.last = now - self.last, now
         values = {name: np.mean(a) for name, a in [("loss", log.loss), *log.metrics.items()]}
-        values["learning_rate"] = self.rate(np.int32(last), np.int32(self.num_steps))
+        values["learning_rate"] = self.rate(*jax.numpy.int32([last, self.num_steps]))
         values["views_per_second"] = len(log.loss) * self.views_per_step / seconds
         points = [(f"training/{name}", last, value) for name, value in values.items()]
         if isinstance(log.probe, priority.PriorityLog):

@@ -149,7 +149,7 @@ how = {"network": "tiny-8", "operations": "RA"}
 detector = E3Outlier(**how, steps=1, random_state=int(process)).fit(bank)
 in_time = E3Outlier(**how, time_budget=1).fit(bank)
 results = {"scores": detector.decision_scores_, "entropies": detector.view_entropies_}
-np.savez(out + process, **results, steps=in_time.steps_)
+np.savez(out + process, **results, steps=in_time.health_.steps)
 """
 
 
