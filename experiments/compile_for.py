@@ -33,13 +33,26 @@ from e3jax.work import files
 def parse_args() -> argparse.Namespace:
     parser = flags.parser(__doc__)
     add = parser.add_argument
-    add("--target", nargs="+", choices=TARGETS, required=True, help="accelerators")
-    add("--devices", type=int, nargs="+", default=[1], help="chips or GPUs of one host")
-    add("--precision", nargs="+", default=["float32"], choices=devices.PRECISIONS, help="each")
-    add("--channels", type=int, nargs="+", default=[1], choices=(1, 3), help="of the images")
-    add("--programs", nargs="+", default=PROGRAMS, choices=PROGRAMS, help="methods have several")
-    add("--network", default="wrn-10-4", help="of E3Outlier's programs")
-    add("--images", type=int, default=7777, help="in the bank")
+    add("--target", nargs="+", choices=TARGETS, required=True, help="accelerators to compile for")
+    add("--devices", type=int, nargs="+", default=[1], help="numbers of chips or GPUs of one host")
+    add(
+        "--precision",
+        nargs="+",
+        default=["float32"],
+        choices=devices.PRECISIONS,
+        help="of products",
+    )
+    add(
+        "--channels",
+        type=int,
+        nargs="+",
+        default=[1],
+        choices=(1, 3),
+        help="channels of the images",
+    )
+    add("--programs", nargs="+", default=PROGRAMS, choices=PROGRAMS, help="what to compile")
+    add("--network", default="wrn-10-4", help="network of E3Outlier's programs")
+    add("--images", type=int, default=7777, help="images in the bank")
     add("--batch-size", type=int, default=128, help="views per step")
     add("--out", type=path, default="results/compiled.csv", help="table that rows are added to")
     add("--hlo", type=path, metavar="FOLDER", help="also keep the optimised programs there")

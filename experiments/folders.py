@@ -27,7 +27,7 @@ _COLUMNS = ("case", "dataset", "source", "inlier_classes")  # that rows begin wi
 def main() -> int:
     parser = flags.parser(__doc__)
     add = parser.add_argument
-    add("--cases", nargs="+", choices=CASES, default=CASES, help="what to measure")
+    add("--cases", nargs="+", choices=CASES, default=CASES, help="cases to measure")
     add("--data-dir", type=path, help="folder with data prepared by TFDS")
     add("--out", type=path, default="runs/folders.csv", help="table that rows are added to")
     add("--table", action="store_true", help="print the table of the rows, and measure nothing")

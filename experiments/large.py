@@ -35,9 +35,17 @@ def main() -> int:
     text = "measure time and memory of each stage"
     rank = commands.add_parser("rank", help=text, description=rank_all.__doc__)
     add = rank.add_argument
-    add("--images", type=flags.positive, nargs="+", default=[10**4, 10**5, 10**6], help="sizes")
-    add("--steps", type=flags.positive, default="auto", help="of the training (default: auto)")
-    text = "operations used for scoring (default: auto)"
+    add(
+        "--images",
+        type=flags.positive,
+        nargs="+",
+        default=[10**4, 10**5, 10**6],
+        help="sizes of the banks",
+    )
+    add(
+        "--steps", type=flags.positive, default="auto", help="steps of the training (default: auto)"
+    )
+    text = "number of operations used for scoring (default: auto)"
     add("--score-operations", type=flags.positive, default="auto", metavar="N", help=text)
     add("--out", type=path, default="runs/large.csv", help="table that rows are added to")
     rank.set_defaults(do=rank_all)

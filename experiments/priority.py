@@ -21,8 +21,8 @@ def main() -> int:
     parser = flags.parser(__doc__)
     add = parser.add_argument
     flags.add_data(parser)
-    add("--inlier-class", type=int, nargs="+", required=True, help="one page each")
-    add("--ratio", type=float, default=0.1, help="outlier ratio, share of the set")
+    add("--inlier-class", type=int, nargs="+", required=True, help="inlier classes, one page each")
+    add("--ratio", type=float, default=0.1, help="outlier ratio (share of the set)")
     add("--seeds", type=flags.positive, default=3, help="number of trainings: seeds 0, 1, ...")
     flags.add_protocol(parser)
     flags.add_network_and_operations(parser)

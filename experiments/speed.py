@@ -26,21 +26,21 @@ _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
 def parse_args() -> argparse.Namespace:
     parser, positive = flags.parser(__doc__), flags.positive
     add = parser.add_argument
-    text = "whose network, batch and optimizer; auto: paper on an accelerator, quick on a CPU"
+    text = "sets network, batch size and optimizer; auto: quick on a CPU, else paper"
     add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
     text = "networks (default: the protocol's)"
     add("--network", nargs="+", metavar="wrn-DEPTH-WIDTH", help=text)
     text = "views per step (default: 64 up to width 1, else 128)"
     add("--batch-size", type=positive, metavar="N", help=text)
     flags.add_precision(parser)
-    add("--channels", type=int, default=1, choices=(1, 3), help="of the images")
-    add("--images", type=positive, default=500, help="in the bank, and of the pipeline")
-    text = "of the pipeline's training (default: the protocol's)"
+    add("--channels", type=int, default=1, choices=(1, 3), help="channels of the images")
+    add("--images", type=positive, default=500, help="images in the bank, and of the pipeline")
+    text = "steps of the pipeline's training (default: the protocol's)"
     add("--steps", type=positive, metavar="N", help=text)
     add("--rounds", type=positive, default=3, help="turns of each program")
-    add("--seconds", type=float, default=10.0, help="least time of each measurement")
+    add("--seconds", type=float, default=10.0, help="least seconds of each measurement")
     add("--without-torch", action="store_true", help="measure only e3jax")
-    text = "of the tuned program; auto: the mode that trains faster"
+    text = "mode of the tuned program; auto: the one that trains faster"
     add("--torch-compile", default="auto", choices=("auto", "compile", "eager"), help=text)
     add("--pipeline", action="store_true", help="also time one class from images to scores")
     add("--only-pipeline", action="store_true", help="time only that")

@@ -45,10 +45,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("--data-dir", type=path, help="folder with data prepared by TFDS (or set TFDS_DATA_DIR)")
-    most = f"real images (default: {', '.join(DATASETS)} if a data folder is given, else mnist)"
+    most = f"data sets (default: {', '.join(DATASETS)} if a data folder is given, else mnist)"
     add("--datasets", nargs="*", choices=datasets.NAMES, help=most)
     ratios = (0.05, 0.1, 0.15, 0.2, 0.25)
-    text = "outlier ratios, share of the set (default: 0.05 to 0.25)"
+    text = "outlier ratios (default: 0.05 to 0.25)"
     add("--ratios", type=float, nargs="+", default=ratios, help=text)
     text = "initialisations of the network, at least 10 (default: 200)"
     add("--initialisations", type=int, default=200, metavar="N", help=text)

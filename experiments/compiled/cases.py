@@ -53,7 +53,7 @@ def mesh_of(name: str, count: int) -> jax.sharding.Mesh:
     else:
         large_enough = [size for size in target["topologies"] if int(size) >= count]
         if not large_enough:
-            raise ValueError(f"a host has no {count} chips of {name}")
+            raise ValueError(f"a {name} host does not have {count} chips")
         options = target["topologies"][large_enough[0]]
         described = topologies.get_topology_desc(platform="tpu", **options)
     return devices.device_mesh(described.devices[:count])

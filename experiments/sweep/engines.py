@@ -109,10 +109,10 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
             coordinator, num_processes, process_id, shutdown_timeout_seconds=60
         )
     except (ValueError, RuntimeError) as error:
-        lost = f"no job of processes through {coordinator}"
+        lost = f"cannot join the job at {coordinator}"
         if not coordinator:
             known = "give --coordinator, --num-processes and --process-id"
-            lost = f"--distributed found no cluster that says which processes there are: {known}"
+            lost = f"--distributed found no cluster environment: {known}"
         raise ValueError(f"{lost} ({error})") from error
 
 
@@ -130,7 +130,7 @@ class Ray(engines.Ray):
         amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
         self.device = f"{amounts} a run, of a Ray cluster with {self.nodes} node(s)"
         if not self.at_once:
-            self.device += ", none of which has so much: runs wait for one"
+            self.device += ", none of which has enough: runs wait for one"
         self.untrained = self if shares == {"CPU": 1} else Ray({"CPU": 1})
 
 

@@ -28,7 +28,7 @@ def positive(text: str) -> int:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True, choices=datasets.NAMES, help="benchmark")
+    parser.add_argument("--dataset", required=True, choices=datasets.NAMES, help="data set")
     add_source(parser)
 
 
@@ -55,17 +55,17 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="auto", choices=("auto", *BASES), help=text)
     add("--steps", type=positive, help="length of each training (default: the protocol's)")
     add_precision(parser)
-    text = "largest set; larger ones are cut (0: no limit; default: the protocol's)"
+    text = "images of a set at most (0: no limit; default: the protocol's)"
     add("--max-images", type=int, metavar="N", help=text)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    text = "of convolutions and products; on a CPU tensorfloat32 is float32"
+    text = "precision of convolutions and products; on a CPU tensorfloat32 is float32"
     parser.add_argument("--precision", default="float32", choices=devices.PRECISIONS, help=text)
 
 
 def add_network_and_operations(parser: argparse.ArgumentParser) -> None:
-    text = "e.g. wrn-10-4, resnet-20, resnet-50, densenet-40 (default: the protocol's)"
+    text = "network, e.g. wrn-10-4, resnet-20 or densenet-40 (default: the protocol's)"
     parser.add_argument("--network", help=text)
     text = "families of operations, e.g. RA or RA+IA"
     parser.add_argument("--operations", default=OPERATIONS, help=text)
@@ -118,17 +118,17 @@ def sweep_parser(description: str) -> argparse.ArgumentParser:
 def _add_cluster(group) -> None:
     add = group.add_argument
     add("--engine", default="local", choices=("local", "ray"), help="where to do the runs")
-    add("--ray-address", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
-    text = "per run, e.g. CPU=2, GPU=0.5 or TPU=1 (default: a GPU or TPU chip, else a CPU)"
+    add("--ray-address", help="address (default: RAY_ADDRESS, or a cluster of this machine)")
+    text = "resources of each run, e.g. CPU=2, GPU=0.5 or TPU=1 (default: a GPU or TPU chip, else a CPU)"
     add("--share", nargs="+", type=_share, metavar="NAME=AMOUNT", help=text)
 
 
 def _add_job(group) -> None:
     add = group.add_argument
-    text = "this is one process of a job; Slurm, Open MPI, Kubernetes and TPU pods set the rest"
+    text = "this process is part of a job; Slurm, Open MPI, Kubernetes and TPU pods set the rest"
     add("--distributed", action="store_true", help=text)
     add("--coordinator", metavar="HOST:PORT", help="address of the first process")
-    add("--num-processes", type=positive, help="processes of the job")
+    add("--num-processes", type=positive, help="number of processes of the job")
     add("--process-id", type=int, help="number of this process, from 0")
 
 

@@ -117,7 +117,7 @@ class Folder:
         except (BlockingIOError, PermissionError):
             return False
         except (OSError, ImportError) as error:
-            text = f"{self.path} has no locks ({error}): let no two commands do the same runs"
+            text = f"{self.path} has no file locks ({error}): never start two commands there"
             warnings.warn(text, stacklevel=1)  # of this line, so that it is told once
         return True
 

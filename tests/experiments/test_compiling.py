@@ -129,7 +129,7 @@ def test_a_case_that_fails_is_a_row_and_stops_no_other(tmp_path):
     case = Case("v5e", 1, "draw", "no-network", "float32", 1, 20, 4)
     made = list(compile_for.compile_each([case, case._replace(devices=16)], tmp_path))
     assert made[0]["compiles"].startswith("no: ")
-    assert made[1]["compiles"] == "no: ValueError: a host has no 16 chips of v5e"
+    assert made[1]["compiles"] == "no: ValueError: a v5e host does not have 16 chips"
     assert made[0].keys() <= set(COLUMNS["compiled"])
 
 

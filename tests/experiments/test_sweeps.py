@@ -311,7 +311,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.lockf", lockf)
-    with pytest.warns(UserWarning, match="has no locks.*No locks available"):
+    with pytest.warns(UserWarning, match="has no file locks.*No locks available"):
         assert store.Folder(tmp_path).lock(a_run())
 
 
