@@ -35,21 +35,10 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--target", nargs="+", choices=TARGETS, required=True, help="accelerators to compile for")
     add("--devices", type=int, nargs="+", default=[1], help="numbers of chips or GPUs of one host")
-    add(
-        "--precision",
-        nargs="+",
-        default=["float32"],
-        choices=devices.PRECISIONS,
-        help="of products",
-    )
-    add(
-        "--channels",
-        type=int,
-        nargs="+",
-        default=[1],
-        choices=(1, 3),
-        help="channels of the images",
-    )
+    text = "precisions of products"
+    add("--precision", nargs="+", default=["float32"], choices=devices.PRECISIONS, help=text)
+    text = "channels of the images"
+    add("--channels", type=int, nargs="+", default=[1], choices=(1, 3), help=text)
     add("--programs", nargs="+", default=PROGRAMS, choices=PROGRAMS, help="what to compile")
     add("--network", default="wrn-10-4", help="network of E3Outlier's programs")
     add("--images", type=int, default=7777, help="images in the bank")

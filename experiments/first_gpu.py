@@ -31,13 +31,7 @@ from e3jax.cli.main import path
 def main() -> int:
     parser = flags.parser(__doc__)
     add = parser.add_argument
-    add(
-        "--parts",
-        nargs="+",
-        default=tuple(PARTS),
-        choices=tuple(PARTS),
-        help="parts to do, in this order",
-    )
+    add("--parts", nargs="+", default=tuple(PARTS), choices=tuple(PARTS), help="parts, in order")
     add("--minutes", type=float, default=9, help="time limit of each part")
     add("--toy", action="store_true", help="make everything tiny, to try the command on a CPU")
     add("--results-dir", type=path, default="results/first_gpu", help="folder for all results")
