@@ -120,8 +120,6 @@ def _add_cluster(group) -> None:
     add("--engine", default="local", choices=("local", "ray"), help="where to do the runs")
     add("--ray-address", help="address (default: RAY_ADDRESS, or a cluster of this machine)")
     text = "resources of each run: CPU=2, GPU=0.5 or TPU=1 (default: an accelerator, else a CPU)"
-        "resources of each run, e.g. CPU=2, GPU=0.5 or TPU=1 (default: an accelerator, else a CPU)"
-    )
     add("--share", nargs="+", type=_share, metavar="NAME=AMOUNT", help=text)
 
 
