@@ -61,9 +61,15 @@ def test_methods_of_one_training_are_one_run(grid):
     found = grid("--classes", 4, 4, "--methods", *asked)
     assert [run.method for run in found] == ["e3outlier", "pixel-if"]
     found = grid("--classes", 4, "--methods", "all")
-    names = [methods.METHODS[name].name for name in methods.TABLE_METHODS]
-    assert [run.method for run in found] == list(dict.fromkeys(names))
+    names = {methods.METHODS[name].name for name in methods.TABLE_METHODS}
+    assert {run.method for run in found} == names and len(found) == len(names)
     assert not {"cae-64", "cae-views", "e3outlier-epoch10"} & {run.method for run in found}
+
+
+def test_all_classes_of_the_headline_come_first_and_then_method_by_method(grid):
+    found = [(run.method, run.inlier_class) for run in grid("--classes", 4, 5, "--methods", "all")]
+    assert found[:2] == [("e3outlier+", 4), ("e3outlier+", 5)]
+    assert found[::2] == [(method, 4) for method, _ in found[1::2]]
 
 
 def test_an_entry_is_named_after_the_first_method_it_scores():
@@ -436,6 +442,10 @@ def test_a_failing_run_is_told_at_the_end_and_tried_again(command, monkeypatch, 
     assert code == 0 and "3 of them finished before" in told
     assert len(rows(folder)) == 4 and not list((folder / "runs").glob("*.failed"))
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    [mean] = {line for line in told.splitlines() if "mean AUROC" in line}
+    assert mean.startswith("mnist ratio 0.1 seed 0 pixel-knn: mean AUROC of 2 classes ")
+    knn = [row["auroc"] for row in rows(folder) if row["method"] == "pixel-knn"]
+    assert mean.endswith(f"{np.mean(knn):.1%}")
     code, again, told = command(*PIXELS)
     assert code == 0 and "4 of them finished before" in told and "[1/" not in told
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
