@@ -20,7 +20,7 @@ NETWORKS = ("resnet-20", "resnet-50", "densenet-40")
 
 def main() -> int:
     parser = flags.sweep_parser(__doc__)
-    text = "ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d"
+    text = "factors to vary. ratios: Fig. 5; operations, networks, scores, epochs: Fig. 6 a to d"
     parser.add_argument("--factors", nargs="+", default=FACTORS, choices=FACTORS, help=text)
     args = flags.parse(parser)
     plan = functools.partial(variants, factors=args.factors)

@@ -15,11 +15,16 @@ def parse_args() -> argparse.Namespace:
     parser = flags.sweep_parser(__doc__)
     flags.add_network_and_operations(parser)
     add = parser.add_argument
-    add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios, share of the set")
-    text = f"what to compare: {', '.join(methods.METHODS)}; methods that share a training are all "
-    text += "done by it. all: Table 1, RDAE as published and pixels"
-    how = {"nargs": "+", "metavar": "METHOD", "choices": ("all", *methods.METHODS)}
-    add("--methods", default=methods.DEFAULT_METHODS, help=text, **how)
+    add("--ratios", type=float, nargs="+", default=[0.1], help="outlier ratios (shares of the set)")
+    add(
+        "--methods",
+        default=methods.DEFAULT_METHODS,
+        nargs="+",
+        metavar="METHOD",
+        choices=("all", *methods.METHODS),
+        help=f"methods to compare: {', '.join(methods.METHODS)}; those that share a training are "
+        "run together. all: Table 1, RDAE as published, and what needs no training",
+    )
     return flags.parse(parser)
 
 

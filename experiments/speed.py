@@ -11,14 +11,12 @@ import importlib.util
 import re
 import sys
 import tempfile
-from pathlib import Path
 
 import command
 import pandas as pd
-from speed import measurements
-from speed.worker import COLUMNS
-from sweep import flags
-from sweep.store import append_rows, check_csv
+from sweep import flags, rows
+from timing import measurements
+from timing.worker import COLUMNS
 
 from e3jax.cli.main import path
 
@@ -26,32 +24,36 @@ _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
 
 
 def parse_args() -> argparse.Namespace:
-    parser, positive, count = flags.parser(__doc__), flags.positive, {"type": flags.positive}
-    add, modes = parser.add_argument, ("auto", "compile", "eager")
-    text = "whose network, batch and optimizer; auto: paper on an accelerator, quick on a CPU"
+    parser, positive = flags.parser(__doc__), flags.positive
+    add = parser.add_argument
+    text = "sets network, batch size and optimizer; auto: quick on a CPU, else paper"
     add("--protocol", default="auto", choices=("auto", "paper", "quick"), help=text)
-    add("--network", nargs="+", metavar="wrn-DEPTH-WIDTH", help="default: the protocol's")
-    add("--batch-size", **count, help="views per step (default: 64 up to width 1, else 128)")
+    text = "networks (default: the protocol's)"
+    add("--network", nargs="+", metavar="wrn-DEPTH-WIDTH", help=text)
+    text = "views per step (default: 64 up to width 1, else 128)"
+    add("--batch-size", type=positive, metavar="N", help=text)
     flags.add_precision(parser)
-    add("--channels", type=int, default=1, choices=(1, 3), help="of the images")
-    add("--images", **count, default=500, help="in the bank, and of the pipeline")
-    add("--steps", **count, help="of the pipeline's training (default: the protocol's)")
-    add("--rounds", **count, default=3, help="turns of each backend")
-    add("--seconds", type=float, default=10.0, help="of each measurement, at least")
-    add("--without-torch", action="store_true", help="measure e3jax alone")
-    text = "of the tuned program; auto: the mode that trains faster"
-    add("--torch-compile", default="auto", choices=modes, help=text)
+    add("--channels", type=int, default=1, choices=(1, 3), help="channels of the images")
+    add("--images", type=positive, default=500, help="images in the bank, and of the pipeline")
+    text = "steps of the pipeline's training (default: the protocol's)"
+    add("--steps", type=positive, metavar="N", help=text)
+    add("--rounds", type=positive, default=3, help="turns of each program")
+    add("--seconds", type=float, default=10.0, help="least seconds of each measurement")
+    add("--without-torch", action="store_true", help="measure only e3jax")
+    text = "mode of the tuned program; auto: the one that trains faster"
+    add("--torch-compile", default="auto", choices=("auto", "compile", "eager"), help=text)
     add("--pipeline", action="store_true", help="also time one class from images to scores")
-    add("--only-pipeline", action="store_true", help="time that alone")
-    add("--growth", action="store_true", help="instead: cost per view as images and devices grow")
-    add("--growth-images", type=positive, nargs="+", default=[10**3, 10**4, 10**5, 10**6])
-    add("--growth-devices", type=positive, nargs="+", default=[1, 2, 4, 8], help="simulated")
+    add("--only-pipeline", action="store_true", help="time only that")
+    text = "measure the cost per view as images and devices grow, instead"
+    add("--growth", action="store_true", help=text)
+    text = "numbers of images that --growth measures"
     add(
-        "--results-dir",
-        type=path,
-        default="results",
-        help="where speed.csv and growth.csv grow by rows",
+        "--growth-images", type=positive, nargs="+", default=[10**3, 10**4, 10**5, 10**6], help=text
     )
+    text = "numbers of simulated devices that --growth measures"
+    add("--growth-devices", type=positive, nargs="+", default=[1, 2, 4, 8], help=text)
+    text = "folder of speed.csv and growth.csv, which rows are added to"
+    add("--results-dir", type=path, default="results", help=text)
     add("--out", type=path, help="another file than RESULTS_DIR/speed.csv (or growth.csv)")
     args = parser.parse_args()
     for name in args.network or ():
@@ -69,19 +71,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     name = "growth" if args.growth else "speed"
-    measure = {"growth": measurements.grow, "speed": measurements.compare}[name]
-    path = Path(args.out or Path(args.results_dir, f"{name}.csv"))
+    columns, out = COLUMNS[name], args.out or args.results_dir / f"{name}.csv"
+    measure = measurements.grow if args.growth else measurements.compare
 
     def work() -> None:
-        check_csv(path, COLUMNS[name])
+        rows.check(out, columns)
         with tempfile.TemporaryDirectory() as folder:
-            for rows in measure(args, folder):
-                append_rows(path, COLUMNS[name], rows)
-                table = pd.DataFrame(rows, columns=list(COLUMNS[name])).dropna(axis=1, how="all")
+            for measured in measure(args, folder):
+                rows.append(out, measured, columns)
+                table = pd.DataFrame(measured, columns=list(columns)).dropna(axis=1, how="all")
                 print(table.T.to_string(header=False))
-                ratios = {name: rows[-1].get(name, float("nan")) for name in _RATIOS}
+                ratios = {name: measured[-1].get(name, float("nan")) for name in _RATIOS}
                 print(*(f"{name}={ratio:.3f}" for name, ratio in ratios.items()), flush=True)
-        command.say(f"Rows are in {path}")
+        command.say(f"Rows are in {out}")
 
     return command.run(work, "Finished rows are kept.")
 

@@ -5,11 +5,9 @@ import sys
 from pathlib import Path
 
 import command
-import folders
-import operations
 import pandas as pd
-from paper import figures, tables
-from sweep import store
+from paper import appendix, figures, tables, versions
+from sweep import rows, store
 
 from e3jax.cli.main import path
 from e3jax.work import files
@@ -25,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="results.csv files, e.g. results/quick.csv")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--summary", action="store_true", help="means only, one line per method")
+    what.add_argument("--summary", action="store_true", help="only means, one line per method")
     what.add_argument("--figures", metavar="FOLDER", type=path, help="draw Figs. 1 b, 5 and 6")
     what.add_argument("--write", metavar="PAGE", type=path, help="write the page of all results/")
     args = parser.parse_args()
@@ -38,66 +36,54 @@ def work(args: argparse.Namespace) -> None:
     if args.write:
         files.check_output(args.write, _MARK)
         return files.write_text(args.write, page(ROOT / "results"))
-    rows = []
+    runs = []
     for file in args.files:
         try:
-            rows += store.read_csv(file)
+            runs += store.read_csv(file)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{file} is no results.csv of benchmark.py: {error!r}") from error
+            raise ValueError(f"{file} is not a results.csv of benchmark.py: {error!r}") from error
     if args.figures:
-        print(*figures.draw(args.figures, rows), sep="\n")
+        print(*figures.draw(args.figures, runs), sep="\n")
     else:
-        print(tables.markdown(rows, args.summary))
+        print(tables.markdown(runs, args.summary))
 
 
 def page(results: Path) -> str:
     """The text of docs/results.md: the prose of paper/results.md with tables of the results."""
-    names = ("quick", "quick_embedded", "ablations")
-    quick, embedded, ablations = (store.read_csv(results / f"{name}.csv") for name in names)
+    names = ("quick", "quick_embedded", "ablations", "refinements")
+    quick, embedded, ablations, refinements = (
+        store.read_csv(results / f"{name}.csv") for name in names
+    )
     runs = tables.frame([*quick, *ablations])
     parts = {name: figures.factor_table(runs, "quick1", name) for name in figures.FIGURES}
     memory = pd.read_csv(results / "memory.csv").sort_values("images")["peak_resident_bytes"] / 1e9
     recording = pd.read_csv(results / "priority" / "recording.csv").iloc[-1]
     recorded = "every {every} steps {probe_views} views and {probe_images} images"
     fused = pd.read_csv(results / "operations_fused.csv")
-    refinements = store.read_csv(results / "refinements.csv")
     summaries = sorted(results.glob("priority/*-summary.csv"), reverse=True)
     read = [results / f"{name}.csv" for name in _READ] + summaries
     parts |= {
         "full": tables.markdown(store.read_csv(results / "full_classes.csv")),
-        "steps": tables.steps_table(store.read_csv(results / "steps.csv")),
-        "refinements": tables.refinements_table(refinements, quick),
-        "refined": tables.refinement_intervals(refinements, quick),
-        "paired": tables.paired_table(quick),
+        "steps": appendix.steps_table(store.read_csv(results / "steps.csv")),
+        "refinements": appendix.refinements_table(refinements, quick),
+        "refined": appendix.refinement_intervals(refinements, quick),
+        "paired": appendix.paired_table(quick),
         "ratios": figures.factor_table(runs, "quick", "fig5-ratios"),
         "benchmark": tables.markdown([*quick, *embedded], summary=True),
-        "priority": "\n\n".join(tables.priority_table(pd.read_csv(path)) for path in summaries),
+        "priority": "\n\n".join(appendix.priority_table(pd.read_csv(path)) for path in summaries),
         "recorded": recorded.format(**recording),
         "overhead": f"{100 * (recording['time_ratio'] - 1):.0f} %",
-        "theory": theory_table(pd.read_csv(results / "theory.csv")),
-        "operations": operations.prediction_table(pd.read_csv(results / "operations.csv")),
-        "fused": operations.table(fused),
-        "fewer": operations.table(fused, fewer=True),
-        "folders": folders.as_table(folders.read_rows(results / "folders.csv")),
+        "theory": appendix.theory_table(pd.read_csv(results / "theory.csv")),
+        "operations": appendix.prediction_table(pd.read_csv(results / "operations.csv")),
+        "fused": appendix.fusion_table(fused),
+        "fewer": appendix.fusion_table(fused, fewer=True),
+        "folders": appendix.folders_table(appendix.read_folders(results / "folders.csv")),
         "memory": f"{memory.iloc[-1]:.2f} GB",
         "memory_growth": f"{memory.iloc[-1] - memory.iloc[0]:.2f} GB",
-        "versions": tables.versions_sentence(map(store.rows_of, read)),
+        "versions": versions.sentence(map(rows.read, read)),
     }
     text = Path(tables.__file__).with_name("results.md").read_text("utf-8").format(**parts)
     return f"{_MARK}\n\n{text}"
-
-
-def theory_table(rows: pd.DataFrame) -> str:
-    """How far eq. 3 and the kernel's prediction are off, for each series of sets."""
-    lines = []
-    for (case, varied), group in rows.groupby(["case", "varied"], sort=False):
-        ratio = group["measured_over_predicted"]
-        off = (ratio / group["kernel_prediction_over_predicted"] - 1).abs().max()
-        numbers = (f"{ratio.mean():.2f}", f"{ratio.min():.2f} to {ratio.max():.2f}", f"{off:.1%}")
-        lines.append([case, varied.replace("_", " "), len(group), *numbers])
-    head = ["images", "varied", "sets and operations", "measured / eq. 3, mean", "range"]
-    head.append("kernel's prediction off by at most")
-    return tables.table(head, lines) + tables.versions_note(rows)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ PYTHONPATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 # The others follow; a long file at the end would leave a core without work.
-LONGEST_FIRST = """docs sweeps speed benchmark jobs accelerators priority baselines golden networks
-estimator large convolutions cli surroundings fitting theory batches trainer step
+LONGEST_FIRST = """docs sweeps speed benchmark jobs compiling accelerators priority baselines golden
+networks estimator large convolutions cli surroundings fitting theory batches trainer step
 operations""".split()
 
 

@@ -85,7 +85,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 def _add_shard(parser: argparse.ArgumentParser) -> None:
     text = "score only part I of N of a bank (default: all of it)"
-    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
+    parser.add_argument("--shard", type=choices.shard, default=(1, 1), metavar="I/N", help=text)
 
 
 def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
@@ -152,13 +152,6 @@ def _contamination(text: str) -> float | str:
     except ValueError:
         message = f"invalid outlier share {text!r}: use e.g. 0.1 or auto"
         raise argparse.ArgumentTypeError(message) from None
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"invalid shard {text!r}: use e.g. 1/3, 2/3 or 3/3")
-    return int(match[1]), int(match[2])
 
 
 def _seconds(text: str) -> float:

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -157,9 +157,6 @@ class Ray(Executor):
         """Leaves the cluster, which then ends what is in flight."""
         self._ray.shutdown()
 
-    def __call__(self, function: Callable, items: Iterable) -> Iterator:  # as an `Each`, see below
-        return ordered_map(self, function, items)
-
 
 def _on_worker(platform: str, function: Callable, /, *args, **kwargs) -> Any:
     """Does a call in a worker, on the devices that it sees."""
@@ -216,11 +213,3 @@ def environment(shares: dict[str, float]) -> dict[str, str]:
     parts = str(runtime.cpu_devices(cores))
     # NPROC is XLA's threads; rounding depends on them, so on every node the same.
     return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": parts, "NPROC": str(cores)}
-
-
-# Until all callers take executors: ``(function, items) -> results in order``.
-Each = Callable[[Callable[[Any], Any], Iterable], Iterable]
-
-
-def processes(function: Callable[[Any], Any], items: Iterable) -> Iterator:
-    return ordered_map(local(), function, items)

@@ -1,8 +1,9 @@
 """Figures of result rows, beside the paper's numbers: Figs. 1 b to 6."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from e3jax import training
 from e3jax.report.sheet import check_output, save_figure
-from paper import tables
+from paper import tables, versions
 
 _INLIERS, _OUTLIERS = "#4477aa", "#ee6677"
 # Groups of images whose priority is recorded, and how they are drawn.
@@ -65,7 +66,7 @@ def draw_overviews(folder: Path, rows: Iterable[dict]) -> list[Path]:
     for key, runs in tables.comparable(rows).items():
         runs = runs[~runs["method"].isin(["e3outlier-pl", "e3outlier-mp"])]
         title = f"{key.dataset}, ρ = {100 * key.ratio:g} %, images from {key.source}"
-        title += "\nrows of different versions" * tables.is_mixed(runs)
+        title += "\nrows of different versions" * versions.is_mixed(runs)
         drawn.append(folder / f"{overview_name(key)}.png")
         plot_overview(drawn[-1], runs, title)
     return drawn
@@ -102,15 +103,28 @@ def plot_overview(path: Path | str, runs: pd.DataFrame, title: str) -> None:
 # --- Figs. 1 b, 5 and 6: one factor at a time ----------------------------------------------------
 
 
-# By the name of the file: title, what is on the x axis (see :func:`_places`), and in which columns
-# runs may differ from the protocol's own.
+class Factor(NamedTuple):
+    """A figure of one factor.
+
+    Attributes:
+      title: of the figure.
+      xlabel: what is on its x axis, see :func:`_places`.
+      varies: columns in which runs may differ from the protocol's.
+    """
+
+    title: str
+    xlabel: str
+    varies: Collection[str] = ()
+
+
+# By the name of the file.
 FIGURES = {
-    "fig1b-representations": ("Fig. 1 b: isolation forest", "representation", ()),
-    "fig5-ratios": ("Fig. 5: outlier ratio", "ρ (%)", ["ratio"]),
-    "fig6a-operations": ("Fig. 6 a: operations", "operations", ["operations", "protocol"]),
-    "fig6b-networks": ("Fig. 6 b: network", "network", ["network"]),
-    "fig6c-scores": ("Fig. 6 c: score", "score", ()),
-    "fig6d-epochs": ("Fig. 6 d: epochs", "epochs", ["protocol"]),
+    "fig1b-representations": Factor("Fig. 1 b: isolation forest", "representation"),
+    "fig5-ratios": Factor("Fig. 5: outlier ratio", "ρ (%)", ["ratio"]),
+    "fig6a-operations": Factor("Fig. 6 a: operations", "operations", ["operations", "protocol"]),
+    "fig6b-networks": Factor("Fig. 6 b: network", "network", ["network"]),
+    "fig6c-scores": Factor("Fig. 6 c: score", "score"),
+    "fig6d-epochs": Factor("Fig. 6 d: epochs", "epochs", ["protocol"]),
 }
 
 
@@ -127,11 +141,11 @@ def _places(runs: pd.DataFrame, xlabel: str) -> pd.DataFrame:
     }
     # A length in steps is the same for all sets of operations, one in epochs is the paper's.
     by_epochs = runs["protocol"].str.contains(f"^paper(?!.*{EQUAL_STEPS})|{BY_EPOCHS}$")
-    whole = zip(runs["operations"] == _OPERATIONS, by_epochs, strict=True)
+    lengths = zip(runs["operations"] == _OPERATIONS, by_epochs, strict=True)
     series = {
         "representation": "isolation forest",
         "ρ (%)": method,
-        "operations": [_LENGTHS if all_of else _LENGTHS[own] for all_of, own in whole],
+        "operations": [_LENGTHS if has_all else _LENGTHS[epochs] for has_all, epochs in lengths],
     }.get(xlabel, "E³Outlier")
     return runs.assign(series=series, x=x[xlabel]).dropna(subset="x").explode("series")
 
@@ -142,8 +156,8 @@ def draw(folder: Path, rows: Iterable[dict]) -> list[Path]:
     for protocol in sorted(set(_bases(runs)) - {""}):
         for path, name in zip(factor_files(folder, protocol), FIGURES, strict=True):
             if panels := factor_panels(runs, protocol, name):
-                title, xlabel, _ = FIGURES[name]
-                drawn[path] = panels, f"{title}; protocol {protocol}", xlabel
+                title = f"{FIGURES[name].title}; protocol {protocol}"
+                drawn[path] = panels, title, FIGURES[name].xlabel
     for path in drawn:
         check_output(path)
     for path, figure in drawn.items():
@@ -176,31 +190,36 @@ def factor_panels(runs: pd.DataFrame, protocol: str, name: str) -> dict[str, pd.
     Returns:
       By title: columns ``series``, ``x``, ``seed``, ``auroc`` and ``paper`` (percent, or NaN).
     """
-    _, xlabel, varies = FIGURES[name]
-    config = training.quick_config(1 if protocol.startswith("quick1") else 2)
-    config = training.TrainConfig() if protocol.startswith("paper") else config
-    own = {"network": config.network, "operations": config.operations, "ratio": _RATIO}
-    own["protocol"] = protocol
+    xlabel, varies = FIGURES[name].xlabel, FIGURES[name].varies
+    unchanged = {"network": _network(protocol), "operations": _OPERATIONS, "ratio": _RATIO}
+    unchanged["protocol"] = protocol
     runs = runs[_bases(runs).isin(["", protocol])]
-    for column in own.keys() - varies:
-        runs = runs[runs[column].isin(["", own[column]])]
+    for column in unchanged.keys() - varies:
+        runs = runs[runs[column].isin(["", unchanged[column]])]
     runs = _places(runs, xlabel)
     runs["paper"] = [_paper(row, "network" in varies) for row in runs.to_dict("records")]
     untrained, panels = runs[runs["protocol"] == ""], {}
-    for key, own in runs[runs["protocol"] != ""].groupby([*_IMAGES, "precision", "device_kind"]):
+    for key, group in runs[runs["protocol"] != ""].groupby([*_IMAGES, "precision", "device_kind"]):
         same_images = (untrained[_IMAGES] == list(key[:3])).all(axis=1)
-        cells = tables.together(own, untrained[same_images & untrained["x"].isin(own["x"])])
+        cells = tables.together(group, untrained[same_images & untrained["x"].isin(group["x"])])
         classes = set.intersection(*cells.groupby(["series", "x"])["inlier_class"].agg(set))
         if cells["x"].nunique() < 2 or not classes:
             continue
         by_class = cells.groupby(["series", "x", "paper", "seed", "inlier_class"], dropna=False)
         values = 100 * by_class["auroc"].mean().unstack()[sorted(classes)]
-        dataset, source, max_images, *how = key
+        dataset, source, max_images, *others = key
         size = [f"{max_images} images"] if max_images else []
-        title = f"{dataset}, {source}\n{', '.join(size + how)}\n{_classes(dataset, classes)}"
-        title += "; rows of different versions" * tables.is_mixed(cells)
+        title = f"{dataset}, {source}\n{', '.join(size + others)}\n{_classes(dataset, classes)}"
+        title += "; rows of different versions" * versions.is_mixed(cells)
         panels[title] = values.mean(axis=1, skipna=False).dropna().rename("auroc").reset_index()
     return panels
+
+
+def _network(protocol: str) -> str:
+    """The network of a protocol."""
+    if protocol.startswith("paper"):
+        return training.TrainConfig().network
+    return training.quick_config(1 if protocol.startswith("quick1") else 2).network
 
 
 def factor_table(runs: pd.DataFrame, protocol: str, name: str) -> str:
@@ -223,8 +242,8 @@ def _paper(row: dict, other_networks: bool) -> float:
 
 
 def _classes(dataset: str, classes: set[int]) -> str:
-    every, some = tables.num_classes(dataset), ", ".join(map(str, sorted(classes)))
-    return "all classes" if len(classes) == every else f"classes {some} of {every}"
+    count, listed = tables.num_classes(dataset), ", ".join(map(str, sorted(classes)))
+    return "all classes" if len(classes) == count else f"classes {listed} of {count}"
 
 
 def _rank(x: str | float) -> tuple:
@@ -353,7 +372,15 @@ def plot_operations(path: Path | str, means: pd.DataFrame) -> None:
     figure = Figure(figsize=(0.6 + 3.4 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         rows = means[means["dataset"] == name]
-        how = {"x": "agreement", "y": "auroc", "hue": "family", "style": "family"}
-        sns.scatterplot(rows, **how, palette="colorblind", ax=axes, legend=name == names[0])
+        sns.scatterplot(
+            rows,
+            x="agreement",
+            y="auroc",
+            hue="family",
+            style="family",
+            palette="colorblind",
+            ax=axes,
+            legend=name == names[0],
+        )
         axes.set(title=name, xlabel="agreement with the others", ylabel="AUROC by it alone (%)")
     save_figure(path, figure)

@@ -1,13 +1,13 @@
 """A sweep from a command to its tables: plans, announces, does what is missing, tells failures."""
 
 import argparse
+import collections
 import time
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent import futures
-from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import command
 import jax
@@ -20,7 +20,7 @@ from e3jax.report import sheet
 from e3jax.training import TrainConfig
 from e3jax.training.checkpoint import TrainCheckpoint
 from e3jax.training.fitting import Observer
-from sweep import curves, engines, flags, plan
+from sweep import curves, engines, flags, plan, tensorboard
 from sweep.methods import METHODS, perform
 from sweep.plan import Protocol, Run, Variant
 from sweep.progress import Bar, Meter
@@ -52,7 +52,7 @@ def run(
 
     def work() -> int:
         if args.tensorboard:
-            curves.check_tensorboard(args.tensorboard)
+            tensorboard.check(args.tensorboard)
         platform, make_engine = engines.prepare(args)
         folder = None if jax.process_index() else Folder(args.results_dir)
         # The other processes of a job compute, and are silent unless they fail.
@@ -61,8 +61,7 @@ def run(
             protocol = flags.protocol(args, platform)
             for figure in drawn(folder.path, protocol.name) if folder else ():
                 sheet.check_output(figure)
-            parts = variants(protocol)
-            failures = Sweep(args, parts, make_engine, folder).do()
+            failures = Sweep(args, variants(protocol), make_engine, folder).do()
         except KeyboardInterrupt:
             if folder:
                 folder.write_tables()
@@ -83,6 +82,20 @@ def run(
     return command.run(work, "What is finished is kept; the same command continues from here.")
 
 
+class InFlight(NamedTuple):
+    """A run that is being done.
+
+    Attributes:
+      run: which one.
+      data: its set, without the images.
+      bar: its part of the meter.
+    """
+
+    run: Run
+    data: Contaminated
+    bar: Bar
+
+
 class Sweep:
     """The plan of a command, and what is to be done of it.
 
@@ -90,10 +103,10 @@ class Sweep:
     run is next; ``folder`` is None in all others.
     """
 
-    def __init__(self, args, parts: list[Variant], make_engine, folder: Folder | None):
+    def __init__(self, args, variants: list[Variant], make_engine, folder: Folder | None):
         self.args, self.folder = args, folder
         self.dataset = flags.load(args)
-        whole = plan.grid(self.dataset, parts, METHODS, args.seeds, args.classes)
+        whole = plan.grid(self.dataset, variants, METHODS, args.seeds, args.classes)
         by_size = sorted(whole, key=lambda run: run.size(self.dataset), reverse=True)
         self.largest = by_size[0].size(self.dataset)
         # What is wrong with a plan is found before its first run, not after an hour.
@@ -101,14 +114,17 @@ class Sweep:
             networks.check_classifier(network)
         for smallest in {run.ratio: run for run in by_size}.values():
             smallest.draw(self.dataset)
-        self.runs = plan.shard(whole, *args.shard) if args.shard else whole
-        finished = folder.finished() if folder else set()
-        self.todo = [i for i, run in enumerate(self.runs) if run.name not in finished]
+        self.runs = plan.shard(whole, *args.shard)
+        self.series = collections.defaultdict(list)
+        for run in self.runs:
+            self.series[run.series].append(run)
+        self.finished = folder.finished() if folder else set()
+        self.todo = [i for i, run in enumerate(self.runs) if run.name not in self.finished]
         self.left, self.failures = len(self.todo), []
-        self.in_flight: dict[futures.Future, tuple[Run, Contaminated, Bar, ExitStack]] = {}
+        self.in_flight: dict[futures.Future, InFlight] = {}
         self.engine = make_engine(sum(bool(run.config) for run in whole))
         if folder:
-            folder.check_outputs(self.runs, finished, self.engine.device.split(" x ")[-1])
+            folder.check_outputs(self.runs, self.finished, self.engine.device.split(" x ")[-1])
 
     def do(self) -> list[str]:
         """Does what is missing; returns a sentence for each run that failed."""
@@ -121,8 +137,8 @@ class Sweep:
             finally:
                 self.meter.stopped.set()
                 self.engine.shutdown(cancel_futures=True)
-                for *_, open_files in self.in_flight.values():
-                    open_files.close()
+                for flight in self.in_flight.values():
+                    flight.bar.close()
         return self.failures
 
     def _do(self, bank) -> None:
@@ -151,6 +167,7 @@ class Sweep:
                     break
                 self.folder.unlock(run)
                 self.meter.tell(f"{run.title}: finished by another command")
+                self._end(run)
         self.left = len(self.todo)
         taken, self.left = devices.broadcast_from_first(np.int32([taken, self.left])).tolist()
         return self.runs[taken] if taken >= 0 else None
@@ -158,42 +175,38 @@ class Sweep:
     def _start(self, bank, run: Run) -> None:
         if self.folder is None and not run.config:
             return
-        data, open_files = run.draw(self.dataset), ExitStack()
-        bar = Bar(self.meter, run.title, run.steps(len(data.images)), self.engine.each > 0)
-        options = self._options(run, data, bar, open_files) if self.engine.each else {}
-        executor, do = self.engine if run.config else self.engine.beside, METHODS[run.method].do
-        future = executor.submit(perform, do, run, bank, data.ids, options)
-        self.in_flight[future] = run, data._replace(images=None), bar, open_files
+        data, is_here = run.draw(self.dataset), self.engine.devices_each > 0
+        bar = Bar(self.meter, run.title, run.steps(len(data.images)), is_here)
+        flight = InFlight(run, data._replace(images=None), bar)
+        options = {"on_progress": bar.on_progress} if is_here else {}
+        if is_here and run.config:
+            # The other processes of a job have no folder and touch none.
+            state = self.folder.file(run, "state") if self.folder else run.name
+            options["checkpoint"] = TrainCheckpoint(state, 60 * self.args.checkpoint_minutes)
+            options["observer"] = self._observer(run, data, bar)
+        executor = self.engine if run.config else self.engine.untrained
+        future = executor.submit(perform, METHODS[run.method].do, run, bank, data.ids, options)
+        self.in_flight[future] = flight
 
-    def _options(self, run: Run, data: Contaminated, bar: Bar, open_files) -> dict[str, Any]:
-        """What a run in this process reports, and keeps of an unfinished training."""
-        options = {"on_progress": bar.on_progress}
-        if not run.config:
-            return options
-        # The other processes of a job have no folder and touch none.
-        state = self.folder.file(run, "state") if self.folder else run.name
-        options["checkpoint"] = TrainCheckpoint(state, 60 * self.args.checkpoint_minutes)
-        options["observer"] = observer = Observer(bar.on_log)
-        config, events = TrainConfig(**run.config), self.args.tensorboard
-        if not events:
-            return options
-        recording = curves.recording(data, config, devices=self.engine.each)
-        if run.network:
-            options["observer"] = observer._replace(
-                probe=priority.make_probe(config.network, config.k, config.precision),
-                every=curves.EVERY,
-                data=recording.probe_set,
-            )
+    def _observer(self, run: Run, data: Contaminated, bar: Bar) -> Observer:
+        """Shows a training's log, and writes event files of it, with inlier priority."""
+        observer = Observer(bar.on_log)
+        if not self.args.tensorboard:
+            return observer
+        config = TrainConfig(**run.config)
+        recording = curves.recording(data, config, devices=self.engine.devices_each)
         if self.folder:
-            n = len(data.images)
-            writer = curves.TensorBoardWriter(Path(events, run.name), n, config, recording.weights)
-            bar.listeners.append(open_files.enter_context(closing(writer)).write)
-        return options
+            events, n = Path(self.args.tensorboard, run.name), len(data.images)
+            bar.events = tensorboard.Writer(events, n, config, recording.weights)
+        if not run.network:  # nor pseudo labels, which inlier priority is about
+            return observer
+        probe = priority.make_probe(config.network, config.k, config.precision)
+        return observer._replace(probe=probe, every=curves.EVERY, data=recording.probe_set)
 
     def _finish(self, future: futures.Future) -> None:
         """Puts a run on disk, or why it failed."""
-        run, data, bar, open_files = self.in_flight.pop(future)
-        open_files.close()
+        run, data, bar = self.in_flight.pop(future)
+        bar.close()
         error = future.exception()
         # The processes of a job cannot know whether a run failed in all of them.
         if error and jax.process_count() > 1:
@@ -206,25 +219,37 @@ class Sweep:
         else:
             first, *_ = self.folder.finish(run, future.result(), data)
             bar.finish(f"{run.title}: AUROC {first['auroc']:.1%}", first["warning"])
+            self._end(run)
         self.folder.unlock(run)
+
+    def _end(self, run: Run) -> None:
+        """Gives the mean of a method's classes once all of them are finished."""
+        self.finished.add(run.name)
+        classes = self.series[run.series]
+        if len(classes) > 1 and self.finished.issuperset(each.name for each in classes):
+            mean = np.mean([self.folder.auroc(each) for each in classes])
+            title = f"{run.dataset} ratio {run.ratio:g} seed {run.data_seed} {run.method}"
+            command.say(f"{title}: mean AUROC of {len(classes)} classes {mean:.1%}")
 
     def _announce(self) -> None:
         """Says what is going to be done, with what, before anything slow starts."""
-        n, data, shard = self.largest, self.dataset, self.args.shard
+        n, data, (i, count) = self.largest, self.dataset, self.args.shard
         command.say(f"Data: {data.name} from {data.source}, sets of up to {n} images")
         trained = [run for run in self.runs if run.config]
         for description in dict.fromkeys(run.describe(n) for run in trained):
             command.say(f"Protocol: {description}")
         command.say(f"Device: {self.engine.device}")
         command.say(f"Runs at once: {self.engine.at_once}")
-        of_shard = f" of shard {shard[0]} of {shard[1]}" if shard else ""
+        of_shard = f" of shard {i} of {count}" if count > 1 else ""
         done = len(self.runs) - len(self.todo)
         command.say(f"Plan: {len(self.runs)} runs{of_shard}, {done} of them finished before")
         sgd = [run for run in trained if run.network and run.config["optimizer"] == "sgd"]
         if sgd and n < _FEW_IMAGES:
-            what = f"the paper's protocol takes too few steps on {n} images to learn"
-            advice = "scores may be inverted; use --protocol quick or more images"
-            command.say(f"Warning: {what}: {advice}", style="yellow")
+            command.say(
+                f"Warning: the paper's protocol takes too few steps on {n} images to learn: scores "
+                "may be inverted; use --protocol quick or more images",
+                style="yellow",
+            )
 
     def _agree(self) -> None:
         """All processes of a job must plan the same, of the same images."""

@@ -1,15 +1,14 @@
-"""Engines: where runs are done. Each is a :class:`concurrent.futures.Executor`.
+"""Where the runs of a sweep are done: threads of this process, a job of processes, or Ray.
 
-``submit(function, *args)`` calls ``function(*args, mesh=...)`` with the devices that the call has
-for itself, and returns a :class:`concurrent.futures.Future`. Besides, an engine has
+An engine is an executor that gives each call devices of its own. Besides it has
 
   device: what it computes on, for people.
   at_once: runs in flight.
   window: runs that it should be given at a time, to be always busy.
-  each: devices that a call has, if calls run in this process, so that they can report progress and
-    keep unfinished trainings; otherwise 0.
-  beside: the executor of runs without a training, which use no accelerator.
-  share: puts an array where all calls find it; the result is an argument for ``submit``.
+  devices_each: of a run, if runs are in this process, so that they can report progress and keep
+    unfinished trainings; otherwise 0.
+  untrained: the executor of runs without a training, which use no accelerator.
+  share: puts an array where all calls find it; what it returns stands for the array in ``submit``.
 
 No engine knows results, so engines can take turns, or work at the same time, in one folder.
 """
@@ -17,27 +16,26 @@ No engine knows results, so engines can take turns, or work at the same time, in
 import argparse
 import os
 import queue
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
+import numpy as np
 
 from e3jax import devices
 from e3jax.devices import engines, runtime
 
 
-def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray"]]:
+def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], Executor]]:
     """Starts what ``args`` name: JAX in this process, a job of processes, or a Ray cluster.
 
     Returns:
-      what runs compute on ("cpu", "gpu" or "tpu"), and a function that makes the engine for a plan
+      What runs compute on ("cpu", "gpu" or "tpu"), and a function that makes the engine for a plan
       with so many trainings.
 
     Raises:
-      ValueError: if the job or the cluster cannot be joined.
+      ValueError: the job or the cluster cannot be joined.
     """
     if args.engine == "ray":
         cluster = _connect(args.ray_address)
@@ -51,32 +49,38 @@ def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], "Local | Ray
     return runtime.devices()[0].platform, lambda trainings: Local(_runs_at_once(wanted, trainings))
 
 
+# --- This process ----------------------------------------------------------------------------
+
+
 class Local(ThreadPoolExecutor):
-    """Threads of this process, each with a group of its devices, or of all devices of a job.
+    """Threads, each with a group of the devices, or of all devices of a job, as ``mesh``.
 
     Threads suffice: nearly all time is spent in XLA.
     """
 
     def __init__(self, at_once: int):
-        super().__init__(at_once, initializer=self._take_devices)
-        everything, self.at_once, self.beside = jax.devices(), at_once, self
-        self.each = max(len(everything) // at_once, 1)
-        self.device = f"{self.each} x {everything[0].device_kind}"
+        super().__init__(at_once)
+        everything, self.at_once, self.untrained = jax.devices(), at_once, self
+        self.devices_each = each = max(len(everything) // at_once, 1)
+        self.device = f"{each} x {everything[0].device_kind}"
         # One more is drawn meanwhile. The processes of a job do one run after the other.
         self.window = at_once + (jax.process_count() == 1)
-        self._free, self._own = queue.SimpleQueue(), threading.local()
+        self._meshes = queue.SimpleQueue()
         for number in range(at_once):
-            first = number * self.each % len(everything)
-            self._free.put(devices.device_mesh(everything[first : first + self.each]))
-
-    def _take_devices(self) -> None:
-        """Called by each thread once."""
-        self._own.mesh = self._free.get()
+            first = number * each % len(everything)
+            self._meshes.put(devices.device_mesh(everything[first : first + each]))
 
     def submit(self, function: Callable, /, *args) -> Future:
-        return super().submit(lambda: function(*args, mesh=self._own.mesh))
+        def on_free_devices():
+            mesh = self._meshes.get()
+            try:
+                return function(*args, mesh=mesh)
+            finally:
+                self._meshes.put(mesh)
 
-    def share(self, array: Any) -> Any:
+        return super().submit(on_free_devices)
+
+    def share(self, array: np.ndarray) -> np.ndarray:
         return array
 
 
@@ -97,15 +101,18 @@ def _runs_at_once(wanted: int | str, trainings: int) -> int:
     return wanted
 
 
-def _join(coordinator: str | None, *which: int | None) -> None:
-    """Joins a job of processes; ``which``: their number, and which of them this is."""
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins a job of processes."""
     try:
         # A process that failed alone waits a minute for the others before it leaves.
-        jax.distributed.initialize(coordinator, *which, shutdown_timeout_seconds=60)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, shutdown_timeout_seconds=60
+        )
     except (ValueError, RuntimeError) as error:
-        known = "give --coordinator, --num-processes and --process-id"
-        lost = f"--distributed found no cluster that says which processes there are: {known}"
-        lost = f"no job of processes through {coordinator}" if coordinator else lost
+        lost = f"cannot join the job at {coordinator}"
+        if not coordinator:
+            known = "give --coordinator, --num-processes and --process-id"
+            lost = f"--distributed found no cluster environment: {known}"
         raise ValueError(f"{lost} ({error})") from error
 
 
@@ -113,9 +120,9 @@ def _join(coordinator: str | None, *which: int | None) -> None:
 
 
 class Ray(engines.Ray):
-    """A cluster's tasks. What a run returns is written where the command runs."""
+    """Tasks of a cluster. What a run returns is written where the command runs."""
 
-    each = 0
+    devices_each = 0
 
     def __init__(self, shares: dict[str, float]):
         super().__init__(shares)
@@ -123,16 +130,8 @@ class Ray(engines.Ray):
         amounts = " ".join(f"{name}={amount:g}" for name, amount in shares.items())
         self.device = f"{amounts} a run, of a Ray cluster with {self.nodes} node(s)"
         if not self.at_once:
-            self.device += ", none of which has so much: runs wait for one"
-        self.beside = self if shares == {"CPU": 1} else Ray({"CPU": 1})
-
-    def submit(self, function: Callable, /, *args) -> Future:
-        return super().submit(_on_all_devices, function, *args)
-
-
-def _on_all_devices(function: Callable, *args) -> Any:
-    """A call in a worker, on all devices that it sees."""
-    return function(*args, mesh=devices.device_mesh())
+            self.device += ", none of which has enough: runs wait for one"
+        self.untrained = self if shares == {"CPU": 1} else Ray({"CPU": 1})
 
 
 def _connect(address: str | None) -> dict[str, float]:

@@ -48,8 +48,14 @@ class Entry(NamedTuple):
         return self.scores[0]
 
 
-def perform(do, run: Run, bank: np.ndarray, ids, options: dict, *, mesh: Mesh) -> Outcome:
-    """Does a run, on the images ``bank[ids]``. Labels stay where results are written."""
+def perform(
+    do: Callable, run: Run, bank: np.ndarray, ids: np.ndarray, options: dict, *, mesh=None
+) -> Outcome:
+    """Does a run on the images ``bank[ids]``, by default on all devices of this process.
+
+    Labels stay where results are written.
+    """
+    mesh = mesh or devices.device_mesh()
     outcome = do(run, bank[ids], mesh, options)
     common = dict.fromkeys(("steps", "pretext_accuracy", "train_seconds"), "")
     common |= {"precision": run.config.get("precision", "float32")}

@@ -155,6 +155,12 @@ class Run:
         return "-".join(map(str, dict.fromkeys(seeds)))
 
     @property
+    def series(self) -> tuple:
+        """What runs of all classes share over which a mean is taken."""
+        sets = (self.dataset, self.source, self.ratio, self._seeds, self.max_images)
+        return (*sets, self.method, self.protocol, self.network, self.operations)
+
+    @property
     def key(self) -> jax.Array:
         """The key of all that its training draws."""
         return jax.random.fold_in(jax.random.key(self.train_seed), self.inlier_class)
@@ -199,8 +205,14 @@ def _refuse(value: object) -> None:
     )
 
 
-def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, classes=None):
-    """All runs of a plan, each once.
+def grid(
+    dataset: datasets.Dataset,
+    variants: Sequence[Variant],
+    entries: dict[str, Any],
+    seeds: int,
+    classes: Sequence[int] | None = None,
+) -> list[Run]:
+    """All runs of a plan, each once, method by method.
 
     Args:
       dataset: the benchmark.
@@ -208,19 +220,18 @@ def grid(dataset, variants: Sequence[Variant], entries: dict[str, Any], seeds, c
       entries: what can be run, by the name of each method that it scores.
       seeds: how many; each draws sets and trains.
       classes: inlier classes (default: each in turn).
-
-    Returns:
-      a list of :class:`Run`.
     """
-    grey, found = dataset.images.shape[-1] == 1, {}
+    grey, runs = dataset.images.shape[-1] == 1, {}
+    classes = classes or range(len(dataset.class_names))
     for seed, (protocol, methods, ratios) in itertools.product(range(seeds), variants):
-        how = {entries[m].name: entries[m].describe(protocol, grey) for m in methods}
-        each_class = classes or range(len(dataset.class_names))
-        for ratio, inlier_class, method in itertools.product(ratios, each_class, how):
-            what = (dataset.name, dataset.source, method, inlier_class, ratio)
-            run = Run(*what, seed, seed, protocol.max_images, **how[method])
-            found[run.name] = run
-    return list(found.values())
+        described = {entries[m].name: entries[m].describe(protocol, grey) for m in methods}
+        # The headline's classes first, so that its mean is known before all else is done.
+        names = sorted(described, key=lambda name: name != E3OUTLIER_PLUS.name)
+        for ratio, name, inlier_class in itertools.product(ratios, names, classes):
+            sets = (dataset.name, dataset.source, name, inlier_class, ratio, seed, seed)
+            run = Run(*sets, protocol.max_images, **described[name])
+            runs[run.name] = run
+    return list(runs.values())
 
 
 def shard(plan: Sequence[Run], i: int, n: int) -> list[Run]:

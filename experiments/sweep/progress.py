@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 from command import CONSOLE, say
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from e3jax.training import StepLog
+from sweep import tensorboard
 
 # An estimate is printed once so many seconds have passed since the first step was done.
 _ESTIMATE_AFTER = 20
@@ -31,9 +31,14 @@ class Meter(Progress):
     def __init__(self, total: int, runs: int):
         self.runs, self.ended, self.stopped, self.began = runs, 0, threading.Event(), None
         columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), "{task.fields[note]}")
-        # On a terminal alone: elsewhere rich would print its bars once more at the end.
-        how = {"console": CONSOLE, "disable": CONSOLE.quiet or not CONSOLE.is_terminal}
-        super().__init__("{task.description}", *columns, speed_estimate_period=600, **how)
+        super().__init__(
+            "{task.description}",
+            *columns,
+            speed_estimate_period=600,
+            console=CONSOLE,
+            # Elsewhere rich would print its bars once more at the end.
+            disable=CONSOLE.quiet or not CONSOLE.is_terminal,
+        )
         self.all = self.add_task("all runs", total=max(total, 1), note="")
 
     def count(self, work: float) -> None:
@@ -58,12 +63,16 @@ class Meter(Progress):
 
 class Bar:
     """One run's part of a meter; ``on_progress`` and ``on_log`` are for
-    :mod:`e3jax.training.fitting`."""
+    :mod:`e3jax.training.fitting`.
+
+    Attributes:
+      events: event files that also get the log of a training.
+    """
 
     def __init__(self, meter: Meter, title: str, work: int, visible: bool = True):
         self.meter, self.work, self.done, self.note = meter, max(work, 1), 0, ""
         self.task = meter.add_task(title, total=self.work, visible=visible, note="starting")
-        self.listeners: list[Callable[[int, StepLog], None]] = []  # to the log of a training
+        self.events: tensorboard.Writer | None = None
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
         """Counts steps of training, and tells beside the bar what else is done.
@@ -82,8 +91,13 @@ class Bar:
         means = {"loss": log.loss} | log.metrics
         parts = (f"{name} {np.mean(a):.3g}".replace("_", " ") for name, a in means.items())
         self.note = ", ".join(parts)
-        for listener in self.listeners:
-            listener(steps, log)
+        if self.events:
+            self.events.write(steps, log)
+
+    def close(self) -> None:
+        """Closes its event files."""
+        if self.events:
+            self.events.close()
 
     def finish(self, text: str, warning: str = "") -> None:
         self.meter.count(self.work - self.done)

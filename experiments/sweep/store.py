@@ -14,11 +14,10 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from paper import figures, tables
 
 from e3jax import metrics
@@ -27,19 +26,19 @@ from e3jax.errors import InputError
 from e3jax.evidence import health
 from e3jax.report import sheet
 from e3jax.work import files
-from sweep.plan import FORMAT, QUICK_IMAGES, Run, count
-from sweep.provenance import commit, is_of_these_versions
+from sweep import rows
+from sweep.plan import FORMAT, Run, count
+from sweep.provenance import commit
 
 COLUMNS = """dataset source method network operations inlier_class ratio seed train_seed protocol
 max_images n_inliers n_outliers steps pretext_accuracy auroc aupr_in aupr_out train_seconds
 score_seconds device precision versions commit""".split()
 # What a run is told by in tables: of runs that share all of it, the one finished last counts.
 _IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
-_NUMBERS = dict.fromkeys(("inlier_class", "seed", "train_seed", "n_inliers", "n_outliers"), int)
-_NUMBERS |= dict.fromkeys(("ratio", *tables.METRICS), float)
-# None where there is none, as of methods without a training.
-_OPTIONAL = dict.fromkeys(("max_images", "steps"), int)
-_OPTIONAL |= dict.fromkeys(("pretext_accuracy", "train_seconds", "score_seconds"), float)
+_INTEGERS = "inlier_class seed train_seed max_images n_inliers n_outliers steps".split()
+_FLOATS = ["ratio", *tables.METRICS, "pretext_accuracy", "train_seconds", "score_seconds"]
+_NUMBERS = dict.fromkeys(_INTEGERS, int) | dict.fromkeys(_FLOATS, float)
+_LATER = ("train_seed", "max_images", "precision")  # columns that the oldest rows do not have
 # What tells that a file is ours.
 _RUN_MARK = '"made_by": "e3jax"'
 _SCORES_MARK = "is_outlier.npy"
@@ -65,7 +64,7 @@ class Folder:
         self.path = Path(path)
         self.runs = self.path / "runs"
         self.csv, self.page = self.path / "results.csv", self.path / "results.md"
-        check_csv(self.csv, COLUMNS)
+        rows.check(self.csv, COLUMNS)
         files.check_output(self.page, _PAGE_MARK)
         self.runs.mkdir(parents=True, exist_ok=True)
         self._locks = os.open(self.path / ".locks", os.O_RDWR | os.O_CREAT)
@@ -113,12 +112,12 @@ class Folder:
         try:
             import fcntl  # Windows has none
 
-            how = fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB
-            fcntl.lockf(self._locks, how, 1, int(run.name[-12:], 16))
+            operation = fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB
+            fcntl.lockf(self._locks, operation, 1, int(run.name[-12:], 16))
         except (BlockingIOError, PermissionError):
             return False
         except (OSError, ImportError) as error:
-            text = f"{self.path} has no locks ({error}): let no two commands do the same runs"
+            text = f"{self.path} has no file locks ({error}): never start two commands there"
             warnings.warn(text, stacklevel=1)  # of this line, so that it is told once
         return True
 
@@ -141,7 +140,7 @@ class Folder:
             the scores of the run's own method are drawn.
           data: what it was done on; its images are not needed.
         """
-        arrays, rows = {"is_outlier": data.is_outlier, "ids": data.ids}, []
+        arrays, made = {"is_outlier": data.is_outlier, "ids": data.ids}, []
         counts = {"n_inliers": data.n_inliers, "n_outliers": data.n_outliers}
         for method, columns in outcome.items():
             row = run.columns | counts | {"commit": commit()} | columns | {"method": method}
@@ -149,26 +148,31 @@ class Folder:
             row |= dict.fromkeys(tables.METRICS, np.nan)
             if np.isfinite(scores).all():
                 row |= {m: getattr(metrics, m)(scores, data.is_outlier) for m in tables.METRICS}
-            rows.append(row | {"warning": _warning(row)})
+            made.append(row | {"warning": _warning(row)})
         npz = self.file(run, "npz")
         files.write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
-        if np.isfinite(own := arrays[run.method]).all():
+        if np.isfinite(scores := arrays[run.method]).all():
             title = f"{run.dataset}, class {run.inlier_class} as inliers: {run.method}"
-            figures.plot_scores(self.file(run, "png"), own, data.is_outlier, title)
+            figures.plot_scores(self.file(run, "png"), scores, data.is_outlier, title)
         # Last: where this file is, the run is finished.
-        about = {"made_by": "e3jax", "format": FORMAT, "finished": time.time(), "rows": rows}
+        about = {"made_by": "e3jax", "format": FORMAT, "finished": time.time(), "rows": made}
         files.write_text(self.file(run, "json"), json.dumps(about, indent=1))
         _remove_state(self.file(run, "state"))
-        return rows
+        return made
 
     def rows(self) -> list[dict]:
         """The rows of all finished runs, as :func:`read_csv` gives them."""
         runs = [run for name in self.finished() if "rows" in (run := self._read(name))]
         runs.sort(key=lambda run: run.get("finished", 0))
-        rows = [row for run in runs for row in run["rows"]]
-        texts = ({c: _text(row[c]) for c in COLUMNS if c in row} for row in rows)
+        made = [row for run in runs for row in run["rows"]]
+        texts = ({c: rows.text(row[c]) for c in COLUMNS if c in row} for row in made)
         latest = {tuple(str(row[c]) for c in _IDENTITY): row for row in _read(texts)}
         return [latest[key] for key in sorted(latest)]
+
+    def auroc(self, run: Run) -> float:
+        """The AUROC of a finished run's own method."""
+        first, *_ = self._read(run.name)["rows"]
+        return first["auroc"]
 
     def _read(self, name: str) -> dict:
         path = self.runs / f"{name}.json"
@@ -182,13 +186,13 @@ class Folder:
         names = text = None
         # Another command may finish meanwhile, with a table of its own already written.
         while names != (names := self.finished()):
-            if not (rows := self.rows()):
+            if not (made := self.rows()):
                 return ""
-            text = tables.markdown(rows)
-            write_csv(self.csv, rows)
+            text = tables.markdown(made)
+            rows.write(self.csv, made, COLUMNS)
             files.check_output(self.page, _PAGE_MARK)
             files.write_text(self.page, f"{_PAGE_MARK}\n\n{text}")
-            figures.draw_overviews(self.path, rows)
+            figures.draw_overviews(self.path, made)
         return text
 
 
@@ -202,106 +206,34 @@ def _remove_state(folder: Path) -> None:
 
 
 def _table_key(run: Run, device_kind: str) -> tables.TableKey:
-    """The table that a run's rows stand in; there may be another one that has them too."""
-    precision = run.config.get("precision", "float32") if run.protocol else ""
-    what = (run.protocol, run.network, run.operations, precision, device_kind)
-    return tables.TableKey(run.dataset, run.source, run.ratio, run.max_images or 0, *what)
-
-
-# --- Tables as CSV ---------------------------------------------------------------------------
+    """The table that a run stands in, or would if it were alone."""
+    precision = run.config.get("precision", "")
+    columns = run.columns | {"precision": precision, "device_kind": device_kind}
+    columns["max_images"] = columns["max_images"] or 0
+    return tables.TableKey(*(columns[name] for name in tables.TableKey._fields))
 
 
 def read_csv(path: str | os.PathLike) -> list[dict]:
-    """The rows of a results.csv of any age, numbers as numbers, warnings told again from them."""
-    return _read(_read_texts(path).to_dict("records"))
+    """The rows of a results.csv, numbers as numbers, warnings told again from them."""
+    return _read(rows.read(path).to_dict("records"))
 
 
-def _read_texts(path: str | os.PathLike) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
-def _read(rows: Iterable[dict[str, str]]) -> list[dict]:
-    rows = [_migrate(row) for row in rows]
-    for row in rows:
-        row |= {name: number(row[name]) for name, number in _NUMBERS.items()}
-        row |= {
-            name: number(row[name]) if row[name] else None for name, number in _OPTIONAL.items()
-        }
-        row["warning"] = _warning(row)
-    return rows
-
-
-def _migrate(row: dict) -> dict:
-    """With the columns that older rows do not have; what they were is told by the others."""
-    size = int(row["n_inliers"]) + int(row["n_outliers"])
-    quick = row["protocol"].startswith("quick") or size == QUICK_IMAGES
-    precision = "bfloat16" if "bfloat16" in row["protocol"] else "float32"
-    older = {"precision": precision, "max_images": QUICK_IMAGES if quick else None}
-    return older | {"train_seed": row["seed"]} | row
+def _read(texts: Iterable[dict[str, str]]) -> list[dict]:
+    """Rows of texts with numbers as numbers; a number is None where a method has none."""
+    made = []
+    for row in texts:
+        row = dict.fromkeys(_LATER, "") | row
+        row |= {name: number(row[name]) if row[name] else None for name, number in _NUMBERS.items()}
+        made.append(row | {"warning": _warning(row)})
+    return made
 
 
 def _warning(row: dict) -> str:
     """What is wrong with a row's scores, as far as its columns show."""
-    n_in, n_out, *found = (row[name] for name in ("n_inliers", "n_outliers", *tables.METRICS))
+    n_in, n_out, *measured = (row[name] for name in ("n_inliers", "n_outliers", *tables.METRICS))
     of_equal_scores = (0.5, (1 + n_in / (n_in + n_out)) / 2, (1 + n_out / (n_in + n_out)) / 2)
-    equal = np.allclose(found, of_equal_scores, rtol=0, atol=1e-5)
-    scores = np.array([0, 0 if equal else 1 + found[0]])
+    equal = np.allclose(measured, of_equal_scores, rtol=0, atol=1e-5)
+    scores = np.array([0, 0 if equal else 1 + measured[0]])
     if (warning := health.check_scores(scores)) or row["pretext_accuracy"] in ("", None):
         return warning
     return health.check_accuracy(float(row["pretext_accuracy"]), count(row["operations"]))
-
-
-def rows_of(path: str | os.PathLike) -> pd.DataFrame:
-    """The cells of a CSV file as texts; empty if there is no file yet."""
-    return _read_texts(path) if os.path.exists(path) else pd.DataFrame()
-
-
-def without_row(cases: Sequence[tuple], rows: pd.DataFrame, columns: Sequence[str]) -> list:
-    """The cases, each of these columns' values in a row, that have no row yet."""
-    done = set(rows.reindex(columns=columns).astype(str).itertuples(index=False, name=None))
-    return [case for case in cases if tuple(map(str, case)) not in done]
-
-
-def of_these_versions(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the present versions made, as far as their column ``versions`` tells."""
-    made = rows.get("versions", [""] * len(rows))
-    return rows.loc[[*map(is_of_these_versions, made)]]
-
-
-def latest(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Of rows that share these columns, the last one: what was measured again since counts once."""
-    return rows[~rows.duplicated(list(columns), keep="last")]
-
-
-def check_csv(path: str | os.PathLike, columns: Iterable[str]) -> None:
-    """Raises an InputError unless a table may be written at ``path``; its header marks ours."""
-    files.check_output(path, ",".join([*columns][:4]))
-
-
-def append_rows(path: str | os.PathLike, columns: Iterable[str], rows: Sequence[dict]) -> None:
-    """Adds rows to a CSV file, whole or not at all; its older columns stay, gaps are empty.
-
-    Raises:
-      InputError: see :func:`check_csv`.
-    """
-    columns = [*columns]
-    check_csv(path, columns)
-    old = rows_of(path)
-    columns = dict.fromkeys([*columns, *old])
-    write_csv(path, [*old.to_dict("records"), *rows], columns)
-
-
-def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Iterable[str] = COLUMNS):
-    """Writes these columns of rows, whole or not at all, floats with six digits.
-
-    Raises:
-      InputError: see :func:`check_csv`.
-    """
-    columns = list(columns)
-    check_csv(path, columns)
-    files.write_csv(path, columns, ([_text(row.get(c)) for c in columns] for row in rows))
-
-
-def _text(value: object) -> str:
-    """What a CSV file says of a value."""
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -4,11 +4,13 @@ import folders
 import numpy as np
 import pytest
 from conftest import ROOT
+from paper import appendix
 from PIL import Image
-from sweep import store
+from sweep import rows
 from sweep.provenance import versions
+from usage import folders as usage
 
-FOLDER = folders.Folder("few", "mnist", "4+0", 20, 4, 1)
+FOLDER = usage.Folder("few", "mnist", "4+0", 20, 4, 1)
 FAST = ("--operations", "PR", "--steps", "1", "--image-size", "8")
 
 
@@ -16,7 +18,7 @@ def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_p
     drawn = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
-        is_outlier = folders.make(FOLDER._replace(seed=seed), mnist, tmp_path / name)
+        is_outlier = usage.make(FOLDER._replace(seed=seed), mnist, tmp_path / name)
         assert sum(is_outlier.values()) == 4 and len(is_outlier) == 24
         assert sorted(is_outlier) == [str(tmp_path / name / f"{i:05d}.png") for i in range(24)]
         drawn.append(np.stack([np.asarray(Image.open(path)) for path in is_outlier]))
@@ -30,46 +32,46 @@ def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_p
 
 @pytest.mark.campaign
 def test_a_row_judges_the_ranking(mnist, tmp_path):
-    row = folders.measure(FOLDER, mnist, FAST) | {"versions": "v", "commit": "c"}
+    row = usage.measure(FOLDER, mnist, FAST)
     assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
     assert row["precision"] <= row["found_in_twice"] and row["flagged"] == pytest.approx(0.125)
-    store.append_rows(tmp_path / "rows.csv", row, [row])
-    again = folders.read_rows(tmp_path / "rows.csv")
-    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in folders.as_table(again)
-    assert list(again) == list(folders.read_rows(ROOT / "results" / "folders.csv"))
+    rows.append(tmp_path / "rows.csv", [row])
+    again = appendix.read_folders(tmp_path / "rows.csv")
+    assert "| few | mnist | 4+0 | 20 + 4 | 1, 1 ⚠ |" in appendix.folders_table(again)
+    assert list(again) == list(appendix.read_folders(ROOT / "results" / "folders.csv"))
 
 
 def test_every_folder_of_the_plan_is_another_one():
-    plan = folders.plan(folders.CASES)
+    plan = usage.plan(usage.CASES)
     assert len(set(plan)) == len(plan) == 3 + 15 + 38 + 6 + 10
-    assert folders.plan(["few"]) == [folder for folder in plan if folder.case == "few"]
+    assert usage.plan(["few"]) == [folder for folder in plan if folder.case == "few"]
 
 
 def test_a_folder_that_has_a_row_is_not_measured_again(tmp_path):
-    [done, *rest] = folders.plan(["few"])
+    [done, *rest] = usage.plan(["few"])
     path = tmp_path / "rows.csv"
     assert folders.missing(["few"], path) == [done, *rest]
     with pytest.raises(FileNotFoundError):
-        folders.read_rows(path)
-    store.append_rows(path, folders.Folder._fields, [done._asdict()])
+        appendix.read_folders(path)
+    rows.append(path, [done._asdict()])
     assert folders.missing(["few"], path) == rest
 
 
 def test_what_other_versions_measured_is_measured_again_and_counts_no_more(tmp_path):
-    first, second, *_ = folders.plan(["few"])
+    first, second, *_ = usage.plan(["few"])
     path, made = tmp_path / "rows.csv", {"source": "s", "warned": 0, "flagged": 0.1}
     made |= {"precision": 0.5, "found_in_twice": 1.0}
-    rows = [first._asdict() | made | {"auroc": 0.5, "versions": "jax=0.1 numpy=2"}]
-    rows += [second._asdict() | made | {"auroc": 0.5, "versions": ""}]  # older than the column
-    store.append_rows(path, rows[0], rows)
-    assert folders.missing(["few"], path)[:2] == [first, folders.plan(["few"])[2]]
+    older = [first._asdict() | made | {"auroc": 0.5, "versions": "jax=0.1 numpy=2"}]
+    older += [second._asdict() | made | {"auroc": 0.5, "versions": ""}]  # older than the column
+    rows.append(path, older)
+    assert folders.missing(["few"], path)[:2] == [first, usage.plan(["few"])[2]]
     now = first._asdict() | made | {"auroc": 0.9, "versions": versions()}
-    store.append_rows(path, rows[0], [now])
+    rows.append(path, [now])
     assert first not in folders.missing(["few"], path)
-    text = folders.as_table(folders.read_rows(path))
+    text = appendix.folders_table(appendix.read_folders(path))
     assert "| 2 | 70.0 |" in text and "different versions" not in text
 
 
 def test_what_fails_is_one_sentence(mnist):
     with pytest.raises(ValueError, match="e3jax rank failed: error: steps is -1"):
-        folders.measure(FOLDER, mnist, ("--steps", "-1"))
+        usage.measure(FOLDER, mnist, ("--steps", "-1"))

@@ -67,7 +67,7 @@ def test_processes_with_different_commands_are_told(tmp_path):
 def test_a_process_that_finds_no_job_says_what_to_do(run_script, tmp_path):
     job = (*SMALL, "--distributed", "--results-dir", tmp_path / "r", "--num-processes", 2)
     third = ("--coordinator", "localhost:1", "--process-id", 2)
-    for arguments, said in [(), "found no cluster"], [third, "no job of processes through loc"]:
+    for arguments, said in [(), "found no cluster"], [third, "cannot join the job at loc"]:
         done = run_script(*job, *arguments, env=sweeping(2))
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert said in " ".join(done.stderr.split())

@@ -1,6 +1,5 @@
 """No command of experiments/ replaces a file that it did not write, and each says so at once."""
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -12,19 +11,15 @@ import operations
 import pandas as pd
 import priority
 import pytest
+import speed
 import tables
 import theory
 from commands import here
 from conftest import ROOT
 from matplotlib.figure import Figure
-from sweep import store
+from sweep import rows, store
 
 from e3jax.report import sheet
-
-# A package has the same name.
-_speed = importlib.util.spec_from_file_location("speed_command", ROOT / "experiments/speed.py")
-speed = importlib.util.module_from_spec(_speed)
-_speed.loader.exec_module(speed)
 
 MNIST = ("--dataset", "mnist", "--source", "embedded")
 QUICK = (*MNIST, "--protocol", "quick", "--max-images", 40, "--steps", 20, "--network", "tiny-8")
@@ -123,18 +118,18 @@ def test_the_repositorys_own_figures_and_tables_are_ours(tmp_path):
     for path in figures:
         sheet.check_output(path)
     for path in (ROOT / "results").glob("*.csv"):
-        store.check_csv(path, pd.read_csv(path, nrows=1))
+        rows.check(path, pd.read_csv(path, nrows=1))
     for name in ("quick", "ablations", "steps"):
-        store.check_csv(ROOT / "results" / f"{name}.csv", store.COLUMNS)
+        rows.check(ROOT / "results" / f"{name}.csv", store.COLUMNS)
 
 
 def test_the_same_command_writes_its_own_files_again(monkeypatch, capsys, tmp_path):
-    page, rows = tmp_path / "page.md", tmp_path / "rows.csv"
-    epochs = store.rows_of(ROWS[1]).query("dataset == 'mnist' and protocol == 'quick1-10epochs'")
-    epochs.to_csv(rows, index=False)
+    page, few = tmp_path / "page.md", tmp_path / "rows.csv"
+    epochs = rows.read(ROWS[1]).query("dataset == 'mnist' and protocol == 'quick1-10epochs'")
+    epochs.to_csv(few, index=False)
     for _ in range(2):
         assert here(monkeypatch, capsys, tables.main, "--write", page)[0] == 0
-        code, printed, _ = here(monkeypatch, capsys, tables.main, rows, "--figures", tmp_path)
+        code, printed, _ = here(monkeypatch, capsys, tables.main, few, "--figures", tmp_path)
         assert code == 0 and printed.split() == [str(tmp_path / "fig6d-epochs-quick1.png")]
 
 

@@ -8,9 +8,9 @@ import scipy.stats
 import tables as command
 from commands import here
 from conftest import ROOT
-from paper import figures, tables
+from paper import appendix, figures, statistics, tables, versions
 from PIL import Image
-from sweep import store
+from sweep import rows as csv_rows, store
 
 
 def row(method="e3outlier", inlier_class=0, seed=0, auroc=0.9, **changed):
@@ -217,13 +217,13 @@ def test_the_plus_method_is_compared_with_the_first_edition_hog_and_the_best_of_
     rows += [row(inlier_class=c, auroc=0.6 + 0.1 * c, **first) for c in range(3)]
     untrained = {"hog-knn": 0.8, "pixel-if": 0.6, "pixel-knn": 0.5}
     rows += [row(m, c, auroc=a, protocol="") for m, a in untrained.items() for c in range(3)]
-    [_, _, auroc, aupr] = tables.paired_table(rows).splitlines()
+    [_, _, auroc, aupr] = appendix.paired_table(rows).splitlines()
     assert auroc == (
         "| mnist, ρ = 10 % | auroc | 90.0 | +20.0 (-4.8 to +44.8) | +10.0 (+10.0 to +10.0) "
         "| +30.0 (+30.0 to +30.0), pixel-if |"
     )
     assert aupr.startswith("| mnist, ρ = 10 % | aupr-out | 70.0 |")
-    alone = tables.paired_table([r for r in rows if r["method"] in ("e3outlier+", "hog-knn")])
+    alone = appendix.paired_table([r for r in rows if r["method"] in ("e3outlier+", "hog-knn")])
     [_, _, auroc, _] = alone.splitlines()
     assert auroc == "| mnist, ρ = 10 % | auroc | 90.0 |  | +10.0 (+10.0 to +10.0) |  |"
 
@@ -246,16 +246,16 @@ def summary_of(seeds):
 
 
 INTERVALS = {
-    "paired": lambda seeds: tables.paired_table(
+    "paired": lambda seeds: appendix.paired_table(
         of_classes(seeds) + of_classes(seeds, "hog-knn", protocol="")
     ),
     "under a table": lambda seeds: tables.markdown(
         of_classes(seeds) + of_classes(seeds, "cae"), summary=True
     ).rpartition("\n\n")[2],
-    "refinements": lambda seeds: tables.refinement_intervals(
+    "refinements": lambda seeds: appendix.refinement_intervals(
         of_classes(seeds) + of_classes(seeds, "e3outlier+default"), []
     ),
-    "priority": lambda seeds: tables.priority_table(summary_of(seeds)).partition("\n")[2],
+    "priority": lambda seeds: appendix.priority_table(summary_of(seeds)).partition("\n")[2],
 }
 
 
@@ -273,17 +273,19 @@ def test_the_interval_is_over_the_means_of_classes():
     )
     values = pd.Series([0.0, 2, 2, np.nan, 6], index)
     half = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
-    np.testing.assert_allclose(tables.mean_and_interval(values), [3, 3 - half, 3 + half], rtol=1e-6)
-    assert tables.interval(values, "+.1f") == "+3.0 (-3.6 to +9.6)"
-    assert tables.interval(values[:2], "+.1f") == "+1.0", "seeds of one class have none"
-    assert tables.interval(None) == ""
+    np.testing.assert_allclose(
+        statistics.mean_and_interval(values), [3, 3 - half, 3 + half], rtol=1e-6
+    )
+    assert statistics.interval(values, "+.1f") == "+3.0 (-3.6 to +9.6)"
+    assert statistics.interval(values[:2], "+.1f") == "+1.0", "seeds of one class have none"
+    assert statistics.interval(None) == ""
 
 
 def test_the_intervals_of_the_results_are_over_ten_classes():
     """Class by class by another way: a table of class means, and SciPy's own interval."""
     rows = pd.read_csv(ROOT / "results" / "quick.csv").query("ratio == 0.1")
     rows = rows[rows["protocol"].fillna("").isin(["", "quick"])]
-    text = tables.paired_table(store.read_csv(ROOT / "results" / "quick.csv"))
+    text = appendix.paired_table(store.read_csv(ROOT / "results" / "quick.csv"))
     for dataset in ("mnist", "fashion_mnist", "cifar10"):
         of_set = rows[rows["dataset"] == dataset]
         means = 100 * of_set.groupby(["inlier_class", "method"])["auroc"].mean().unstack()
@@ -319,25 +321,23 @@ def test_rows_that_name_fewer_libraries_are_not_of_other_versions():
     assert NOTE not in read(rows)[1]
     frames = [pd.DataFrame(rows[:1]), pd.DataFrame(rows[1:3])]
     said = "python 3.11.7 (2 of 3 rows), jax 0.10.2 (2 of 3 rows), numpy 2.4.6 (2 of 3 rows), "
-    assert tables.versions_sentence(frames) == said + "scipy 1.17.1 (1 of 3 rows)"
+    assert versions.sentence(frames) == said + "scipy 1.17.1 (1 of 3 rows)"
 
 
 MIXED = {
-    "paired": lambda rows: tables.paired_table(rows),
-    "refinements": lambda rows: tables.refinements_table(rows, []),
-    "steps": lambda rows: tables.steps_table(rows),
-    "priority": lambda rows: tables.priority_table(
+    "paired": lambda rows: appendix.paired_table(rows),
+    "refinements": lambda rows: appendix.refinements_table(rows, []),
+    "steps": lambda rows: appendix.steps_table(rows),
+    "priority": lambda rows: appendix.priority_table(
         summary_of([0, 1]).assign(versions=[OLD, NEW] * 10)
     ),
-    "folders": lambda rows: command.folders.as_table(
-        command.folders.read_rows(ROOT / "results" / "folders.csv")
-        .iloc[:2]
-        .assign(versions=[OLD, NEW])
+    "folders": lambda rows: appendix.folders_table(
+        appendix.read_folders(ROOT / "results" / "folders.csv").iloc[:2].assign(versions=[OLD, NEW])
     ),
-    "ways to fuse": lambda rows: command.operations.table(
+    "ways to fuse": lambda rows: appendix.fusion_table(
         pd.read_csv(ROOT / "results" / "operations_fused.csv").iloc[:2].assign(versions=[OLD, NEW])
     ),
-    "theory": lambda rows: command.theory_table(
+    "theory": lambda rows: appendix.theory_table(
         pd.read_csv(ROOT / "results" / "theory.csv").iloc[:2].assign(versions=[OLD, NEW])
     ),
 }
@@ -347,9 +347,9 @@ MIXED = {
 def test_no_other_table_is_silent_about_versions_either(name):
     times = {"train_seconds": 1.0, "score_seconds": 1.0, "steps": 9, "pretext_accuracy": 0.5}
     rows = [
-        row(method, versions=versions, seed=seed, **times)
+        row(method, versions=made, seed=seed, **times)
         for method in ("e3outlier+", "factored")
-        for seed, versions in enumerate((OLD, NEW))
+        for seed, made in enumerate((OLD, NEW))
     ]
     assert NOTE + "python 3.11.7" in MIXED[name](rows)
 
@@ -361,7 +361,7 @@ def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
     rows += [row(m, 0, auroc=values[m], dataset="cifar10") for m in ("e3outlier+", "factored")]
     now = [row(m, 1, auroc=0.95) for m in ("e3outlier+", "factored", "e3outlier")]
     now += [row("e3outlier+", 0, auroc=0, ratio=0.2)]
-    _, _, *lines = tables.refinements_table(rows, now).splitlines()
+    _, _, *lines = appendix.refinements_table(rows, now).splitlines()
     assert lines == [
         "| cifar10 | quick | factored | 1 | 80.0 / 60.0 |  |  |",
         "| cifar10 | quick | e3outlier+ | 1 | 90.0 / 70.0 |  |  |",
@@ -380,7 +380,7 @@ def test_steps_are_compared_by_the_median_of_their_times():
             yield row("factored", c, auroc=auroc - 0.1, **sizes, **times)
 
     rows = [*runs(800, 0.8, 1800, (50, 4, 5)), *runs(90, 0.7, 1800, (1, 1, 2))]
-    _, _, *lines = tables.steps_table([*rows, *runs(400, 0.6, 450, (9, 0, 1))]).splitlines()
+    _, _, *lines = appendix.steps_table([*rows, *runs(400, 0.6, 450, (9, 0, 1))]).splitlines()
     assert lines == [
         "| 450 + 50 | 400 | 50 | 50.0 / 30.0 | 61.0 / 41.0 | 1.0 |",
         "| 1800 + 200 | 90 | 50 | 60.0 / 40.0 | 71.0 / 51.0 | 1.0 |",
@@ -398,7 +398,7 @@ def test_tables_from_csv_and_from_json_are_the_same(tmp_path):
         for run in ({"max_images": None}, {"max_images": 500})
     ]
     unknown = dict.fromkeys(store.COLUMNS, "")
-    store.write_csv(tmp_path / "results.csv", [unknown | r for r in rows])
+    csv_rows.write(tmp_path / "results.csv", [unknown | r for r in rows], store.COLUMNS)
     again = store.read_csv(tmp_path / "results.csv")
     assert "near chance" in again[0]["warning"]
     rows = [r | {"warning": a["warning"]} for r, a in zip(rows, again, strict=True)]
@@ -413,7 +413,11 @@ def test_the_page_of_results_is_what_the_results_say():
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["none.csv"], "none.csv"), (["README.md"], "README.md is no results.csv"), ([], "--write")],
+    [
+        (["none.csv"], "none.csv"),
+        (["README.md"], "README.md is not a results.csv"),
+        ([], "--write"),
+    ],
 )
 def test_what_is_no_table_of_results_is_one_sentence(arguments, said, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
@@ -589,16 +593,16 @@ def test_means_over_trainings_and_differences_of_pairs():
     columns += ["loss_outliers_second", "pl_auroc"]
     rows = pd.DataFrame([[5, 4, 1, 2, 0.8], [7, 4, 1, 2, 0.8]], columns=columns, dtype=float)
     rows["source"], rows["inlier_class"], rows["seed"] = "a test", [3, 4], 0
-    lines = [line.strip("| ").split(" | ") for line in tables.priority_table(rows).splitlines()]
+    lines = [line.strip("| ").split(" | ") for line in appendix.priority_table(rows).splitlines()]
     found = {name: [cell.strip() for cell in cells] for name, *cells in lines}
     # Of 5 and 7: standard error 1, t of one degree 12.71.
     assert found["magnitude ratio"][0] == "6 (-6.71 to 18.7)"
     assert found["magnitude ratio - magnitude ratio control"][0] == "2 (-10.7 to 14.7)"
     assert found["loss inliers - loss outliers"][1] == "-1 (-1 to -1)"
     assert found["PL AUROC after training"][-1] == "0.8 (0.8 to 0.8)"
-    assert "| magnitude ratio | 5 |" in tables.priority_table(rows[:1])
+    assert "| magnitude ratio | 5 |" in appendix.priority_table(rows[:1])
     # Two seeds of one class say nothing of other classes.
-    of_seeds = tables.priority_table(rows.assign(inlier_class=4, seed=[0, 1]))
+    of_seeds = appendix.priority_table(rows.assign(inlier_class=4, seed=[0, 1]))
     assert "2 training(s) of 1 class(es)" in of_seeds and "| magnitude ratio | 6 |" in of_seeds
 
 

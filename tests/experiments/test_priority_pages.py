@@ -7,7 +7,8 @@ import priority as command
 import pytest
 from commands import here
 from conftest import ROOT
-from paper import tables
+from paper.appendix import STAGES
+from recorded import overhead, study
 from sweep import curves
 
 QUICK = ("--source", "embedded", "--operations", "PR", "--steps", 12, "--max-images", 60)
@@ -22,9 +23,9 @@ def test_a_summary_is_of_the_thirds_of_a_training():
     points["gradient_magnitude_outliers"] = [2.0, 2, 1, 1, 2]
     points["gradient_magnitude_inliers"] = [10.0, 2, 4, 6, 12]
     scores = pd.DataFrame({"pl": [0.1, 0.2, 0.3], "is_outlier": [1, 0, 0]})
-    found = command.summary(pd.DataFrame(points), scores)
-    assert [found[f"magnitude_ratio_{stage}"] for stage in tables.STAGES] == [3, 5, 6]
-    assert [found[f"magnitude_ratio_control_{stage}"] for stage in tables.STAGES] == [1, 1, 1]
+    found = study.summary(pd.DataFrame(points), scores)
+    assert [found[f"magnitude_ratio_{stage}"] for stage in STAGES] == [3, 5, 6]
+    assert [found[f"magnitude_ratio_control_{stage}"] for stage in STAGES] == [1, 1, 1]
     assert (found["loss_control_large_first"], found["loss_outliers_last"]) == (4, 10)
     assert found["pl_auroc"] == 1 and "view_update_control_small_second" in found
 
@@ -64,8 +65,8 @@ def test_pages_of_inlier_priority(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.campaign
 def test_the_cost_of_recording_is_a_row(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(command, "_EVERY", 4)
-    monkeypatch.setattr(command, "_ROUNDS", 2)
+    monkeypatch.setattr(overhead, "EVERY", 4)
+    monkeypatch.setattr(overhead, "ROUNDS", 2)
     kept = ROOT / "results" / "priority" / "recording.csv"
     shutil.copy(kept, tmp_path)
     asked = ("--dataset", "mnist", "--inlier-class", 4, *QUICK, "--overhead")

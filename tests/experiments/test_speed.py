@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from speed import pytorch, worker
+from timing import pytorch, worker
 from torch.utils.flop_counter import FlopCounterMode
 
 import e3jax

@@ -18,7 +18,7 @@ import stub_sweep
 import tiny
 from commands import end, here, kill, rows, start, untimed, wait_until
 from conftest import PYTHONPATH, ROOT
-from sweep import flags, methods, plan, store
+from sweep import flags, methods, plan, rows as csv_rows, store
 from sweep.plan import Protocol, Run
 from sweep.provenance import versions
 
@@ -48,7 +48,7 @@ def grid(monkeypatch, mnist):
         names = methods.TABLE_METHODS if "all" in args.methods else args.methods
         variants = [plan.Variant(flags.protocol(args, "cpu"), names, args.ratios)]
         whole = plan.grid(mnist, variants, methods.METHODS, args.seeds, args.classes)
-        return plan.shard(whole, *args.shard) if args.shard else whole
+        return plan.shard(whole, *args.shard)
 
     return runs
 
@@ -61,9 +61,15 @@ def test_methods_of_one_training_are_one_run(grid):
     found = grid("--classes", 4, 4, "--methods", *asked)
     assert [run.method for run in found] == ["e3outlier", "pixel-if"]
     found = grid("--classes", 4, "--methods", "all")
-    names = [methods.METHODS[name].name for name in methods.TABLE_METHODS]
-    assert [run.method for run in found] == list(dict.fromkeys(names))
+    names = {methods.METHODS[name].name for name in methods.TABLE_METHODS}
+    assert {run.method for run in found} == names and len(found) == len(names)
     assert not {"cae-64", "cae-views", "e3outlier-epoch10"} & {run.method for run in found}
+
+
+def test_all_classes_of_the_headline_come_first_and_then_method_by_method(grid):
+    found = [(run.method, run.inlier_class) for run in grid("--classes", 4, 5, "--methods", "all")]
+    assert found[:2] == [("e3outlier+", 4), ("e3outlier+", 5)]
+    assert found[::2] == [(method, 4) for method, _ in found[1::2]]
 
 
 def test_an_entry_is_named_after_the_first_method_it_scores():
@@ -311,42 +317,33 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.lockf", lockf)
-    with pytest.warns(UserWarning, match="has no locks.*No locks available"):
+    with pytest.warns(UserWarning, match="has no file locks.*No locks available"):
         assert store.Folder(tmp_path).lock(a_run())
 
 
 def test_a_row_is_added_to_files_with_other_columns(tmp_path):
     path = tmp_path / "rows.csv"
-    store.append_rows(path, [*"abcdf"], [{"a": 1, "f": 0.1234567}])
-    store.append_rows(path, [*"abcde"], [{"a": 2, "e": "x"}])
+    csv_rows.append(path, [{"a": 1, "f": 0.1234567}], "abcdf")
+    csv_rows.append(path, [{"a": 2, "e": "x"}], "abcde")
     assert path.read_text() == "a,b,c,d,e,f\n1,,,,,0.123457\n2,,,,x,\n"
     with pytest.raises(InputError, match="rows.csv exists and was not written by e3jax"):
-        store.append_rows(path, [*"abxy"], [{"a": 3}])
+        csv_rows.append(path, [{"a": 3}], "abxy")
     assert path.read_text() == "a,b,c,d,e,f\n1,,,,,0.123457\n2,,,,x,\n"
 
 
-@pytest.mark.parametrize("name", ["quick", "quick_embedded", "quick_bfloat16", "ablations"])
+@pytest.mark.parametrize("name", ["quick", "quick_embedded", "ablations"])
 def test_the_repositorys_results_are_read(name):
     rows = store.read_csv(ROOT / "results" / f"{name}.csv")
     assert {row["max_images"] for row in rows} == {500}
-    assert {row["precision"] for row in rows} <= {"float32", "bfloat16"}
+    assert {row["precision"] for row in rows} == {"float32"}
     assert all(row["train_seed"] == row["seed"] for row in rows)
-    assert (name == "quick_bfloat16") == (rows[0]["precision"] == "bfloat16")
 
 
-def test_folders_of_the_first_edition_are_read(tmp_path):
-    """Their rows have neither train_seed nor, before that, precision."""
-    folder = store.Folder(tmp_path)
-    [row] = keep(folder, a_run())
-    new = {**row, "inlier_class": 5}
-    for column in ("train_seed", "precision", "constants"):
-        del row[column]
-    old = {"format": 2, "rows": [row]}
-    (folder.runs / f"{a_run().name}.json").write_text(json.dumps(old))
-    other = a_run(inlier_class=5).name
-    (folder.runs / f"{other}.json").write_text(json.dumps({"format": 3, "rows": [new]}))
-    first, second = folder.rows()
-    assert {**first, "inlier_class": 5} == second
+def test_the_oldest_rows_of_the_repository_are_read():
+    """They have neither train_seed nor precision nor max_images."""
+    rows = store.read_csv(ROOT / "results" / "quick_bfloat16.csv")
+    assert {row["protocol"] for row in rows} == {"quick1-bfloat16"} and len(rows) == 30
+    assert {(row["train_seed"], row["max_images"]) for row in rows} == {(None, None)}
 
 
 def test_fifteen_thousand_finished_runs_are_found_and_read_in_ten_seconds(tmp_path, grid):
@@ -373,11 +370,11 @@ def test_fifteen_thousand_finished_runs_are_found_and_read_in_ten_seconds(tmp_pa
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--shard", "0/4"], "'0/4' is no shard"),
-        (["--shard", "5/4"], "'5/4' is no shard"),
-        (["--shard", "half"], "'half' is no shard"),
-        (["--engine", "ray", "--share", "GPU=none"], "'GPU=none' is no share"),
-        (["--engine", "ray", "--share", "CPU=0"], "'CPU=0' is no share"),
+        (["--shard", "0/4"], "invalid shard '0/4'"),
+        (["--shard", "5/4"], "invalid shard '5/4'"),
+        (["--shard", "half"], "invalid shard 'half'"),
+        (["--engine", "ray", "--share", "GPU=none"], "invalid share 'GPU=none'"),
+        (["--engine", "ray", "--share", "CPU=0"], "invalid share 'CPU=0'"),
         (["--share", "GPU=1"], "need --engine ray"),
         (["--ray-address", "here:1"], "need --engine ray"),
         (["--engine", "ray", "--runs-at-once", 2], "leave out"),
@@ -445,6 +442,10 @@ def test_a_failing_run_is_told_at_the_end_and_tried_again(command, monkeypatch, 
     assert code == 0 and "3 of them finished before" in told
     assert len(rows(folder)) == 4 and not list((folder / "runs").glob("*.failed"))
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    [mean] = {line for line in told.splitlines() if "mean AUROC" in line}
+    assert mean.startswith("mnist ratio 0.1 seed 0 pixel-knn: mean AUROC of 2 classes ")
+    knn = [row["auroc"] for row in rows(folder) if row["method"] == "pixel-knn"]
+    assert mean.endswith(f"{np.mean(knn):.1%}")
     code, again, told = command(*PIXELS)
     assert code == 0 and "4 of them finished before" in told and "[1/" not in told
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}

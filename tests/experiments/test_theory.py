@@ -1,6 +1,5 @@
 """Eq. 3's script measures the gradients it means, and its sharper prediction is right."""
 
-import argparse
 import csv
 
 import jax
@@ -12,19 +11,21 @@ import pytest
 import theory
 from commands import here
 from conftest import ROOT
+from eq3 import cases, network
+from eq3.figure import draw
 
 from e3jax import operations
 from e3jax.images import to_unit
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
-ARGUMENTS = argparse.Namespace(ratios=(0.2,), hidden=32)
+SIZES = ((0.2,), 32)  # ratios and hidden units
 
 
 @pytest.fixture(scope="module")
 def synthetic():
-    cases = theory.synthetic_cases(ARGUMENTS)
-    return {case.data.name: case for case in cases if case.varied == "ratio"}
+    every = cases.synthetic_cases(*SIZES)
+    return {case.data.name: case for case in every if case.varied == "ratio"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def unit_pixels(mnist, n):
 
 
 def test_weights_are_independent_and_uniform():
-    weights = theory.initialise(jax.random.key(0), 300, 200, 111)
+    weights = network.initialise(jax.random.key(0), 300, 200, 111)
     assert [weight.shape for weight in weights] == [(111,), (200, 111), (200,), (300, 200)]
     values = np.concatenate([np.ravel(weight) for weight in weights])
     assert len(np.unique(values)) > 0.98 * len(values)  # float32 has few enough to meet again
@@ -50,18 +51,18 @@ def test_gradients_are_those_of_the_loss_of_one_operations_views(mnist):
     labels = np.arange(30) % 3
     groups = np.stack([np.arange(30) < 20, np.arange(30) >= 20])
     keys = jax.random.split(jax.random.key(0), 2)
-    squares = theory.squared_gradients(keys, views, labels, groups, hidden, k)
+    squares = network.squared_gradients(keys, views, labels, groups, hidden, k)
     assert squares.shape == (2, 2, k)
 
     @jax.jit
     @jax.grad
     def gradient(weights, mask):
-        logits, _ = theory.apply(weights, views)
+        logits, _ = network.apply(weights, views)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels))
         return jnp.sum(losses * mask)
 
     for s, key in enumerate(keys):
-        weights = theory.initialise(key, views.shape[1], hidden, k)
+        weights = network.initialise(key, views.shape[1], hidden, k)
         for g, c in np.ndindex(2, k):
             bias, kernel, *_ = gradient(weights, groups[g] & (labels == c))
             expected = jnp.sum(kernel[:, c] ** 2) + bias[c] ** 2
@@ -72,39 +73,37 @@ def test_gradients_are_those_of_the_loss_of_one_operations_views(mnist):
 def test_kernel_is_the_mean_over_random_units(mnist, contrast):
     views, units = unit_pixels(mnist, 20) * contrast, 20_000
     groups = np.stack([np.arange(20) < 3, np.arange(20) >= 3])
-    weights = theory.initialise(jax.random.key(0), views.shape[1], units, 2)
-    _, h = theory.apply(weights, views)
+    weights = network.initialise(jax.random.key(0), views.shape[1], units, 2)
+    _, h = network.apply(weights, views)
     expected = [np.sum(h[g] @ h[g].T) / units * 7 + g.sum() ** 2 for g in groups]
-    np.testing.assert_allclose(theory.kernel_sums(views, groups, 7), expected, rtol=0.01)
+    np.testing.assert_allclose(network.kernel_sums(views, groups, 7), expected, rtol=0.01)
 
 
 def test_ratio_of_means_and_its_interval():
     generator = np.random.default_rng(0)
     b = generator.uniform(1, 2, (400, 3))
-    ratio, low, high = theory.ratio_of_means(2 * b, b)
+    ratio, low, high = cases.ratio_of_means(2 * b, b)
     np.testing.assert_allclose([ratio, low, high], 2)
     a = generator.uniform(1, 2, (400, 3))
-    ratio, low, high = theory.ratio_of_means(a, b)
+    ratio, low, high = cases.ratio_of_means(a, b)
     np.testing.assert_allclose(ratio, a.mean(axis=0) / b.mean(axis=0))
     # The delta method's, for two independent uniform samples.
     half = 1.96 * np.sqrt(2 * (1 / 12) / 1.5**2 / 400)
     np.testing.assert_allclose([ratio - low, high - ratio], half, rtol=0.15)
 
 
-def test_every_class_is_a_case_and_the_first_has_more(mnist, monkeypatch):
-    monkeypatch.setattr(theory.datasets, "load", lambda name, **options: mnist)
-    arguments = argparse.Namespace(**vars(ARGUMENTS), datasets=["mnist"], data_dir=None)
-    cases = list(theory.real_cases(arguments, print))
-    assert [case.inlier_class for case in cases if case.varied == "ratio"] == list(range(10))
-    assert [case.most_outliers for case in cases if case.varied == "n_outliers"] == [1, 2, 5, 10]
-    assert all(np.bincount(case.data.labels).max() <= 500 for case in cases[:-1])
-    assert [case.max_images for case in cases if case.varied == "n_inliers"] == [5000]
+def test_every_class_is_a_case_and_the_first_has_more(mnist):
+    every = list(cases.real_cases(mnist, *SIZES))
+    assert [case.inlier_class for case in every if case.varied == "ratio"] == list(range(10))
+    assert [case.most_outliers for case in every if case.varied == "n_outliers"] == [1, 2, 5, 10]
+    assert all(np.bincount(case.data.labels).max() <= 500 for case in every[:-1])
+    assert [case.max_images for case in every if case.varied == "n_inliers"] == [5000]
 
 
 def test_eq_3_holds_on_digits_and_the_kernel_says_how_well(mnist, operation_set):
-    case = theory.Case(mnist, 1, 32, ratio=0.2)
-    rows = theory.measure(case, operation_set, 60)
-    assert rows["operation"].tolist() == theory.OPERATIONS
+    case = cases.Case(mnist, 1, 32, ratio=0.2)
+    rows = cases.measure(case, operation_set, 60)
+    assert rows["operation"].tolist() == cases.OPERATIONS
     assert (rows[["n_inliers", "n_outliers", "ratio"]] == [400, 100, 0.2]).all(axis=None)
     assert (rows["predicted_ratio"] == 16).all()
     measured = rows["measured_over_predicted"]
@@ -124,14 +123,14 @@ def test_eq_3_holds_on_digits_and_the_kernel_says_how_well(mnist, operation_set)
     ],
 )
 def test_eq_3_fails_where_one_group_alone_is_coherent(synthetic, operation_set, name, low, high):
-    rows = theory.measure(synthetic[name], operation_set, 40)
+    rows = cases.measure(synthetic[name], operation_set, 40)
     found = rows[["measured_over_predicted", "kernel_prediction_over_predicted"]]
     assert ((low < found) & (found < high)).all(axis=None)
 
 
 def test_one_outlier_is_coherent_by_itself(synthetic, operation_set):
     case = synthetic["all noise"]._replace(most_outliers=1, ratio=0.1)
-    rows = theory.measure(case, operation_set, 40)
+    rows = cases.measure(case, operation_set, 40)
     assert (rows[["n_inliers", "n_outliers", "ratio"]] == [450, 1, 1 / 451]).all(axis=None)
     assert rows["measured_over_predicted"].between(0.5, 0.65, inclusive="neither").all()
 
@@ -150,13 +149,12 @@ def test_the_command_writes_its_table_and_figure(monkeypatch, capsys, tmp_path):
     with open(tmp_path / "theory.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(pd.read_csv(ROOT / "results" / "theory.csv"))
-    args = argparse.Namespace(ratios=(0.1,), hidden=2)
-    assert len(rows) == len(list(theory.synthetic_cases(args))) * len(theory.OPERATIONS)
+    assert len(rows) == len(list(cases.synthetic_cases((0.1,), 2))) * len(cases.OPERATIONS)
     assert all(all(row.values()) for row in rows)
 
 
 def test_the_figure_of_the_rows_that_were_measured():
-    figure = theory.draw(pd.read_csv(ROOT / "results" / "theory.csv"))
+    figure = draw(pd.read_csv(ROOT / "results" / "theory.csv"))
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:4] == [f"{name}, a colour per inlier class" for name in theory.DATASETS] + [
         "synthetic images"

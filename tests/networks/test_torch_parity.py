@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from speed import pytorch
+from timing import pytorch
 
 from e3jax import training
 from e3jax.methods import dagmm

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from e3jax import operations, training
-from speed.backends import VIEWS_PER_CALL, Backend, timed
+from timing.backends import VIEWS_PER_CALL, Backend, timed
 
 _PAD = 2  # spline coefficients that e3jax's tables expect around an image
 

@@ -1,4 +1,4 @@
-"""Objects that live in a process of their own, and how to ask several of them in turns."""
+"""Modules and objects in processes of their own, and how to ask several of them in turns."""
 
 import contextlib
 import json
@@ -20,12 +20,12 @@ COLUMNS = tomllib.loads((_HERE / "columns.toml").read_text())
 
 
 class Worker(subprocess.Popen):
-    """An object in its own process, seen from the parent.
+    """A module, or an object, in its own process, seen from the parent.
 
     Between calls the process sleeps, so that other workers have the machine to themselves.
 
     Args:
-      name: "module:Class" of the object.
+      name: "module", or "module:Class" of the object.
       environment: variables on top of the parent's and of the module's in environments.toml.
       errors: file for what the process writes to stderr (default: the parent's).
       options: for the class, as JSON.
@@ -38,7 +38,7 @@ class Worker(subprocess.Popen):
         of_module = _ENVIRONMENTS.get(name.split(":")[0], {})
         path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
         env = os.environ | of_module | {"PYTHONPATH": path} | (environment or {})
-        words = [sys.executable, "-P", "-m", "speed.worker", name, json.dumps(options)]
+        words = [sys.executable, "-P", "-m", "timing.worker", name, json.dumps(options)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         super().__init__(words, env=env, text=True, **pipes)
 
@@ -49,7 +49,7 @@ class Worker(subprocess.Popen):
             super().__exit__(failure, *details)
 
     def ask(self, method: str, **options: Any) -> Any:
-        """Calls a method of the object and returns its answer.
+        """Calls a function of the module, or a method of the object, and returns its answer.
 
         Raises:
           ChildProcessError: if the process has ended.
@@ -88,7 +88,8 @@ def main() -> None:
     # What libraries print must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    served = pkgutil.resolve_name(sys.argv[1])(**json.loads(sys.argv[2]))
+    served, options = pkgutil.resolve_name(sys.argv[1]), json.loads(sys.argv[2])
+    served = served(**options) if callable(served) else served
     for line in sys.stdin:
         method, options = json.loads(line)
         print(json.dumps(getattr(served, method)(**options)), file=answers, flush=True)

@@ -11,7 +11,7 @@ from command import say
 from sweep.provenance import provenance
 
 from e3jax import networks, training
-from speed.worker import Worker, ask_all, in_turns
+from timing.worker import Worker, ask_all, in_turns
 
 _MEASURED = ["train", "score", "views"]
 _BATCH, _IMAGES = 64, 1000  # per device, and in the bank, where the devices grow
@@ -70,7 +70,7 @@ def _start(args, folder: str, name: str, config, cache="pair", **options) -> Wor
     """A backend's worker. Those of one network and cache share what JAX compiles."""
     environment = {"E3JAX_CACHE_DIR": f"{folder}/{cache}-{config.network}"}
     options |= {"config": config._asdict(), "shape": [args.images, 32, 32, args.channels]}
-    return Worker(f"speed.{name}", environment, **options)
+    return Worker(f"timing.{name}", environment, **options)
 
 
 def _rates(args, workers: dict[str, Worker], names: list[str]) -> pd.DataFrame:
@@ -182,7 +182,7 @@ def _grow(args, growth: str, sizes: list[tuple[int, int, dict]]) -> pd.DataFrame
     with contextlib.ExitStack() as stack:
         for i, (images, size, environment) in enumerate(sizes):
             job = {"config": config._replace(batch_size=size)._asdict()}
-            worker = Worker("speed.backends:Ours", environment, shape=[images, 32, 32, 1], **job)
+            worker = Worker("timing.backends:Ours", environment, shape=[images, 32, 32, 1], **job)
             workers[f"{i} "] = stack.enter_context(worker)
             worker.ask("prepare", names=names)
             row = vars(args) | {"growth": growth, "images": images, "batch_size": size}

@@ -1,0 +1,1 @@
+"""e3jax's own programs, compiled for accelerators that may be absent."""

@@ -1,0 +1,1 @@
+"""Eq. 3 of the paper, measured in the network that it is stated for."""

@@ -1,0 +1,1 @@
+"""Inlier priority, recorded during trainings."""

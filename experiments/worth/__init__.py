@@ -1,0 +1,1 @@
+"""What parts of the method are worth."""
