@@ -25,6 +25,10 @@ _PRECISIONS = {
     "bfloat16": (jnp.bfloat16, "tensorfloat32"),
 }
 PRECISIONS = tuple(_PRECISIONS)
+# On CPUs a loop may be split into tasks that overwrite what others have still to read, when no
+# thread is free to do them at once: in training two networks side by side, gradients of the fourth
+# step were off by 10 %. There is a device for each core, so nothing is lost.
+_CPU_OPTIONS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 # Compiler options on GPUs. Before jax 0.12 fusions of Triton's products can abort the process on
 # strided reads (openxla/xla#47381).
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ < (0, 12) else {}
@@ -77,7 +81,7 @@ def compiler_options(mesh: Mesh, level: int) -> dict[str, Any] | None:
         thirds of the default level's time, and it runs as fast.
     """
     if is_cpu(mesh):
-        return {"xla_backend_optimization_level": level}
+        return {"xla_backend_optimization_level": level, **_CPU_OPTIONS}
     return GPU_OPTIONS if mesh.devices.flat[0].platform in ("gpu", "cuda") else None
 
 
