@@ -89,7 +89,7 @@ def compile_each(cases: list[Case], hlo: Path | None) -> Iterator[dict]:
     """Rows of cases, compiled in another process: a case that ends it costs only that case."""
     cases, hlo = collections.deque(cases), hlo and str(hlo)
     while cases:
-        errors = tempfile.TemporaryFile("w+")
+        errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, the next line closes it
         with errors, Worker("compiled.compiler", errors=errors) as worker:
             try:
                 while cases:

@@ -35,7 +35,8 @@ def main() -> int:
 def work(args: argparse.Namespace) -> None:
     if args.write:
         files.check_output(args.write, _MARK)
-        return files.write_text(args.write, page(ROOT / "results"))
+        files.write_text(args.write, page(ROOT / "results"))
+        return
     runs = []
     for file in args.files:
         try:

@@ -8,6 +8,7 @@ from e3jax.errors import InputError
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
+    """Reads folders into a bank, or joins banks; returns the exit code."""
     if len(args.photos) > 1 and all(map(bank.is_bank, args.photos)):
         made = bank.join(args.out, args.photos)
     else:

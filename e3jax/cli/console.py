@@ -20,12 +20,14 @@ class Console(console.Console):
     """A console whose reader may have enough, or whose disk may be full: the work goes on."""
 
     def print(self, *arguments, **options) -> None:
+        """Prints what rich would, if anything still takes it."""
         try:
             super().print(*arguments, **options)
         except OSError:
             ignore(self.file)
 
     def on_broken_pipe(self) -> None:
+        """Called by rich, which would end the program."""
         ignore(self.file)
 
 
@@ -83,6 +85,7 @@ def bars(console: Console) -> Iterator:
 
 
 def list_files(console: Console, what: str, paths: Sequence[str]) -> None:
+    """Prints the first of some files, each behind ``what``, and how many more there are."""
     for path in paths[:SHOWN]:
         console.print(f"{what}: {printable(path)}")
     if len(paths) > SHOWN:

@@ -18,6 +18,7 @@ from e3jax.work import exits
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command and its arguments; those that cannot be end the program with code 2."""
     parser = argparse.ArgumentParser(
         prog="e3jax",
         description=cli.__doc__,

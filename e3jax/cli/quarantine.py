@@ -11,6 +11,7 @@ from e3jax.work.files import FileState
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
+    """Moves files aside, or back; returns the exit code."""
     try:
         if args.undo:
             screen.print(f"{_count(quarantine.undo(args.report))} moved back")

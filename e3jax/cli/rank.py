@@ -13,6 +13,7 @@ from e3jax.training.checkpoint import TrainCheckpoint
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
+    """Learns a collection and ranks it; returns the exit code."""
     detector, reader = _detector(args), Reader(args.image_size, args.resize)
     out, save, shard = args.out, args.save, args.shard
     # All that can be wrong is reported before hours of work, not after them.

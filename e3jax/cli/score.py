@@ -8,6 +8,7 @@ from e3jax.devices import runtime
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
+    """Ranks new images; returns the exit code."""
     out, shard = args.out, args.shard
     detector = saving.load(args.model)
     photos = source.find(args.photos)

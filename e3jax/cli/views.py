@@ -10,6 +10,7 @@ from e3jax.report import sheet
 
 
 def run(args: argparse.Namespace, screen: console.Console) -> int:
+    """Draws the views of an image; returns the exit code."""
     sheet.check_output(args.out, [args.image])
     [image] = read([args.image]).images
     operation_set = operations.operation_set(args.operations)

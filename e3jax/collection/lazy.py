@@ -61,6 +61,7 @@ class LazyArray:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def tolist(self) -> list:
+        """All items, as of an array."""
         return self[:].tolist()
 
 

@@ -185,8 +185,7 @@ def _to_uint8(source: Any, value_range: tuple[float, float] | None) -> Any:
 def _as_pixels(
     pictures: Sequence[np.ndarray | HighDepthImage], reader: Reader
 ) -> tuple[np.ndarray, Reader]:
-    """Pictures, uint8 [h, w, 3] or of more than 8 bits, as uint8 [n, h, w, c], and how they were
-    read."""
+    """Pictures, uint8 [h, w, 3] or deeper, as uint8 [n, h, w, c], and how they were read."""
     known = reader.file_range.filled(ValueRange(floats=reader.value_range))
     file_range = common_range([p for p in pictures if isinstance(p, HighDepthImage)], known)
     pixels = np.stack(

@@ -1,0 +1,1 @@
+"""The detectors: E3Outlier, PyOD's contract, scikit-learn's adapter, files of them."""

@@ -247,7 +247,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
 
     @property
     def paths_(self) -> np.ndarray:
-        """str [n], files of the collection; image numbers for arrays.
+        """Files of the collection, str [n]; image numbers for arrays.
 
         Those of a bank stay on disk and are indexed like an array.
         """

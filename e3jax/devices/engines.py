@@ -139,6 +139,7 @@ class Ray(Executor):
         )(_on_worker)
 
     def submit(self, function: Callable, /, *args, **kwargs) -> Future:
+        """Calls a function on a worker; a future that is cancelled ends the call."""
         reference = self._task.remote(self._platform, function, *args, **kwargs)
         future = reference.future()
 

@@ -20,7 +20,7 @@ _ROUNDS = 20
 
 
 def shrink(residual: np.ndarray, threshold: float) -> np.ndarray:
-    """argmin over S of threshold * sum_i |S_i| + |S - residual|^2 / 2, |.| the norm of an image.
+    """The S that minimises threshold * sum_i |S_i| + |S - residual|^2 / 2, with norms of images.
 
     The proximal operator of the l2,1 norm over images [n, h, w, c].
     """

@@ -72,6 +72,7 @@ class Quarantine:
         return os.path.join(self.folder, move.name)
 
     def holds(self, move: Move) -> bool:
+        """Whether a file is in quarantine."""
         return os.path.lexists(self.place(move))
 
     @functools.cached_property

@@ -1,0 +1,1 @@
+"""What a ranking is written as: tables, a gallery, sheets of views."""

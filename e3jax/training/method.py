@@ -64,4 +64,5 @@ class Method:
 
     @property
     def name(self) -> str:
+        """That of the method's first scores."""
         return next(iter(self.scores))

@@ -1,0 +1,1 @@
+"""Work that takes long: files written whole, locks, what is kept, interrupts."""

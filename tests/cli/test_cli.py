@@ -126,7 +126,7 @@ def test_the_version():
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    ("arguments", "sentence"),
     [
         (["rank", "nowhere"], "nowhere does not exist, expected a folder of images"),
         (["rank", "empty"], "has no image files"),

@@ -137,8 +137,8 @@ def test_a_stopped_fit_goes_on_where_it_was(in_memory, on_disk, tmp_path, stop):
         if stage == stop and done > 1:
             raise KeyboardInterrupt
 
+    stopped = E3Outlier(**HOW, on_progress=on_progress)
     with pytest.raises(KeyboardInterrupt):
-        stopped = E3Outlier(**HOW, on_progress=on_progress)
         stopped.fit_in(tmp_path / "parts", on_disk, executor=Here(stop))
     again, counted = E3Outlier(**HOW), Here()
     assert again.fit_in(tmp_path / "parts", on_disk, executor=counted) and same(again, in_memory)

@@ -51,7 +51,7 @@ class Children:
     def __init__(self, log):
         env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONWARNINGS": "ignore"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.log = open(log, "w+")
+        self.log = open(log, "w+")  # noqa: SIM115, `close` closes it
         command = [sys.executable, "-c", PROGRAM]
         self.process = subprocess.Popen(command, env=env, stderr=self.log, **pipes)
 

@@ -150,7 +150,7 @@ def test_one_hot_value_is_clipped_and_leaves_all_other_images_as_they_are(few, g
 
 
 @pytest.mark.parametrize(
-    "collection, sentence",
+    ("collection", "sentence"),
     [
         (pd.DataFrame({"a": [1, 2]}), "give its column of paths, or .* e3jax.E3OutlierDetector"),
         (pa.table({"a": [1, 2]}), "columns are a, expected one of"),

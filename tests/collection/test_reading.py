@@ -78,7 +78,7 @@ def test_files_are_found_below_and_in_natural_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, sentence",
+    ("name", "sentence"),
     [("missing", "does not exist"), ("file", "is a file"), ("empty", "has no image files")],
 )
 def test_a_missing_or_empty_folder_is_one_sentence(tmp_path, name, sentence):
@@ -96,7 +96,7 @@ def reasons(folder):
 
 
 @pytest.mark.parametrize(
-    "name, remedy",
+    ("name", "remedy"),
     [
         ("x.jxl", "pip install pillow-jxl-plugin"),
         ("x.DNG", "export them as JPEG or PNG"),
@@ -214,7 +214,7 @@ assert not collection.unreadable and np.abs(collection.images - 90.0).max() < 3
 
 
 @pytest.mark.parametrize(
-    "package, format, ending, register",
+    ("package", "format", "ending", "register"),
     [
         ("pillow_heif", "HEIF", ".heic", "pillow_heif.register_heif_opener()"),
         ("pillow_jxl", "JXL", ".jxl", ""),
@@ -255,7 +255,7 @@ def flat(mode, value, size=(32, 32)):
 
 
 @pytest.mark.parametrize(
-    "name, image, expected",
+    ("name", "image", "expected"),
     [
         ("rgba.png", flat("RGBA", (255, 0, 0, 0)), (255, 255, 255)),
         ("half.png", flat("RGBA", (255, 0, 0, 128)), (255, 127, 127)),
@@ -347,7 +347,7 @@ def test_an_image_whose_orientation_cannot_be_read_is_taken_as_it_is(good, tmp_p
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(
-    "tag, kind", [(282, 2), (283, 7), (296, 12), (305, 5), (700, 4), (34665, 2)]
+    ("tag", "kind"), [(282, 2), (283, 7), (296, 12), (305, 5), (700, 4), (34665, 2)]
 )
 def test_tags_of_a_wrong_type_leave_no_tiff_out(good, tmp_path, order, tag, kind, zipped):
     turn = (274, 3, 1, struct.pack(order + "HH", 6, 0))
@@ -459,7 +459,7 @@ RAMP = np.linspace(0, 255, 1024).reshape(32, 32)
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize(
-    "dtype, top, known",
+    ("dtype", "top", "known"),
     [
         ("u2", 255, (0, 255)),
         ("u2", 1023, (0, 1023)),
@@ -495,7 +495,9 @@ def test_values_are_seen_in_containers_of_any_size(
         assert (black, white) == pytest.approx(known)
 
 
-@pytest.mark.parametrize("dtype, top", [("u2", 4095), ("f4", 1.0), ("f4", 900.0), ("i4", 90_000)])
+@pytest.mark.parametrize(
+    ("dtype", "top"), [("u2", 4095), ("f4", 1.0), ("f4", 900.0), ("i4", 90_000)]
+)
 def test_a_collection_shares_one_scale_so_that_a_dark_image_stays_dark(good, tmp_path, dtype, top):
     paths = [tmp_path / f"{i}.tif" for i in range(3)]
     for path, share in zip(paths, (1, 0.5, 0.05), strict=True):
@@ -660,7 +662,7 @@ def test_threads_that_read_at_once_leave_the_programs_filters_as_they_are(large)
 
 
 @pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("h, w", [(1, 1), (1, 5000), (5000, 3), (33, 31), (200, 100)])
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 5000), (5000, 3), (33, 31), (200, 100)])
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_every_size_becomes_square(good, tmp_path, fit, h, w, ending):
     image = np.full((h, w, 3), 200, np.uint8)

@@ -192,7 +192,7 @@ def test_kinds_of_arrays_with_the_same_pixels_score_alike(fitted, digits):
     np.testing.assert_array_equal(unit.decision_scores_, fitted.decision_scores_)
 
 
-@pytest.mark.parametrize("lowest, highest", [(0, 1), (-1, 1), (0, 255), (-3, 7)])
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 1), (-1, 1), (0, 255), (-3, 7)])
 def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, highest):
     floats = lowest + (highest - lowest) * (digits / 255)
     sentence = f"to range from {lowest} to {highest}: give value_range"
@@ -371,7 +371,7 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
 
 
 @pytest.mark.parametrize(
-    "images, sentence",
+    ("images", "sentence"),
     [
         (np.zeros((1, 8, 8), np.uint8), "expected at least 2"),
         (np.zeros((5, 64), np.uint8), r"shape \(5, 64\), expected \[n, h, w\]"),
@@ -391,7 +391,7 @@ def test_bad_images_are_one_sentence(images, sentence):
 
 
 @pytest.mark.parametrize(
-    "changed, sentence",
+    ("changed", "sentence"),
     [
         ({"contamination": 0}, "contamination is 0, expected"),
         ({"contamination": 0.6}, "contamination is 0.6, expected"),
@@ -516,7 +516,7 @@ def test_rankings_are_the_scores_in_their_order(fitted, digits):
 
 
 @pytest.mark.parametrize(
-    "n, steps", [(60, 157), (200, 433), (998, 433), (5000, 2168), (60_000, 3000)]
+    ("n", "steps"), [(60, 157), (200, 433), (998, 433), (5000, 2168), (60_000, 3000)]
 )
 def test_the_length_of_training_follows_the_collection(n, steps):
     config = parameters._config(E3Outlier().get_params(), n)

@@ -79,7 +79,7 @@ print(words)
 
 
 @pytest.mark.parametrize(
-    "installed, chosen, is_told",
+    ("installed", "chosen", "is_told"),
     [
         (["module"], {}, True),
         (["distribution"], {}, True),
@@ -123,7 +123,7 @@ def test_a_batch_takes_as_many_devices_as_it_divides_over():
 
 
 @pytest.mark.parametrize(
-    "precision, word", [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "HIGH")]
+    ("precision", "word"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH"), ("bfloat16", "HIGH")]
 )
 def test_programs_are_exported_for_absent_platforms_at_their_precision(precision, word):
     """Without a precision, accelerators round the factors of float32 products."""

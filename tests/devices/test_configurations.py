@@ -198,8 +198,8 @@ def test_keys_of_any_kind_do(digits):
 @pytest.mark.parametrize("key", [0, None, "a", np.zeros(3, np.uint32), np.zeros((2, 2), np.uint32)])
 def test_what_is_not_a_key_is_one_sentence(digits, key):
     for use in (fitting.fit, EVIDENCE["shape"].fit):
+        options = () if use is fitting.fit else (Context(),)
         with pytest.raises(InputError, match="^the key is not one of JAX's, or several: .*$"):
-            options = () if use is fitting.fit else (Context(),)
             use(key, np.resize(digits, (1001, *digits.shape[1:])), *options)
 
 

@@ -34,7 +34,7 @@ def photos(digits, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    ("arguments", "sentence"),
     [
         (["--network", "foo"], "unknown network 'foo'"),
         (["--seed", "-1"], "random_state is -1, expected an integer from 0"),
@@ -164,7 +164,7 @@ def test_programs_are_kept_in_a_new_folder_that_is_private(
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has other permissions")
 @pytest.mark.parametrize(
-    "what, mode, owner, is_kept",
+    ("what", "mode", "owner", "is_kept"),
     [
         ("compiled", 0o777, None, True),  # it is made private
         ("", 0o755, None, True),
@@ -251,7 +251,7 @@ def test_output_in_ascii_and_a_cache_that_cannot_be_written(photos, tmp_path):
     assert told == (not runtime._REFUSES_KEPT)
 
 
-@pytest.mark.parametrize("closed, other", [("stdout", "stderr"), ("stderr", "stdout")])
+@pytest.mark.parametrize(("closed", "other"), [("stdout", "stderr"), ("stderr", "stdout")])
 def test_a_reader_that_has_enough_changes_neither_exit_code_nor_report(
     photos, tmp_path, closed, other
 ):

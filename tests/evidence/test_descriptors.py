@@ -51,7 +51,7 @@ def test_a_layout_is_the_image_in_low_resolution(side):
         np.testing.assert_allclose(found, pooled, rtol=1e-5)
 
 
-@pytest.mark.parametrize("degrees, sector", [(0, 0), (30, 1), (90, 3), (150, 5)])
+@pytest.mark.parametrize(("degrees", "sector"), [(0, 0), (30, 1), (90, 3), (150, 5)])
 @pytest.mark.parametrize("period", [3, 12])
 def test_statistics_see_the_scale_and_direction_of_a_texture(degrees, sector, period):
     found = np.asarray(descriptors.statistics(grating(degrees, period=period)))

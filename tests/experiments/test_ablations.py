@@ -35,7 +35,7 @@ def test_every_factor_changes_itself_alone():
 
 
 @pytest.mark.parametrize("base", [QUICK, PAPER])
-@pytest.mark.parametrize("names, k, epochs", [("RA", 72, 4), ("RA+IA", 88, 3)])
+@pytest.mark.parametrize(("names", "k", "epochs"), [("RA", 72, 4), ("RA+IA", 88, 3)])
 def test_operations_are_compared_at_equal_lengths_and_at_the_papers(base, names, k, epochs):
     lengths = {
         protocol.name: protocol.config(E3OUTLIER, grey=True).num_steps(500)

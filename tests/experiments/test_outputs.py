@@ -59,7 +59,7 @@ OUTPUTS = [
 
 
 @pytest.mark.parametrize(
-    "module, arguments, name", OUTPUTS, ids=[f"{m.__name__} {name}" for m, _, name in OUTPUTS]
+    ("module", "arguments", "name"), OUTPUTS, ids=[f"{m.__name__} {name}" for m, _, name in OUTPUTS]
 )
 def test_a_file_of_somebody_elses_stays_and_nothing_is_begun(
     monkeypatch, capsys, tmp_path, mnist, module, arguments, name

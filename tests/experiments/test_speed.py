@@ -71,7 +71,7 @@ def random_variables(network):
 # --- The PyTorch programs ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels, count", [(1, 1_224_479), (3, 1_224_767)])
+@pytest.mark.parametrize(("channels", "count"), [(1, 1_224_479), (3, 1_224_767)])
 def test_the_network_has_the_papers_number_of_parameters(channels, count):
     network = pytorch.wide_resnet("wrn-10-4", K, channels)
     assert sum(p.numel() for p in network.parameters()) == count
@@ -205,7 +205,7 @@ def test_growth_has_a_row_for_every_size(run_script, tmp_path, one_device):
 
 
 @pytest.mark.parametrize(
-    "args, sentence",
+    ("args", "sentence"),
     [
         (("--network", "resnet"), "expected wrn-DEPTH-WIDTH"),
         (("--rounds", 0), "give a positive number"),

@@ -368,7 +368,7 @@ def test_fifteen_thousand_finished_runs_are_found_and_read_in_ten_seconds(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    ("arguments", "sentence"),
     [
         (["--shard", "0/4"], "invalid shard '0/4'"),
         (["--shard", "5/4"], "invalid shard '5/4'"),
@@ -400,7 +400,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    ("arguments", "sentence"),
     [
         (["--classes", 11], "has the inlier class 11"),
         (["--classes", -1], "has the inlier class -1"),

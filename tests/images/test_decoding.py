@@ -62,7 +62,7 @@ def read_values(folder, arrays):
 
 @pytest.mark.parametrize("range_", RANGES)
 @pytest.mark.parametrize(
-    "spoil, count",
+    ("spoil", "count"),
     [(spoilt_pixels, 1), (spoilt_pixels, 12), (spoilt_areas, 3), (spoilt_files, 1)],
 )
 def test_files_of_far_values_leave_all_others_as_they_are(tmp_path, range_, spoil, count):
@@ -90,9 +90,9 @@ def spoilt_brightness(values, near):
     values[:] = values * (near / values.max())
 
 
-@pytest.mark.parametrize("top, near", NEAR)
+@pytest.mark.parametrize(("top", "near"), NEAR)
 @pytest.mark.parametrize(
-    "spoil, n, count",
+    ("spoil", "n", "count"),
     [
         (spoilt_pixels, 12, 1),
         (spoilt_pixels, 12, 12),
@@ -110,9 +110,9 @@ def test_a_few_values_of_the_next_depth_do_not_set_it(tmp_path, top, near, spoil
     )
 
 
-@pytest.mark.parametrize("top, near", NEAR)
+@pytest.mark.parametrize(("top", "near"), NEAR)
 @pytest.mark.parametrize(
-    "spoil, n, count",
+    ("spoil", "n", "count"),
     [
         (spoilt_areas, 12, 4),
         (spoilt_areas, 4, 1),
@@ -205,7 +205,7 @@ def gdal(value: str) -> tuple:
 
 
 @pytest.mark.parametrize(
-    "dtype, absent, tag",
+    ("dtype", "absent", "tag"),
     [
         ("f4", np.nan, None),
         ("f4", np.inf, None),
@@ -307,7 +307,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize(
-    "colour, opacity, is_black",
+    ("colour", "opacity", "is_black"),
     [
         ((255, 255, 255), 255, True),
         ((255, 255, 255), 100, True),

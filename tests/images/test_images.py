@@ -157,7 +157,7 @@ def test_the_usual_range_of_floats(values, expected):
     assert usual_range(np.array([values])) == expected
 
 
-@pytest.mark.parametrize("scale, shift", [(1, 0), (2, -1), (255, 0), (9, 5)])
+@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (2, -1), (255, 0), (9, 5)])
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -192,7 +192,7 @@ def test_the_extremes_of_images_are_their_own_unless_a_gap_shows_isolated_ones()
     assert value_extremes(with_alpha).max() < 11
 
 
-@pytest.mark.parametrize("n, is_counted", [(2, True), (4, True), (5, False), (12, False)])
+@pytest.mark.parametrize(("n", "is_counted"), [(2, True), (4, True), (5, False), (12, False)])
 def test_up_to_a_quarter_of_five_images_or_more_set_no_range(n, is_counted):
     extremes = np.array([[2.0, 5.0]] * n)
     extremes[: max(n // 4, 1)] = 7, 90
@@ -201,7 +201,7 @@ def test_up_to_a_quarter_of_five_images_or_more_set_no_range(n, is_counted):
     assert usual_range(np.concatenate([blank, [[2.0, 90.0]]])) == (2, 90)
 
 
-@pytest.mark.parametrize("n, flat", [(4, 1), (4, 2), (9, 3), (3, 9)])
+@pytest.mark.parametrize(("n", "flat"), [(4, 1), (4, 2), (9, 3), (3, 9)])
 @pytest.mark.parametrize("value", [0, 65535])
 def test_images_of_a_single_value_set_no_range_and_are_none_of_the_quarter(n, flat, value):
     extremes = np.array([[2.0, 5.0]] * n + [[value, value]] * flat)

@@ -202,7 +202,7 @@ def test_losses_of_a_whole_batch_have_its_gradient_on_every_number_of_devices(lo
 
 
 @pytest.mark.parametrize(
-    "name, steps",
+    ("name", "steps"),
     [("cae", 13_672), ("drae", 13_672), ("rdae", 1_094), ("dagmm", 1_368)],
 )
 def test_the_papers_epochs_over_7000_images(name, steps):

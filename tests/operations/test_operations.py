@@ -68,11 +68,10 @@ def reference_views(x):
         flipped = x[:, ::-1] if flip else x
         for t_row in (0, -step, step):
             for t_col in (0, -step, step):
-                for turns in (0, 1, 2, 3):
-                    views.append(np.rot90(shifted(flipped, t_row, t_col), turns))
+                moved = shifted(flipped, t_row, t_col)
+                views += [np.rot90(moved, turns) for turns in (0, 1, 2, 3)]
     for flip in (False, True):
-        for angle in ANGLES:
-            views.append(rotated(x[:, ::-1] if flip else x, angle))
+        views += [rotated(x[:, ::-1] if flip else x, angle) for angle in ANGLES]
     views += [rearranged(x, p) for p in itertools.permutations(range(4)) if p != (0, 1, 2, 3)]
     return np.stack(views)
 

@@ -1198,7 +1198,7 @@ class Children:
         command = [sys.executable, str(ROOT / "tests" / "kills.py")]
         env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.log = open(log, "w+")
+        self.log = open(log, "w+")  # noqa: SIM115, `close` closes it
         self.process = subprocess.Popen(command, env=env, stderr=self.log, **pipes)
 
     def run(self, *commands, at_line=None, after=None, number=signal.SIGKILL):

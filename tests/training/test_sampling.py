@@ -23,7 +23,7 @@ def orders(seed, n, k, batch_size, batches):
 
 
 @pytest.mark.parametrize(
-    "n, k, batch_size",
+    ("n", "k", "batch_size"),
     [
         (60, 111, 128),
         (7, 23, 64),

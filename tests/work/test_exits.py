@@ -1,5 +1,6 @@
 """How commands end: what each exit code means, Ctrl-C at any moment, crashes."""
 
+import contextlib
 import os
 import re
 import signal
@@ -100,10 +101,8 @@ def interrupt():
 
 def test_ctrl_c_that_somebody_catches_is_heard_by_the_next_step(heard):
     exits.check_interrupts()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         interrupt()
-    except KeyboardInterrupt:
-        pass
     with pytest.raises(KeyboardInterrupt):
         exits.check_interrupts()
     with pytest.raises(KeyboardInterrupt):

@@ -163,6 +163,7 @@ class Moved(NamedTuple):
     stayed: frozenset[str] = frozenset()
 
     def __call__(self, path: str) -> str:
+        """What a file is called now."""
         folder, name = os.path.split(path)
         relative, branch = _branch(folder, self.before)
         if self.before == self.now or branch in self.stayed:

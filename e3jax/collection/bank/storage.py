@@ -66,6 +66,7 @@ class About(NamedTuple):
         return f"of {what} with image size {self.side}{resize}"
 
     def write(self, folder: Path) -> None:
+        """Writes it into a bank, which is whole from then on."""
         files.write_text(folder / ABOUT, json.dumps({"e3jax": "bank"} | self._asdict()))
 
 
@@ -106,6 +107,7 @@ def arrow() -> Any:
 
 
 def shard_path(folder: Path, number: int) -> Path:
+    """The file of a bank's shard."""
     return folder / f"{number:07d}.arrow"
 
 
@@ -185,12 +187,12 @@ class Shard:
         return (table if rows is None else table.take(rows)).columns
 
     def paths(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """str [m]"""
+        """Names of files as they are now, str [m]."""
         [paths] = self._columns(rows, "path")
         return np.array([self._renamed(os.fsdecode(p)) for p in paths.to_pylist()], object)
 
     def states(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """int64 [m, 4], of :class:`e3jax.work.files.FileState`."""
+        """Fields of :class:`e3jax.work.files.FileState`, int64 [m, 4]."""
         columns = self._columns(rows, *FileState._fields)
         return np.stack([column.to_numpy() for column in columns], axis=1)
 
@@ -247,6 +249,7 @@ def load(path: Path, renamed: Callable[[str], str] = str) -> Shard | None:
 
 
 def damaged(path: Path) -> InputError:
+    """The error to raise for a shard that cannot be read."""
     where, number = path.parent, int(path.stem)
     return InputError(f"{where} is damaged, shard {number} is missing or not whole: {AGAIN}")
 
