@@ -27,7 +27,7 @@ _HOMES = {
     "score": "training.fitting",
     "write_gallery": "report.gallery",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 _WINGS = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
 
 

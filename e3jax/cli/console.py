@@ -1,6 +1,7 @@
 """What commands show: messages, progress bars, lists of files."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -38,7 +39,7 @@ def ignore(stream) -> None:
 
 def start() -> Console:
     """The console of a command, on standard error; standard output takes any file name."""
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 

@@ -131,8 +131,8 @@ def _command(commands, name: str, text: str) -> argparse.ArgumentParser:
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Says the default of each option that has one, unless its text does."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        says_it = action.default in (None, False) or "default" in action.help
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_it = action.default in (None, False) or "default" in (action.help or "")
         return action.help if says_it else super()._get_help_string(action)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.collection.lazy import LazyArray
+from e3jax.collection.lazy import AnyArray, LazyArray
 from e3jax.collection.reader import Reader
 from e3jax.errors import InputError
 
@@ -34,16 +34,16 @@ class Collection(NamedTuple):
       states: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file before it was
         read; None for what is not a file.
       thumbnails: of a bank, the content of a WebP file per image, b"" where it has none yet; else
-        empty.
+        None.
     """
 
-    images: np.ndarray | LazyArray
-    ids: np.ndarray | LazyArray
+    images: AnyArray
+    ids: AnyArray
     reader: Reader
     unreadable: list[Unreadable]
     digests: np.ndarray
-    states: np.ndarray | LazyArray | None = None
-    thumbnails: Sequence[bytes] | LazyArray = ()
+    states: AnyArray | None = None
+    thumbnails: LazyArray | None = None
 
     def check_complete(self) -> None:
         """Raises an InputError if a file could not be read; what was skipped does not count."""

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from e3jax.collection.lazy import AnyArray
+
 # Root mean squares of differences, in grey levels and as a share of the image's own contrast. A
 # picture saved again as JPEG of quality 50, or at half its size, differs by less in 32 x 32 pixels;
 # different digits and garments of the benchmarks differ by more, with few exceptions.
@@ -20,12 +22,12 @@ def digest(image: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little")
 
 
-def digests(images: np.ndarray) -> np.ndarray:
+def digests(images: AnyArray) -> np.ndarray:
     """uint64 [n], of images uint8 [n, h, w, c]."""
     return np.fromiter(map(digest, images), np.uint64, len(images))
 
 
-def exact(images: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+def exact(images: AnyArray, known: np.ndarray | None = None) -> np.ndarray:
     """For each image its first exact copy, int [n]: a position, its own if it is the first.
 
     Args:

@@ -65,6 +65,9 @@ class LazyArray:
         return self[:].tolist()
 
 
+AnyArray = np.ndarray | LazyArray  # in memory, or in blocks on a disk
+
+
 def _positions(index, n: int) -> np.ndarray:
     """An index of any kind as positions."""
     if isinstance(index, slice):

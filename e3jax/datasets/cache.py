@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from e3jax.datasets.specs import SPECS, Candidate, Dataset, make_dataset
 from e3jax.work import tensors
@@ -16,7 +17,7 @@ def through_cache(
     """Loads a dataset from its cache file if that is intact and fresh, else from its source."""
     place = hashlib.blake2b(candidate.where.encode(), digest_size=8).hexdigest()
     path = cache / f"{name}-{place}.safetensors"
-    made_from = {"format": FORMAT, "name": name, "where": candidate.where}
+    made_from: dict[str, Any] = {"format": FORMAT, "name": name, "where": candidate.where}
     made_from["identity"] = candidate.identity
     try:
         return _read(path, made_from)

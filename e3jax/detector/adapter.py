@@ -62,7 +62,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         Raises:
           ValueError: bad rows or parameters.
         """
-        X = validate_data(self, X, ensure_min_samples=2)
+        X = np.asarray(validate_data(self, X, ensure_min_samples=2))
         parameters = self.get_params()
         del parameters["image_shape"]
         shape = _shape(X) if self.image_shape is None else self.image_shape
@@ -77,7 +77,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X) -> np.ndarray:
         """Minus the detector's scores [n] of rows, larger = more normal."""
         check_is_fitted(self, "detector_")
-        X = validate_data(self, X, reset=False)
+        X = np.asarray(validate_data(self, X, reset=False))
         return -self.detector_.decision_function(self._filled(X, self.image_shape_))
 
     def decision_function(self, X) -> np.ndarray:

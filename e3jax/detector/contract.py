@@ -1,16 +1,21 @@
 """PyOD's contract: labels, probabilities and confidences that follow from scores."""
 
 import math
-import numbers
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.special
 import scipy.stats
 
+from e3jax.evidence import thresholds
+
 
 class OutlierContract:
     """What all of PyOD's detectors offer, for one with ``fit`` and ``decision_function``."""
 
+    fit: Callable[..., Any]
+    decision_function: Callable[..., np.ndarray]
     decision_scores_: np.ndarray
     threshold_: float
     parameters_: dict
@@ -82,7 +87,7 @@ class OutlierContract:
         n = len(self.decision_scores_)
         below = np.searchsorted(np.sort(self.decision_scores_), scores, side="right")
         share = self.parameters_["contamination"]
-        if not isinstance(share, numbers.Real):
+        if not thresholds.is_number(share):
             share = self.labels_.mean()
         posterior = (1 + below) / (2 + n)
         outlier = 1 - scipy.stats.binom.cdf(n - int(n * share), n, posterior)

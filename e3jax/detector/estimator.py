@@ -9,11 +9,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax.collection import Collection, copies, read
+from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters, pipeline
 from e3jax.detector.contract import OutlierContract
 from e3jax.evidence import Context, model as models, thresholds
-from e3jax.evidence.health import HealthWarning
-from e3jax.evidence.model import Measurement, Work
+from e3jax.evidence.health import Health, HealthWarning
+from e3jax.evidence.model import Measurement, Model, Work
 from e3jax.report.ranking import Ranking
 from e3jax.training import rules
 from e3jax.work.progress import no_progress
@@ -88,6 +89,15 @@ class E3Outlier(OutlierContract, BaseEstimator):
     >>> detector = E3Outlier(contamination=0.05).fit("photos/")  # doctest: +SKIP
     >>> detector.paths_[detector.labels_ == 1]  # doctest: +SKIP
     """
+
+    model_: Model
+    collection_: Collection
+    copy_of_: np.ndarray
+    near_copy_of_: np.ndarray
+    evidence_: dict[str, np.ndarray]
+    view_entropies_: AnyArray
+    remoteness_: np.ndarray
+    health_: Health
 
     def __init__(
         self,
@@ -176,14 +186,13 @@ class E3Outlier(OutlierContract, BaseEstimator):
         """Raises a ValueError, in one sentence, for parameters that ``fit`` would not take."""
         parameters.check(self.get_params(deep=False))
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self):
         """For pickle, which a progress bar does not survive."""
-        state = super().__getstate__()
         try:
             pickle.dumps(self.on_progress)
         except Exception:  # of any type
-            state = state | {"on_progress": no_progress}
-        return state
+            return vars(self) | {"on_progress": no_progress}
+        return super().__getstate__()
 
     def __getattr__(self, name: str):
         if name in _NOT_SAVED and "decision_scores_" in vars(self):
@@ -218,6 +227,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         """
         images = self._readable(X)
         measurement = models.measure(self.model_, images, self._context())
+        assert measurement, "only a shard leaves blocks to others"
         return self._scores(images, measurement)
 
     def view_scores(self, X) -> rules.ViewScores:
@@ -231,7 +241,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         images = self._readable(X)
         return self.model_.network.view_scores(images, self._context(), "scoring")
 
-    def _readable(self, X) -> np.ndarray:
+    def _readable(self, X) -> AnyArray:
         """The images of a collection, all of which must be readable."""
         collection = self.read(X)
         collection.check_complete()
@@ -240,13 +250,13 @@ class E3Outlier(OutlierContract, BaseEstimator):
     def _context(self, store: Store | None = None) -> Context:
         return Context(on_progress=self.on_progress, store=store or Store())
 
-    def _scores(self, images: np.ndarray, measurement: Measurement) -> np.ndarray:
+    def _scores(self, images: AnyArray, measurement: Measurement) -> np.ndarray:
         """Scores of new images, lower for copies of what was frequent in the collection."""
         scores = models.score(self.model_, measurement.evidence)
         return self.model_.frequent.lowered(scores, images)
 
     @property
-    def paths_(self) -> np.ndarray:
+    def paths_(self) -> AnyArray:
         """Files of the collection, str [n]; image numbers for arrays.
 
         Those of a bank stay on disk and are indexed like an array.
@@ -267,7 +277,9 @@ class E3Outlier(OutlierContract, BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
-        return self._rank(X, Work())
+        ranking = self._rank(X, Work())
+        assert ranking, "only a shard leaves blocks to others"
+        return ranking
 
     def rank_in(self, folder, X, *, shard=(1, 1), executor=None) -> Ranking | None:
         """``rank``, keeping what is done in a folder, as ``fit_in`` does and with its arguments.

@@ -12,13 +12,14 @@ from sklearn.utils.validation import check_random_state
 
 from e3jax import choices, devices, networks, operations, training
 from e3jax.collection import Reader
+from e3jax.collection.lazy import AnyArray
 from e3jax.evidence import EVIDENCE, NETWORK, Context, thresholds
 from e3jax.training import fitting
 from e3jax.training.e3outlier import E3OUTLIER, FACTORED
 from e3jax.training.method import Method
 from e3jax.training.rules import RULES
 from e3jax.work.progress import Progress
-from e3jax.work.store import Store
+from e3jax.work.store import Arrays, Store
 
 # For time budgets: the shortest useful training, the cost of a trained view in scored views, and an
 # allowance for compiling.
@@ -33,11 +34,11 @@ def check(parameters: Mapping[str, Any]) -> None:
     thresholds.check_contamination(parameters["contamination"])
     for name in ("steps", "score_operations", "batch_size", "image_size"):
         value, is_optional = parameters[name], name in ("steps", "score_operations")
-        if (value == "auto" and is_optional) or (_is_integer(value) and value > 0):
+        if (_is_integer(value) and value > 0) or (is_optional and value == "auto"):
             continue
         raise ValueError(f"{name} is {value!r}, expected a positive integer")
     budget, side = parameters["time_budget"], parameters["image_size"]
-    if budget is not None and not (isinstance(budget, numbers.Real) and budget > 0):
+    if budget is not None and not (thresholds.is_number(budget) and budget > 0):
         raise ValueError(f"time_budget is {budget!r}, expected seconds above 0")
     if side % 2 or side < 4:
         raise ValueError(f"image_size is {side}, expected an even number from 4")
@@ -105,7 +106,7 @@ def kinds(parameters: Mapping[str, Any]) -> list[str]:
 
 def context(
     parameters: Mapping[str, Any],
-    images: np.ndarray,
+    images: AnyArray,
     store: Store,
     deadline: float | None,
     checkpoint: Callable[[Path], Any] | None,
@@ -122,8 +123,8 @@ def context(
     if score_operations == "auto":
         score_operations = config.k if n <= choices.LARGE else _SCORED
 
-    def resolve() -> dict[str, np.ndarray]:
-        steps = np.int64(config.steps)
+    def resolve() -> Arrays:
+        steps = np.int64(config.num_steps(n))
         if deadline is not None:
             views = n * min(score_operations, config.k)
             steps = _affordable(method, config, images, views, deadline)
@@ -156,7 +157,7 @@ def _config(parameters: Mapping[str, Any], n: int) -> training.TrainConfig:
         network = config.network if on_cpu else "wrn-10-4"
     if steps == "auto":
         epochs = 0.5 if on_cpu else 1.0
-        least = min(config.steps, config._replace(steps=None).num_steps(n))
+        least = min(config.num_steps(n), config._replace(steps=None).num_steps(n))
         most = _MOST_STEPS_CPU if on_cpu else _MOST_STEPS
         steps = max(least, min(math.ceil(epochs * n * config.k / batch_size), most))
     return config._replace(network=network, steps=int(steps))
@@ -165,7 +166,7 @@ def _config(parameters: Mapping[str, Any], n: int) -> training.TrainConfig:
 def _affordable(
     method: Method,
     config: training.TrainConfig,
-    images: np.ndarray,
+    images: AnyArray,
     views: int,
     deadline: float,
 ) -> np.ndarray:
@@ -180,4 +181,5 @@ def _affordable(
     seconds_per_view = (time.monotonic() - began) / (64 * config.k)
     left = deadline - time.monotonic() - seconds_per_view * views
     steps = (left - _COMPILE_SECONDS) / (_TRAIN_COST * seconds_per_view * config.batch_size)
-    return devices.broadcast_from_first(np.int32(min(config.steps, max(steps, _LEAST_STEPS))))
+    most = config.num_steps(len(images))
+    return devices.broadcast_from_first(np.int32(min(most, max(steps, _LEAST_STEPS))))

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_random_state
 
 from e3jax import choices, devices
 from e3jax.collection import Collection, copies, read
+from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters
 from e3jax.evidence import model as models, thresholds
 from e3jax.evidence.health import Health
@@ -31,7 +32,7 @@ class Fitted(NamedTuple):
     copy_of_: np.ndarray
     near_copy_of_: np.ndarray
     evidence_: dict[str, np.ndarray]
-    view_entropies_: np.ndarray
+    view_entropies_: AnyArray
     decision_scores_: np.ndarray
     remoteness_: np.ndarray
     threshold_: float
@@ -107,7 +108,7 @@ def _key(random_state: Any, store: Store) -> jax.Array:
     return devices.key(devices.broadcast_from_first(kept)[()])
 
 
-def _once(images: np.ndarray, copy_of: np.ndarray) -> tuple[np.ndarray, np.ndarray | slice]:
+def _once(images: AnyArray, copy_of: np.ndarray) -> tuple[AnyArray, np.ndarray | slice]:
     """The different images, and the position among them that each image of the collection has.
 
     Copies are trained, counted and scored once; but from a single image nothing is learnt.
@@ -142,7 +143,7 @@ def _name(settings: Mapping[str, Any], collection: Collection) -> str:
     return work_key(work="fit", images=shape, digests=digests, **relevant)
 
 
-def near_copies(images: np.ndarray, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def near_copies(images: AnyArray, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """For each image the first that it is a copy of to the eye, int [n].
 
     Of more than 20,000 different images the most outlying 20,000 are compared.
@@ -159,7 +160,7 @@ def near_copies(images: np.ndarray, copy_of: np.ndarray, scores: np.ndarray) -> 
 
 def _without_images(collection: Collection) -> Collection:
     nothing = collection.digests[:0]
-    return collection._replace(images=collection.images[:0], digests=nothing, thumbnails=())
+    return collection._replace(images=collection.images[:0], digests=nothing, thumbnails=None)
 
 
 def _health(model: Model, scores: np.ndarray, collection: Collection) -> Health:

@@ -10,8 +10,9 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,7 +45,8 @@ def ordered_map(
     if executor is None:
         yield from map(function, items)
         return
-    ahead = ahead or 2 * executor._max_workers  # all executors of the standard library have it
+    # All executors of the standard library have it.
+    ahead = ahead or 2 * executor._max_workers  # pyright: ignore[reportAttributeAccessIssue]
     futures = collections.deque()
     try:
         for item in items:
@@ -76,7 +78,7 @@ class _Processes(Executor):
     def __init__(self):
         self._max_workers = runtime.cores()
 
-    def _pool(self) -> Executor:
+    def _pool(self) -> Any:
         threads = {name: os.environ.get(name, "1") for name in _ONE_THREAD}
         return loky.get_reusable_executor(self._max_workers, timeout=_IDLE_SECONDS, env=threads)
 
@@ -167,7 +169,7 @@ def _on_worker(platform: str, function: Callable, /, *args, **kwargs) -> Any:
     return function(*args, **kwargs)
 
 
-def connect(address: str | None, **code: Any) -> dict[str, float]:
+def connect(address: str | None, **code: Any) -> Mapping[str, float]:
     """Joins a Ray cluster, or starts one on this machine; returns what it has.
 
     Args:
@@ -184,7 +186,7 @@ def connect(address: str | None, **code: Any) -> dict[str, float]:
     if ray.is_initialized():  # as for a bank before its ranking
         return ray.cluster_resources()
     address = address or os.environ.get("RAY_ADDRESS")
-    code["py_modules"] = [*importlib.util.find_spec("e3jax").submodule_search_locations]
+    code["py_modules"] = [str(Path(__file__).parents[1])]
     try:
         # Where nothing listens Ray would wait for many minutes.
         if at := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):

@@ -10,7 +10,7 @@ import numpy as np
 _CELLS, _ORIENTATIONS = 8, 9
 _RINGS, _SECTORS = 4, 6
 # Orthonormal (van de Sande et al. 2010).
-_OPPONENT = np.float32([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.float32([3, 2, 6]) ** 0.5
+_OPPONENT = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]], "f4") / np.array([3, 2, 6], "f4") ** 0.5
 
 
 def shape(x: jax.Array) -> jax.Array:

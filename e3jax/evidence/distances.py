@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
 from e3jax import devices
+from e3jax.collection.lazy import AnyArray
 from e3jax.evidence.kind import Context, Fit, Kind, Measured
 from e3jax.training import sampling
 
@@ -62,12 +63,12 @@ def descriptor(
       weight: see :class:`Kind`; a third each, so that three weigh as much as the network.
     """
 
-    def fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
+    def fit(key: jax.Array, images: AnyArray, context: Context) -> Fit:
         if len(images) > _REFERENCES:
             images = images[sampling.choose(key, len(images), _REFERENCES)]
         return Fit(references(_describe(describe, images, context.mesh), whitened))
 
-    def measure(model: References, images: np.ndarray, context: Context) -> Measured:
+    def measure(model: References, images: AnyArray, context: Context) -> Measured:
         values = [np.empty(0)]
         for start in range(0, len(images), _BLOCK):
             features = _describe(describe, images[start : start + _BLOCK], context.mesh)
@@ -95,10 +96,11 @@ def _whitening(features: np.ndarray) -> np.ndarray:
     deviation = features.std(axis=0, dtype=np.float64) + 1e-6
     covariance = LedoitWolf().fit(features / deviation).covariance_
     variance, directions = np.linalg.eigh(covariance)
-    return np.float32(directions / np.sqrt(np.maximum(variance, 1e-6)) / deviation[:, None])
+    axes = directions / np.sqrt(np.maximum(variance, 1e-6)) / deviation[:, None]
+    return axes.astype(np.float32)
 
 
-def _describe(describe: Describe, images: np.ndarray, mesh: Mesh | None) -> np.ndarray:
+def _describe(describe: Describe, images: AnyArray, mesh: Mesh | None) -> np.ndarray:
     """float32 [n, d] of images uint8 [n, h, w, c]."""
     return _describer(describe, mesh or devices.device_mesh())((), images)
 

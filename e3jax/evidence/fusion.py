@@ -53,7 +53,7 @@ def weighted_mean(values: Callable[[str], np.ndarray], weights: Mapping[str, flo
     """The weighted mean of all kinds of evidence, float64 [n]; one at a time is in memory."""
     ranked = sorted(weights.items())
     total = sum(weight for _, weight in ranked)
-    return sum(weight / total * values(name) for name, weight in ranked)
+    return np.asarray(sum(weight / total * values(name) for name, weight in ranked))
 
 
 def fuse_collection(

@@ -15,9 +15,9 @@ def check_fit(scores: ViewScores, k: int | None = None) -> str:
     operations (default: those of the scores): its pretext accuracy is at least a tenth of the way
     from chance 1/k to 1.
     """
-    k = k or scores.accuracy.shape[1]
     values = np.stack([scores.mean(rule) for rule in scores.rules])
-    return check_scores(values) or check_accuracy(float(np.mean(scores.accuracy)), k)
+    accuracy = float(np.mean(scores.accuracy))
+    return check_scores(values) or check_accuracy(accuracy, k or scores.accuracy.shape[1])
 
 
 def check_scores(values: np.ndarray) -> str:

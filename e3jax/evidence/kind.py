@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from e3jax.collection.lazy import AnyArray
 from e3jax.training import TrainConfig
 from e3jax.training.e3outlier import E3OUTLIER
 from e3jax.training.method import Method
@@ -21,11 +22,11 @@ class Measured(NamedTuple):
 
     Attributes:
       values: float64 [n], larger = more outlying, in units of its own.
-      view_entropies: float32 [n, k] in nats, of each view; None of all kinds but the network.
+      view_entropies: float32 [n, k] in nats, of each view; [0, 0] of all kinds but the network.
     """
 
     values: np.ndarray
-    view_entropies: np.ndarray | None = None
+    view_entropies: np.ndarray = np.empty((0, 0))
 
 
 class Fit(NamedTuple):
@@ -80,8 +81,8 @@ class Kind:
       phrase: what it says of an image that it finds unusual.
     """
 
-    fit: Callable[[jax.Array, np.ndarray, Context], Fit]
-    measure: Callable[[Any, np.ndarray, Context], Measured]
+    fit: Callable[[jax.Array, AnyArray, Context], Fit]
+    measure: Callable[[Any, AnyArray, Context], Measured]
     model: type
     weight: float = 1.0
     phrase: str

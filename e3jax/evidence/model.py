@@ -16,7 +16,7 @@ import numpy as np
 
 from e3jax import choices, devices
 from e3jax.collection import Reader
-from e3jax.collection.lazy import LazyArray
+from e3jax.collection.lazy import AnyArray, LazyArray
 from e3jax.devices import engines
 from e3jax.evidence import NETWORK, fusion, registered
 from e3jax.evidence.fusion import Distribution
@@ -62,7 +62,7 @@ class Measurement(NamedTuple):
     """
 
     evidence: dict[str, np.ndarray]
-    view_entropies: np.ndarray | LazyArray
+    view_entropies: AnyArray
 
 
 class Explanation(NamedTuple):
@@ -78,12 +78,12 @@ class Explanation(NamedTuple):
         scores are the network's alone.
     """
 
-    view_entropies: np.ndarray
+    view_entropies: AnyArray
     median: np.ndarray
     num_operations: int
     operation_set: OperationSet
     resize: str
-    surprises: Mapping[str, np.ndarray]
+    surprises: Mapping[str, AnyArray]
 
 
 class Work(NamedTuple):
@@ -111,7 +111,7 @@ HERE = Work()
 
 
 def fit(
-    key: jax.Array, images: np.ndarray, kinds: Sequence[str], reader: Reader, context: Context
+    key: jax.Array, images: AnyArray, kinds: Sequence[str], reader: Reader, context: Context
 ) -> tuple[Model, dict[str, Measured]]:
     """Fits kinds of evidence to a collection.
 
@@ -150,7 +150,7 @@ def with_distributions(model: Model, evidence: Mapping[str, np.ndarray]) -> Mode
 
 def measure(
     model: Model,
-    images: np.ndarray,
+    images: AnyArray,
     context: Context,
     known: Mapping[str, Measured] | None = None,
     work: Work = HERE,
@@ -198,7 +198,7 @@ def measure(
 
 
 def _measure(
-    model: Model, images: np.ndarray, context: Context, known: Mapping[str, Measured]
+    model: Model, images: AnyArray, context: Context, known: Mapping[str, Measured]
 ) -> Measurement:
     measured = {
         name: known[name] if name in known else registered(name).measure(part, images, context)
@@ -212,7 +212,7 @@ def _measure_block(block: tuple[Model, np.ndarray]) -> dict[str, np.ndarray]:
     """The evidence about a block, by kind, and its views' entropies in 8 bits."""
     model, images = block
     evidence, entropies = _measure(model, images, Context(), {})
-    return evidence | {"entropies": pack(entropies, model.network.num_operations)}
+    return evidence | {"entropies": pack(entropies[:], model.network.num_operations)}
 
 
 def _entropies_of(store: Any, names: Sequence[str], i: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from e3jax import choices, devices, operations, training
+from e3jax.collection.lazy import AnyArray
 from e3jax.devices import runtime
 from e3jax.errors import InputError
 from e3jax.evidence import health
@@ -15,7 +16,7 @@ from e3jax.evidence.kind import Context, Fit, Kind, Measured
 from e3jax.operations import OperationSet
 from e3jax.training import fitting, rules, sampling
 from e3jax.training.e3outlier import E3OUTLIER
-from e3jax.work.store import flat, nested
+from e3jax.work.store import Arrays, flat, nested
 
 _log = logging.getLogger(__name__)
 NETWORK = "network"
@@ -67,7 +68,7 @@ class TrainedNetwork(NamedTuple):
             return compiled
         return operations.subset(compiled, self.operation_indices)
 
-    def view_scores(self, images: np.ndarray, context: Context, stage: str) -> rules.ViewScores:
+    def view_scores(self, images: AnyArray, context: Context, stage: str) -> rules.ViewScores:
         """Scores of all views of images uint8 [n, h, w, c].
 
         Raises:
@@ -97,11 +98,11 @@ class TrainedNetwork(NamedTuple):
         return Measured(self.offset - (scores * self.weights).mean(axis=1), view_entropies)
 
 
-def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
+def _fit(key: jax.Array, images: AnyArray, context: Context) -> Fit:
     """Trains the network, and evaluates it on the collection or on 5,000 images of a large one."""
     n, side, _, channels = images.shape
     config = context.config
-    name = getattr(config.network, "__name__", config.network)
+    name = str(getattr(config.network, "__name__", config.network))
     used = (runtime.describe_devices(), name, f"{config.steps} steps", config.precision)
     _log.info(f"Device: {', '.join(used)}")
     trained = context.store.get_or_compute("trained", lambda: _train(key, images, context))
@@ -112,20 +113,20 @@ def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
         _scoring(config.k, context.score_operations),
         side,
         channels,
-        config.steps,
+        config.num_steps(n),
         config.precision,
         context.rule,
     )
     is_large = n > choices.LARGE
     sample = images[sampling.choose(devices.fold_in(key, 3), n, _SAMPLE)] if is_large else images
 
-    def evaluate() -> dict[str, np.ndarray]:
+    def evaluate() -> Arrays:
         scores = model.view_scores(sample, context, "sampling" if is_large else "scoring")
         return {
             "scores": scores.rules[context.rule],
             "entropies": entropies_of(scores),
             "accuracy": scores.accuracy.mean(),
-            "warning": health.check_fit(scores, config.k),
+            "warning": np.array(health.check_fit(scores, config.k)),
         }
 
     sampled = context.store.get_or_compute("sample", evaluate)
@@ -142,15 +143,15 @@ def _fit(key: jax.Array, images: np.ndarray, context: Context) -> Fit:
     return Fit(model, None if is_large else model.measured(scores, entropies))
 
 
-def _train(key: jax.Array, images: np.ndarray, context: Context) -> dict[str, np.ndarray]:
-    keeps = context.checkpoint and context.store.folder
+def _train(key: jax.Array, images: AnyArray, context: Context) -> dict[str, np.ndarray]:
+    folder, checkpoint = context.store.folder, context.checkpoint
     fitted = fitting.fit(
         key,
         images,
         context.method,
         context.config,
         mesh=context.mesh,
-        checkpoint=context.checkpoint(context.store.folder / "training") if keeps else None,
+        checkpoint=checkpoint(folder / "training") if checkpoint and folder else None,
         on_progress=context.on_progress,
     )
     return flat(devices.fetched(fitted.state.variables))
@@ -166,19 +167,19 @@ def entropies_of(scores: rules.ViewScores) -> np.ndarray:
     return -scores.rules["ne"]
 
 
-def _measure(model: TrainedNetwork, images: np.ndarray, context: Context) -> Measured:
+def _measure(model: TrainedNetwork, images: AnyArray, context: Context) -> Measured:
     scores = model.view_scores(images, context, "scoring")
     return model.measured(scores.rules[model.rule], entropies_of(scores))
 
 
 def pack(view_entropies: np.ndarray, num_operations: int) -> np.ndarray:
     """Entropies in nats, rounded to 8 bits: 0 to 255 for 0 to log k."""
-    return np.uint8(np.rint(view_entropies * (255 / math.log(num_operations))))
+    return np.rint(view_entropies * (255 / math.log(num_operations))).astype(np.uint8)
 
 
 def unpack(packed: np.ndarray, num_operations: int) -> np.ndarray:
     """The reverse of :func:`pack`, float32."""
-    return np.float32(packed) * np.float32(math.log(num_operations) / 255)
+    return packed.astype(np.float32) * np.float32(math.log(num_operations) / 255)
 
 
 trained_network = Kind(fit=_fit, measure=_measure, model=TrainedNetwork, phrase="unusual views")

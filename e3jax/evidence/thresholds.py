@@ -2,11 +2,12 @@
 
 import numbers
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from e3jax.collection import copies
+from e3jax.collection.lazy import AnyArray
 from e3jax.evidence import fusion
 from e3jax.evidence.network import NETWORK
 
@@ -17,9 +18,14 @@ _FREQUENT = 0.01  # share of a collection
 _BLOCK = 4096  # images that are compared at a time
 
 
-def check_contamination(value) -> None:
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, maybe NumPy's."""
+    return isinstance(value, numbers.Real)
+
+
+def check_contamination(value: Any) -> None:
     """Raises a ValueError where :func:`threshold` would not know what to do."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if is_number(value) and not isinstance(value, bool):
         if not 0 < value <= 0.5:
             raise ValueError(f"contamination is {value}, expected a number in (0, 0.5]")
     elif not (value == "auto" if isinstance(value, str) else hasattr(value, "eval")):
@@ -62,7 +68,7 @@ def remoteness(
     return np.minimum(of_network, of_others) / _EACH
 
 
-def threshold(scores: np.ndarray, contamination, remoteness: np.ndarray) -> float:
+def threshold(scores: np.ndarray, contamination: Any, remoteness: np.ndarray) -> float:
     """The score above which images are outliers.
 
     Args:
@@ -71,7 +77,7 @@ def threshold(scores: np.ndarray, contamination, remoteness: np.ndarray) -> floa
         remote, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
       remoteness: float [n], see :func:`remoteness`; above 1 an image is remote.
     """
-    if isinstance(contamination, numbers.Real):
+    if is_number(contamination):
         return float(np.percentile(scores, 100 * (1 - contamination)))
     if contamination == "auto":
         count = int((remoteness > 1).sum())
@@ -120,7 +126,7 @@ class Frequent(NamedTuple):
     images: np.ndarray
     limits: np.ndarray
 
-    def lowered(self, scores: np.ndarray, images: np.ndarray) -> np.ndarray:
+    def lowered(self, scores: np.ndarray, images: AnyArray) -> np.ndarray:
         """Scores float64 [n] of images, no higher than the limits of those they are copies of."""
         scores = np.array(scores)
         for start in range(0, len(images) if len(self.images) else 0, _BLOCK):
@@ -133,7 +139,7 @@ class Frequent(NamedTuple):
         return scores
 
 
-def frequent(images: np.ndarray, copy_of: np.ndarray, limits: np.ndarray) -> Frequent:
+def frequent(images: AnyArray, copy_of: np.ndarray, limits: np.ndarray) -> Frequent:
     """The images uint8 [n, h, w, c] whose :func:`frequent_limits` are finite, each kind once."""
     first = np.flatnonzero((limits < np.inf) & (copy_of == np.arange(len(limits))))
     return Frequent(images[first], limits[first])

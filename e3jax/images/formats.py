@@ -138,7 +138,7 @@ def remedy(name: str) -> str:
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Opens a regular file for reading.
+    """Opens a regular file for reading; the caller closes it.
 
     Nothing else is opened: a named pipe waits for a writer, and devices may do anything.
 
@@ -147,7 +147,7 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """
     _check_regular(path, os.stat(path).st_mode)
     no_wait = getattr(os, "O_NONBLOCK", 0)  # should it become a pipe in between
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait))  # noqa: SIM115, for callers
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait))  # noqa: SIM115
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)
     except BaseException:

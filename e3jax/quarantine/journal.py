@@ -131,7 +131,7 @@ class Quarantine:
         quarantine by hand stays on it. All this where files go back to, and nowhere else: of two
         copies of a collection, none touches the other's files.
         """
-        homes = {move: self.home(move) for move in self.moves}
+        homes = {move: self.home(move) or "" for move in self.moves}
         folders = {os.fspath(self.folder), *(os.path.dirname(h) for h in homes.values() if h)}
         unfinished = [os.path.join(folder, self.partial) for folder in folders]
         for path in (*unfinished, files.partial(self.folder / MANIFEST)):
@@ -139,7 +139,7 @@ class Quarantine:
                 os.unlink(path)
         self.moves = []
         for move, home in homes.items():
-            place, is_back = self.place(move), home is not None and os.path.lexists(home)
+            place, is_back = self.place(move), os.path.lexists(home)
             if is_back and not self.holds(move):
                 self.note_return(move, home)
             elif is_back and _same(place, home):

@@ -49,10 +49,10 @@ def _rename(source: str, target: str) -> None:
     """Renames within a file system; raises FileExistsError where os.rename would overwrite."""
     names = os.fsencode(source), os.fsencode(target)
     libc = ctypes.CDLL(None) if sys.platform in ("linux", "darwin") else None
-    if hasattr(libc, "renameat2"):  # the constants are AT_FDCWD and RENAME_NOREPLACE
-        failed = libc.renameat2(-100, names[0], -100, names[1], 1)
-    elif hasattr(libc, "renamex_np"):  # RENAME_EXCL
-        failed = libc.renamex_np(*names, 4)
+    if rename := getattr(libc, "renameat2", None):  # AT_FDCWD and RENAME_NOREPLACE
+        failed = rename(-100, names[0], -100, names[1], 1)
+    elif rename := getattr(libc, "renamex_np", None):  # RENAME_EXCL
+        failed = rename(*names, 4)
     else:
         failed = True
     if failed and os.path.lexists(target):

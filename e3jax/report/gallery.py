@@ -13,6 +13,7 @@ import numpy as np
 
 from e3jax import devices, operations
 from e3jax.collection import reading
+from e3jax.collection.lazy import AnyArray
 from e3jax.evidence import registered
 from e3jax.evidence.model import Explanation
 from e3jax.images.high_depth import ValueRange
@@ -34,10 +35,10 @@ def check_output(path: str | os.PathLike) -> None:
 def write_gallery(
     path: str | os.PathLike,
     ranking: Ranking,
-    pictures: Sequence[str | os.PathLike] | np.ndarray | None = None,
+    pictures: Sequence[str | os.PathLike] | AnyArray | None = None,
     title: str = "e3jax",
     on_progress: Progress = no_progress,
-    thumbnails: Sequence[bytes] = (),
+    thumbnails: AnyArray | None = None,
 ) -> None:
     """Writes images in the order of their scores, with a threshold to move and reasons to read.
 
@@ -50,7 +51,8 @@ def write_gallery(
         ``ranking.paths``.
       title: of the page.
       on_progress: called as ("gallery", images done, of how many).
-      thumbnails: the small copies of n pictures, as files' contents; b"" where there is none yet.
+      thumbnails: the small copies of n pictures, as files' contents; b"" where there is none yet;
+        None: there are none.
 
     Raises:
       ValueError: not one picture for each score, or scores that are not finite.
@@ -66,8 +68,9 @@ def write_gallery(
     if not np.isfinite(ranking.scores).all():
         raise ValueError("scores are not finite: training diverged, so there is no order to show")
     shown = ranking.order[:_MOST].copy()  # of many images the order itself takes much memory
-    chosen = list(pictures[shown]) if hasattr(pictures, "shape") else [pictures[i] for i in shown]
-    small = thumbnails[shown].tolist() if len(thumbnails) else [b""] * len(chosen)
+    is_list = isinstance(pictures, Sequence)
+    chosen: list[Any] = [pictures[i] for i in shown] if is_list else list(pictures[shown])
+    small = [b""] * len(chosen) if thumbnails is None else thumbnails[shown].tolist()
     _fill(small, chosen, ranking.file_range, on_progress)
     are_files = isinstance(chosen[0], (str, os.PathLike))
     scores = np.sort(ranking.scores)[::-1]

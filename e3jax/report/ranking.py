@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from e3jax.collection import collection, reading
+from e3jax.collection.lazy import AnyArray
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Explanation
 
@@ -29,7 +30,7 @@ class Ranking(NamedTuple):
         None for arrays.
     """
 
-    paths: np.ndarray
+    paths: AnyArray
     copy_of: np.ndarray
     scores: np.ndarray
     explanation: Explanation
@@ -37,7 +38,7 @@ class Ranking(NamedTuple):
     unreadable: list[collection.Unreadable]
     health: Health
     file_range: reading.ValueRange = reading.ValueRange()
-    states: np.ndarray | None = None
+    states: AnyArray | None = None
 
     @property
     def is_outlier(self) -> np.ndarray:

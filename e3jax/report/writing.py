@@ -93,7 +93,7 @@ def _lines(ranking: Ranking) -> Iterator[str]:
 
 def _write_parquet(path: Path, ranking: Ranking) -> None:
     import pyarrow as pa
-    import pyarrow.parquet
+    from pyarrow import parquet
 
     types = dict.fromkeys(("path", "copy_of"), pa.string())
     types |= dict.fromkeys(("rank", "outlier", *tables.STATE), pa.int64())
@@ -102,7 +102,7 @@ def _write_parquet(path: Path, ranking: Ranking) -> None:
     schema = schema.with_metadata({"e3jax": tables.PARQUET.marks[0]})
 
     def write(file) -> None:
-        with pa.parquet.ParquetWriter(file, schema) as writer:
+        with parquet.ParquetWriter(file, schema) as writer:
             for columns in _columns(ranking, with_states=True):
                 for name in ("path", "copy_of"):
                     columns[name] = list(map(_utf8, columns[name]))

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from e3jax import devices
-from e3jax.collection.lazy import LazyArray
+from e3jax.collection.lazy import AnyArray
 from e3jax.shapes import Int32, UInt32
 from e3jax.training import sampling
 
@@ -51,7 +51,7 @@ SPECS = DrawnBatches(
 _PRECISION = "float32"  # of no product: drawing has none
 
 
-def place_bank(mesh: Mesh, images: np.ndarray | LazyArray, on_host: bool | None = None) -> Any:
+def place_bank(mesh: Mesh, images: AnyArray, on_host: bool | None = None) -> Any:
     """Puts images uint8 [n, h, w, c] where a training on a mesh draws them from.
 
     Args:

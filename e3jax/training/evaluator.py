@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from e3jax import devices, networks, operations
-from e3jax.collection.lazy import LazyArray
+from e3jax.collection.lazy import AnyArray
 from e3jax.images import to_unit
 
 
@@ -87,7 +87,7 @@ def make_evaluator(
     def run(
         variables: Any,
         extra: Any,
-        images: np.ndarray | LazyArray,
+        images: AnyArray,
         on_block: Callable[[int], None] = lambda done: None,
     ) -> Any:
         index = np.arange(len(images), dtype=np.int32)

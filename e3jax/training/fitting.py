@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from e3jax import devices, operations, training
-from e3jax.collection.lazy import LazyArray
+from e3jax.collection.lazy import AnyArray
 from e3jax.errors import InputError
 from e3jax.training import evaluator, rules
 from e3jax.training.checkpoint import TrainCheckpoint
@@ -122,7 +122,7 @@ def _make_evaluator(
 
 def fit(
     key: Any,
-    images: np.ndarray | LazyArray,
+    images: AnyArray,
     method: Method = E3OUTLIER,
     config: training.TrainConfig | None = None,
     *,
@@ -200,7 +200,7 @@ def fit(
 def _start(
     trainer: training.Trainer,
     key: Any,
-    images: np.ndarray | LazyArray,
+    images: AnyArray,
     method: Method,
     start: Fitted | None,
     checkpoint: TrainCheckpoint | None,
@@ -278,7 +278,7 @@ def restored(method: Method, config: training.TrainConfig, side: int, variables:
 
 def score(
     fitted: Fitted,
-    images: np.ndarray | LazyArray,
+    images: AnyArray,
     *,
     mesh: Mesh | None = None,
     on_progress: Progress = no_progress,

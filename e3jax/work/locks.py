@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,9 +125,7 @@ def _holder(lock: Path) -> str:
 
 def _locked(descriptor: int, shared: bool, wait: bool) -> bool:
     """Locks an open file, if its file system has locks; False if another process holds it."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:
+    if sys.platform == "win32":
         import msvcrt
 
         try:
@@ -135,6 +134,8 @@ def _locked(descriptor: int, shared: bool, wait: bool) -> bool:
         except OSError:
             return False
         return True
+    import fcntl
+
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         # Not lockf, which would let two threads of a process in.

@@ -9,6 +9,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,7 @@ from e3jax.work.files import (
     write_text,
 )
 
-# NumPy's scalars are arrays here.
-Arrays = Mapping[str, np.ndarray | np.generic]
+Arrays = Mapping[str, Any]  # NumPy's, scalars among them
 
 
 def work_key(**values) -> str:
@@ -46,8 +46,9 @@ def _canonical(name: str, value):
     if isinstance(value, numbers.Real):
         return float(value)
     if isinstance(value, np.ndarray) and value.dtype != object:
-        content = np.ascontiguousarray(value)
-        return [value.dtype.str, value.shape, hashlib.sha256(content).hexdigest()]
+        # Arrays are buffers, but to a type checker only from Python 3.12 on.
+        digest = hashlib.sha256(np.ascontiguousarray(value))  # pyright: ignore[reportArgumentType]
+        return [value.dtype.str, value.shape, digest.hexdigest()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -136,6 +137,7 @@ class Store:
             self.folder.parent.rmdir()
 
     def _path(self, name: str) -> Path:
+        assert self.folder, "what is in memory has no path"
         return self.folder / f"{name}.npz"
 
 
@@ -144,7 +146,7 @@ def kept_work(folder: Path) -> list[Path]:
     return sorted(about.parent for about in folder.glob(f"*/{_ABOUT}") if is_marked(about, _MARK))
 
 
-def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:
+def flat(tree: Mapping, at: str = "") -> dict[str, Any]:
     """Arrays of nested dictionaries by their paths, "a/b"."""
     leaves = {}
     for name, value in tree.items():
@@ -153,7 +155,7 @@ def flat(tree: Mapping, at: str = "") -> dict[str, np.ndarray]:
     return leaves
 
 
-def nested(arrays: Mapping[str, np.ndarray]) -> dict:
+def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The reverse of `flat`."""
     tree = {}
     for name, array in arrays.items():
