@@ -26,7 +26,7 @@ from sweep.provenance import provenance
 from timing.worker import COLUMNS, Worker
 
 from e3jax import devices
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 from e3jax.work import files
 
 

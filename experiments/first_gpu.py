@@ -25,7 +25,7 @@ from sweep.provenance import provenance
 from timing.accelerator import numerics, speeds
 from timing.worker import COLUMNS
 
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from sweep import flags, rows
 from usage.folders import CASES, Folder, measure, plan
 
 from e3jax import datasets
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 
 _COLUMNS = ("case", "dataset", "source", "inlier_classes")  # that rows begin with
 

@@ -18,7 +18,7 @@ from sweep.provenance import provenance
 from timing.worker import Worker
 from usage import decoding
 
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from sweep import flags, rows
 from sweep.plan import QUICK_IMAGES
 from worth.operations import Case, measure
 
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 from e3jax.devices import runtime
 from e3jax.report import sheet
 from e3jax.training.e3outlier import FACTORED

@@ -14,7 +14,7 @@ from recorded import overhead
 from recorded.study import Study
 from sweep import flags
 
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 
 
 def main() -> int:

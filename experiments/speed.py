@@ -18,7 +18,7 @@ from sweep import flags, rows
 from timing import measurements
 from timing.worker import COLUMNS
 
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 
 _RATIOS = ("train_ratio", "score_ratio", "pipeline_ratio")
 

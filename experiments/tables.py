@@ -9,7 +9,7 @@ import pandas as pd
 from paper import appendix, figures, tables, versions
 from sweep import rows, store
 
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 from e3jax.work import files
 
 ROOT = Path(__file__).parents[1]

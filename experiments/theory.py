@@ -32,7 +32,7 @@ from sweep import flags, rows
 from sweep.provenance import provenance
 
 from e3jax import datasets, operations
-from e3jax.cli.main import path
+from e3jax.cli.arguments import path
 from e3jax.devices import runtime
 from e3jax.report.sheet import check_output, save_figure
 

@@ -1,11 +1,6 @@
-"""The command line: finds the images of a folder that do not belong.
+"""The command line: its arguments, how commands end, what they show, and a file for each."""
 
-Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why); 2 bad
-input or arguments, nothing was changed; 3 quarantine moved some files, which are listed, and not
-the others (--undo moves back what it had moved aside); 4 a fault of e3jax, whose traceback is in a
-file that is named; 130 interrupted by Ctrl-C (--undo likewise).
-"""
-
-from e3jax.cli.main import main, parse_args
+from e3jax.cli.arguments import parse_args
+from e3jax.cli.main import main
 
 __all__ = ["main", "parse_args"]

@@ -1,7 +1,7 @@
 """``e3jax quarantine``: moves the most outlying images aside and back; imports no JAX."""
 
-import argparse
 import json
+from pathlib import Path
 
 from e3jax import quarantine
 from e3jax.cli import console
@@ -10,20 +10,22 @@ from e3jax.report import tables
 from e3jax.work.files import FileState
 
 
-def run(args: argparse.Namespace, screen: console.Console) -> int:
+def run(
+    screen: console.Console, report: Path, listing: Path | None, undo: bool, top: int = 0
+) -> int:
     """Moves files aside, or back; returns the exit code."""
     try:
-        if args.undo:
-            screen.print(f"{_count(quarantine.undo(args.report))} moved back")
+        if undo:
+            screen.print(f"{_count(quarantine.undo(report))} moved back")
             return 0
-        moved = quarantine.move_aside(args.report, _chosen(args))
+        moved = quarantine.move_aside(report, _chosen(report, listing, top))
     except (quarantine.NotMoved, quarantine.PartlyMoved) as error:
         if len(error.left) > 1:  # else the error itself says it
             console.list_files(
                 screen, "stays", [f"{path} {why}" for path, why in error.left.items()]
             )
         raise
-    folder = args.report.absolute() / quarantine.FOLDER
+    folder = report.absolute() / quarantine.FOLDER
     screen.print(f"{_count(moved)} moved to {folder}; --undo moves them back")
     console.list_files(screen, "stays, since other files of its name stay", moved.shared)
     return 0
@@ -34,14 +36,14 @@ def _count(moved: quarantine.Moved) -> str:
     return f"{len(moved.pictures)} files{along}"
 
 
-def _chosen(args: argparse.Namespace) -> dict[str, FileState]:
+def _chosen(report: Path, listing: Path | None, top: int) -> dict[str, FileState]:
     """Files to move, and what each was when it was ranked."""
-    if args.top is not None:
-        if args.top < 1:
-            raise InputError(f"--top is {args.top}, expected at least 1")
-        return tables.first_files(args.report, args.top)
-    text = args.list.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    return tables.listed_files(args.report, map(_unquoted, filter(None, text.split("\n"))))
+    if listing:
+        text = listing.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        return tables.listed_files(report, map(_unquoted, filter(None, text.split("\n"))))
+    if top < 1:
+        raise InputError(f"--top is {top}, expected at least 1")
+    return tables.first_files(report, top)
 
 
 def _unquoted(line: str) -> str:

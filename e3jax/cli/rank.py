@@ -1,7 +1,9 @@
 """``e3jax rank``: learns a folder of images and ranks its images."""
 
-import argparse
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from e3jax.cli import console, report, source
 from e3jax.collection import Reader
@@ -12,18 +14,30 @@ from e3jax.evidence.health import HealthWarning
 from e3jax.training.checkpoint import TrainCheckpoint
 
 
-def run(args: argparse.Namespace, screen: console.Console) -> int:
-    """Learns a collection and ranks it; returns the exit code."""
-    detector, reader = _detector(args), Reader(args.image_size, args.resize)
-    out, save, shard = args.out, args.save, args.shard
+def run(
+    screen: console.Console,
+    paths: Sequence[Path],
+    out: Path,
+    save: Path | None,
+    shard: tuple[int, int],
+    engine: str,
+    ray_address: str | None,
+    **parameters: Any,
+) -> int:
+    """Learns a collection and ranks it; returns the exit code.
+
+    ``parameters`` are those of :class:`E3Outlier`.
+    """
+    detector = E3Outlier(**parameters)
+    reader = Reader(detector.image_size, detector.resize)
     # All that can be wrong is reported before hours of work, not after them.
     detector.check_parameters()
     if save:
         report.check_model(save, out)
-    photos = source.find(args.photos)
+    photos = source.find(paths)
     runtime.prepare()
     runtime.devices()
-    executor = source.executor(args.engine, args.ray_address)
+    executor = source.executor(engine, ray_address)
     with report.folder(out, "rank", photos, shard), console.bars(screen) as on_progress:
         collection = photos.read(reader, out / "bank", executor, on_progress, least=2)
         detector.set_params(on_progress=on_progress)
@@ -39,7 +53,7 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
         if not is_fitted:
             return report.print_shard(screen, shard)
         ranking, health = detector.ranking_, detector.health_
-        report.write(out, ranking, collection, args.photos, on_progress)
+        report.write(out, ranking, collection, paths, on_progress)
         if save:
             saving.save(detector, save)
         if shard == report.WHOLE:  # else others may still read it
@@ -52,19 +66,3 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
     if save:
         screen.print(f"The detector is in {save}")
     return report.judge(screen, health)
-
-
-def _detector(args: argparse.Namespace) -> E3Outlier:
-    return E3Outlier(
-        contamination=args.contamination,
-        evidence=args.evidence,
-        rule=args.rule,
-        network=args.network,
-        operations=args.operations,
-        steps="auto" if args.steps is None else args.steps,
-        score_operations="auto" if args.score_operations is None else args.score_operations,
-        time_budget=args.time_budget,
-        image_size=args.image_size,
-        resize=args.resize,
-        random_state=args.seed,
-    )

@@ -1,23 +1,31 @@
 """``e3jax score``: scores new images with a saved detector."""
 
-import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from e3jax.cli import console, report, source
 from e3jax.detector import saving
 from e3jax.devices import runtime
 
 
-def run(args: argparse.Namespace, screen: console.Console) -> int:
+def run(
+    screen: console.Console,
+    model: Path,
+    paths: Sequence[Path],
+    out: Path,
+    shard: tuple[int, int],
+    engine: str,
+    ray_address: str | None,
+) -> int:
     """Ranks new images; returns the exit code."""
-    out, shard = args.out, args.shard
-    detector = saving.load(args.model)
-    photos = source.find(args.photos)
+    detector = saving.load(model)
+    photos = source.find(paths)
     runtime.prepare()
     runtime.devices()
     network = detector.model_.network
     used = (runtime.describe_devices(), str(network.network), network.precision)
     screen.print(f"Device: {', '.join(used)}")
-    executor = source.executor(args.engine, args.ray_address)
+    executor = source.executor(engine, ray_address)
     with report.folder(out, "score", photos, shard), console.bars(screen) as on_progress:
         detector.on_progress = on_progress
         reader = detector.model_.reader
@@ -25,7 +33,7 @@ def run(args: argparse.Namespace, screen: console.Console) -> int:
         ranking = detector.rank_in(out / report.WORK, collection, shard=shard, executor=executor)
         if ranking is None:
             return report.print_shard(screen, shard)
-        report.write(out, ranking, collection, args.photos, on_progress)
+        report.write(out, ranking, collection, paths, on_progress)
         if shard == report.WHOLE:  # else others may still read it
             report.forget_work(screen, out, detector)
     report.sum_up(screen, out, ranking)

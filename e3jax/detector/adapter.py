@@ -1,13 +1,13 @@
 """E3Outlier with scikit-learn's contract: rows are flattened images, labels are -1 and 1."""
 
 import math
-import warnings
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from e3jax.detector.estimator import E3Outlier
+from e3jax.errors import warn
 
 
 class E3OutlierDetector(OutlierMixin, BaseEstimator):
@@ -103,10 +103,7 @@ def _shape(X: np.ndarray) -> tuple[int, ...]:
         return side, side
     last, first = (side, side, 3), (3, side, side)
     shape = first if side > 1 and _roughness(X, first) < _roughness(X, last) else last
-    warnings.warn(
-        f"rows are taken to be images of shape {shape}: give image_shape to say otherwise",
-        stacklevel=3,
-    )
+    warn(f"rows are taken to be images of shape {shape}: give image_shape to say otherwise")
     return shape
 
 

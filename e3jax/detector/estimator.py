@@ -1,7 +1,6 @@
 """A detector with PyOD's contract, on arrays, files and folders: larger = more outlying."""
 
 import pickle
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from e3jax.collection import Collection, copies, read
 from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters, pipeline
 from e3jax.detector.contract import OutlierContract
+from e3jax.errors import warn
 from e3jax.evidence import Context, model as models, thresholds
 from e3jax.evidence.health import Health, HealthWarning
 from e3jax.evidence.model import Measurement, Model, Work
@@ -171,7 +171,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
             return False
         vars(self).update(fitted._asdict())
         if self.health_.warning:
-            warnings.warn(self.health_.warning, HealthWarning, stacklevel=3)
+            warn(self.health_.warning, HealthWarning)
         return True
 
     def _keep(self, store: Store) -> None:

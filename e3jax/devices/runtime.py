@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import os
 import stat
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import joblib
 
 from e3jax.devices.configuration import setting
-from e3jax.errors import InputError
+from e3jax.errors import InputError, warn
 from e3jax.work.files import cache_folder
 
 _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
@@ -98,11 +97,10 @@ def _is_cpu_chosen() -> bool:
 def _warn_of_fallback() -> None:
     """Warns, once per process, if there is a plug-in for an accelerator."""
     if installed := [name for name in _ACCELERATORS if _is_installed(name)]:
-        warnings.warn(
+        warn(
             f"JAX found no accelerator and runs on the CPU, which is much slower, although "
             f"{' and '.join(installed)} is installed: check the device and its driver, or choose "
-            "the CPU by JAX_PLATFORMS=cpu",
-            stacklevel=3,
+            "the CPU by JAX_PLATFORMS=cpu"
         )
 
 
@@ -132,7 +130,7 @@ def _keep_compiled_programs() -> None:
         if hasattr(os, "getuid"):
             _check_private(folder)
     except (OSError, InputError) as error:
-        warnings.warn(f"compiled programs are not kept: {error}", stacklevel=3)
+        warn(f"compiled programs are not kept: {error}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX's default, one second, skips dozens of programs that take a second together.

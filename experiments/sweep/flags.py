@@ -5,8 +5,8 @@ import re
 
 from command import say
 
-from e3jax import choices, datasets, devices
-from e3jax.cli.main import HelpFormatter, path
+from e3jax import datasets, devices
+from e3jax.cli.arguments import HelpFormatter, path, shard
 from e3jax.devices import runtime
 from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
 
@@ -108,7 +108,7 @@ def sweep_parser(description: str) -> argparse.ArgumentParser:
     text = "runs in progress, each on its share of the devices; auto: one per device and training"
     add("--runs-at-once", type=_auto_or_positive, default="auto", metavar="N", help=text)
     text = "do only every N-th run, from the I-th on (default: all runs)"
-    add("--shard", type=choices.shard, default=(1, 1), metavar="I/N", help=text)
+    add("--shard", type=shard, default=(1, 1), metavar="I/N", help=text)
     _add_cluster(sweep.add_argument_group("a cluster", "Each run is a task of a Ray cluster."))
     text = "Every process runs the same command; only the first one writes."
     _add_job(sweep.add_argument_group("several processes", text))

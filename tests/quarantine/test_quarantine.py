@@ -469,7 +469,7 @@ def test_every_walk_leaves_every_quarantine_out(tmp_path, then):
         ["rank", photos, "--out", report],
     ):
         args = cli.parse_args([str(argument) for argument in arguments])
-        found = source.find(args.photos)
+        found = source.find(args.paths)
         assert [path.name for path in found.files] == ["d.png", "e.png", "ü\n.png"]
         assert not found.left_out
     with pytest.raises(InputError, match="is a quarantine: move its files back first"):
