@@ -55,6 +55,7 @@ def _add_rank(commands) -> None:
         choices=choices.EVIDENCE,
         help="network: only the paper's method",
     )
+    _add_features(parser)
     add("--rule", default="ne", help="how the network scores a view: ne, pl or mp")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
@@ -72,6 +73,12 @@ def _add_bank(commands) -> None:
     parser.add_argument("--out", type=path, default="bank", help="folder for the bank")
     _add_shape(parser)
     _add_engine(parser)
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    text = "vectors of the images (.npy, .npz or .parquet) or a model of yours that makes them "
+    text += "(.onnx), as further evidence"
+    parser.add_argument("--features", type=path, metavar="FILE", help=text)
 
 
 def _add_shape(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +109,7 @@ def _add_score(commands) -> None:
     _add_photos(parser, "NEW_PHOTOS")
     # Not the default of rank, whose report it would replace.
     parser.add_argument("--out", type=path, default="report-new", help="folder for the report")
+    _add_features(parser)
     _add_engine(parser)
     _add_shard(parser)
 

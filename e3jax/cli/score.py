@@ -13,12 +13,16 @@ def run(
     model: Path,
     paths: Sequence[Path],
     out: Path,
+    features: Path | None,
     shard: tuple[int, int],
     engine: str,
     ray_address: str | None,
 ) -> int:
     """Ranks new images; returns the exit code."""
     detector = saving.load(model)
+    if features:
+        detector.set_params(features=features)
+        detector.check_parameters()
     photos = source.find(paths)
     runtime.prepare()
     runtime.devices()

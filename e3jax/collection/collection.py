@@ -1,5 +1,6 @@
 """A collection: images, which they are, and what was left out."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ import numpy as np
 from e3jax.collection.lazy import AnyArray, LazyArray
 from e3jax.collection.reader import Reader
 from e3jax.errors import InputError
+
+_BLOCK = 4096  # rows of inputs that are in memory at a time
 
 
 class Unreadable(NamedTuple):
@@ -33,6 +36,9 @@ class Collection(NamedTuple):
       digests: uint64 [n] of the images, see :func:`e3jax.collection.copies.digests`.
       states: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file before it was
         read; None for what is not a file.
+      facts: float32 [n, d], :meth:`e3jax.images.facts.Facts.vector` of each file; None of what is
+        not files.
+      features: float32 [n, d], the user's own of each image; None without.
       thumbnails: of a bank, the content of a WebP file per image, b"" where it has none yet; else
         None.
     """
@@ -43,7 +49,27 @@ class Collection(NamedTuple):
     unreadable: list[Unreadable]
     digests: np.ndarray
     states: AnyArray | None = None
+    facts: AnyArray | None = None
+    features: AnyArray | None = None
     thumbnails: LazyArray | None = None
+
+    @property
+    def inputs(self) -> dict[str, AnyArray]:
+        """What evidence is measured from, by name: images, and facts and features if there are."""
+        inputs = {"images": self.images, "facts": self.facts, "features": self.features}
+        return {name: array for name, array in inputs.items() if array is not None}
+
+    @property
+    def input_digests(self) -> list[str]:
+        """What tells the inputs from others, also in another process."""
+        digests = []
+        for array in (self.digests, self.facts, self.features):
+            digest = hashlib.sha256()
+            if array is not None:
+                for start in range(0, len(array), _BLOCK):
+                    digest.update(array[start : start + _BLOCK].tobytes())
+            digests.append(digest.hexdigest())
+        return digests
 
     def check_complete(self) -> None:
         """Raises an InputError if a file could not be read; what was skipped does not count."""

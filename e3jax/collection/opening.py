@@ -144,7 +144,7 @@ def _read_sources(
 ) -> Collection:
     """Reads files, pictures and arrays into memory."""
     have_paths, total = all(map(is_path, sources)), len(sources)
-    states, ids, pictures, unreadable = {}, [], [], []
+    states, ids, pictures, facts, unreadable = {}, [], [], [], []
 
     def on_open(source: Any) -> None:
         if have_paths:
@@ -159,7 +159,8 @@ def _read_sources(
     for name, result in zip(names, results, strict=True):
         if not isinstance(result, Exception):
             ids.append(name)
-            pictures.append(result[0])
+            pictures.append(result.pixels)
+            facts.append(result.facts and result.facts.vector())
         elif have_paths:
             unreadable.append(Unreadable(str(name), reason(result)))
         else:
@@ -174,6 +175,7 @@ def _read_sources(
         [*left_out, *unreadable],
         copies.digests(pixels),
         np.array([states[path] for path in ids], np.int64) if have_paths else None,
+        None if any(vector is None for vector in facts) else np.stack(facts),
     )
 
 

@@ -1,15 +1,31 @@
 """Files become arrays and thumbnails."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from e3jax.collection.reader import Reader
 from e3jax.collection.threads import in_threads
 from e3jax.images import decoding, high_depth, to_picture, to_square
+from e3jax.images.facts import Facts, file_facts
 from e3jax.images.high_depth import HighDepthImage, ValueRange
 from e3jax.images.thumbnails import encoded, shrunk
+
+
+class Picture(NamedTuple):
+    """What is read of an image.
+
+    Attributes:
+      pixels: uint8 [h, w, 3], or a `HighDepthImage`.
+      facts: of its file; None of an array or an image of Pillow's.
+      thumbnail: a WebP file's content or a `HighDepthImage`, where it is asked for.
+    """
+
+    pixels: np.ndarray | HighDepthImage
+    facts: Facts | None = None
+    thumbnail: bytes | HighDepthImage | None = None
 
 
 def read_each(
@@ -25,23 +41,24 @@ def read_each(
     ``on_open`` is called with a source just before it is read, in one of the threads.
 
     Returns:
-      For each source the exception that its decoder raised, of any type, or a list: pixels uint8
-      [h, w, 3], or a `HighDepthImage`; and where thumbnails are asked for, a WebP file's content
-      or a `HighDepthImage`.
+      For each source a `Picture`, or the exception that its decoder raised, of any type.
     """
     side, resize, *_ = reader
     wanted = [(side, lambda picture: to_square(picture, side, resize))]
     if thumbnails:
         wanted.append((thumbnails, lambda picture: shrunk(picture, thumbnails)))
 
-    def read(source) -> list:
+    def read(source) -> Picture:
         on_open(source)
+        facts = None
+        if isinstance(source, (str, os.PathLike, bytes)):
+            facts = file_facts(source)
         if isinstance(source, np.ndarray):
             source = to_picture(source.reshape(*source.shape[:2], -1))
         square, *others = decoding.decode(source, *wanted)
         if not isinstance(square, HighDepthImage):  # which waits for the collection's range
             square = np.asarray(square)
-        return [square, *map(encoded, others)]
+        return Picture(square, facts, *map(encoded, others))
 
     return in_threads(read, sources, on_file, threads)
 

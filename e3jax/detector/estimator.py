@@ -8,11 +8,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from e3jax.collection import Collection, copies, read
+from e3jax.collection.features import with_features
 from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters, pipeline
 from e3jax.detector.contract import OutlierContract
 from e3jax.errors import warn
-from e3jax.evidence import Context, model as models, thresholds
+from e3jax.evidence import FEATURES, Context, model as models, thresholds
 from e3jax.evidence.health import Health, HealthWarning
 from e3jax.evidence.model import Measurement, Model, Work
 from e3jax.report.ranking import Ranking
@@ -41,7 +42,11 @@ class E3Outlier(OutlierContract, BaseEstimator):
         descriptors, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": all of :data:`e3jax.evidence.EVIDENCE`, half the
         network as e3outlier+ trains it, half how far an image is from the collection by its
-        descriptors; "network": the paper's method.
+        descriptors, and with a smaller share how unusual its file is; "network": the paper's
+        method.
+      features: vectors of the images that you have, or a model of yours that makes them, as further
+        evidence: a file or vectors by path, see :func:`e3jax.collection.features.with_features`.
+        None: nothing that was trained elsewhere takes part.
       rule: by which the network's views score, of :data:`e3jax.training.rules.RULES`.
       network: name or function for :func:`e3jax.networks.build`; "auto": "pwrn-10-2" on a CPU,
         "wrn-10-4" (the paper's) on an accelerator.
@@ -103,6 +108,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         self,
         contamination=0.1,
         evidence="all",
+        features=None,
         rule="ne",
         network="auto",
         operations="RA+IA+PR",
@@ -118,6 +124,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
     ):
         self.contamination = contamination
         self.evidence = evidence
+        self.features = features
         self.rule = rule
         self.network = network
         self.operations = operations
@@ -131,17 +138,24 @@ class E3Outlier(OutlierContract, BaseEstimator):
         self.random_state = random_state
         self.on_progress = on_progress
 
-    def fit(self, X, y=None) -> "E3Outlier":
+    def fit(self, X, y=None, features=None) -> "E3Outlier":
         """Learns from a collection and scores it; ``y`` is ignored.
+
+        Args:
+          X: the collection, see :func:`e3jax.collection.read`.
+          y: ignored.
+          features: of these images, instead of the parameter of that name.
 
         Raises:
           InputError: bad images or files (a ValueError).
           ValueError: bad parameters.
         """
-        self._fit(X, Work(), None)
+        self._fit(X, features, Work(), None)
         return self
 
-    def fit_in(self, folder, X, *, shard=(1, 1), executor=None, checkpoint=None) -> bool:
+    def fit_in(
+        self, folder, X, *, features=None, shard=(1, 1), executor=None, checkpoint=None
+    ) -> bool:
         """``fit``, keeping what is done in a folder: after a stop the same call goes on from there.
 
         Several processes, also on other machines, may share the work on one folder; those of a job
@@ -150,6 +164,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         Args:
           folder: for what is done; ``ranking_`` needs it.
           X: the collection.
+          features: see ``fit``.
           shard: (i, m), measures every m-th block from the i-th on, and no others.
           executor: a :class:`concurrent.futures.Executor` that measures blocks, see
             :mod:`e3jax.devices.engines`; None: this process.
@@ -159,14 +174,15 @@ class E3Outlier(OutlierContract, BaseEstimator):
         Returns:
           Whether all blocks are measured, and so the detector is fitted.
         """
-        return self._fit(X, Work(Path(folder), shard, executor), checkpoint)
+        return self._fit(X, features, Work(Path(folder), shard, executor), checkpoint)
 
-    def _fit(self, X, work: Work, checkpoint) -> bool:
+    def _fit(self, X, features, work: Work, checkpoint) -> bool:
         self.check_parameters()
         settings = self.get_params(deep=False)
         del settings["on_progress"]
-        fitted, store = pipeline.fit(settings, X, work, checkpoint, self.on_progress)
-        self._keep(store)
+        features = self.features if features is None else features
+        fitted, stores = pipeline.fit(settings, X, features, work, checkpoint, self.on_progress)
+        self._keep(*stores)
         if fitted is None:
             return False
         vars(self).update(fitted._asdict())
@@ -174,8 +190,8 @@ class E3Outlier(OutlierContract, BaseEstimator):
             warn(self.health_.warning, HealthWarning)
         return True
 
-    def _keep(self, store: Store) -> None:
-        self._stores = [*vars(self).get("_stores", ()), store]
+    def _keep(self, *stores: Store) -> None:
+        self._stores = [*vars(self).get("_stores", ()), *stores]
 
     def forget_work(self) -> None:
         """Deletes what ``fit_in`` and ``rank_in`` kept of this detector's finished work."""
@@ -204,8 +220,16 @@ class E3Outlier(OutlierContract, BaseEstimator):
             check_is_fitted(self, "decision_scores_")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def read(self, X, least: int = 1) -> Collection:
+    def read(self, X, least: int = 1, features=None, folder: Path | None = None) -> Collection:
         """Reads a collection as the detector sees it, and what is left out of it.
+
+        Other methods take the result as ``X``, which new images need whose features are given.
+
+        Args:
+          X: the collection.
+          least: smallest allowed number of readable images.
+          features: see ``fit``.
+          folder: where features that a model makes are kept.
 
         Raises:
           InputError: bad images; no file can be read.
@@ -216,7 +240,13 @@ class E3Outlier(OutlierContract, BaseEstimator):
         reader = self.model_.reader
         if self.value_range is not None:  # of these arrays, not of the fit
             reader = reader._replace(value_range=tuple(map(float, self.value_range)))
-        return read(X, reader, least=least, on_progress=self.on_progress)
+        collection = read(X, reader, least=least, on_progress=self.on_progress)
+        features = self.features if features is None else features
+        is_used = FEATURES in self.model_.evidence and collection.features is None
+        if is_used and features is not None:
+            collection, stores = with_features(collection, features, folder, self.on_progress)
+            self._keep(*stores)
+        return collection
 
     def decision_function(self, X) -> np.ndarray:
         """Scores [n] of images, larger = more outlying; those of ``fit`` score as they did there.
@@ -225,10 +255,10 @@ class E3Outlier(OutlierContract, BaseEstimator):
           InputError: bad images; also if a single file cannot be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
-        images = self._readable(X)
-        measurement = models.measure(self.model_, images, self._context())
+        collection = self._readable(X)
+        measurement = models.measure(self.model_, collection.inputs, self._context())
         assert measurement, "only a shard leaves blocks to others"
-        return self._scores(images, measurement)
+        return self._scores(collection.images, measurement)
 
     def view_scores(self, X) -> rules.ViewScores:
         """The scores of all views by every rule, float [n, k] each, smaller = more outlying.
@@ -238,14 +268,14 @@ class E3Outlier(OutlierContract, BaseEstimator):
         Raises:
           InputError, NotFittedError: see ``decision_function``.
         """
-        images = self._readable(X)
+        images = self._readable(X).images
         return self.model_.network.view_scores(images, self._context(), "scoring")
 
-    def _readable(self, X) -> AnyArray:
-        """The images of a collection, all of which must be readable."""
+    def _readable(self, X) -> Collection:
+        """A collection of images all of which must be readable."""
         collection = self.read(X)
         collection.check_complete()
-        return collection.images
+        return collection
 
     def _context(self, store: Store | None = None) -> Context:
         return Context(on_progress=self.on_progress, store=store or Store())
@@ -290,20 +320,22 @@ class E3Outlier(OutlierContract, BaseEstimator):
         return self._rank(X, Work(Path(folder), shard, executor))
 
     def _rank(self, X, work: Work) -> Ranking | None:
-        collection = self.read(X)
-        images, digests = collection.images, collection.digests
-        store = Store()
+        collection = self.read(X, folder=work.folder)
+        images, store = collection.images, Store()
         if work.folder:
             with work.locked():
-                store = Store(
-                    work.folder, work_key(work="rank", digests=digests, model=self.model_)
-                )
+                key = work_key(work="rank", inputs=collection.input_digests, model=self.model_)
+                store = Store(work.folder, key)
             self._keep(store)
-        measurement = models.measure(self.model_, images, self._context(store), work=work)
+        measurement = models.measure(
+            self.model_, collection.inputs, self._context(store), work=work
+        )
         if measurement is None:
             return None
         scores = self._scores(images, measurement)
-        near_copy_of = pipeline.near_copies(images, copies.exact(images, digests), scores)
+        near_copy_of = pipeline.near_copies(
+            images, copies.exact(images, collection.digests), scores
+        )
         return self._ranking(collection, measurement, scores, near_copy_of)
 
     def _ranking(self, collection, measurement, scores, near_copy_of) -> Ranking:

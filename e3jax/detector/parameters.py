@@ -3,7 +3,7 @@
 import math
 import numbers
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_random_state
 
 from e3jax import choices, devices, networks, operations, training
 from e3jax.collection import Reader
+from e3jax.collection.features import check_source
 from e3jax.collection.lazy import AnyArray
 from e3jax.evidence import EVIDENCE, NETWORK, Context, thresholds
 from e3jax.training import fitting
@@ -45,6 +46,7 @@ def check(parameters: Mapping[str, Any]) -> None:
     if parameters["evidence"] not in choices.EVIDENCE:
         known = " or ".join(map(repr, choices.EVIDENCE))
         raise ValueError(f"evidence is {parameters['evidence']!r}, expected {known}")
+    check_source(parameters["features"])
     if parameters["rule"] not in RULES:
         raise ValueError(f"rule is {parameters['rule']!r}, expected one of {', '.join(RULES)}")
     if parameters["network"] != "auto":
@@ -99,9 +101,11 @@ def reader(parameters: Mapping[str, Any]) -> Reader:
     )
 
 
-def kinds(parameters: Mapping[str, Any]) -> list[str]:
-    """The kinds of evidence that scores are made of."""
-    return [NETWORK] if parameters["evidence"] == "network" else list(EVIDENCE)
+def kinds(parameters: Mapping[str, Any], inputs: Container[str]) -> list[str]:
+    """The kinds of evidence that scores are made of, where these inputs are there."""
+    if parameters["evidence"] == "network":
+        return [NETWORK]
+    return [name for name, kind in EVIDENCE.items() if kind.input in inputs]
 
 
 def context(

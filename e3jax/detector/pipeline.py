@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_random_state
 
 from e3jax import choices, devices
 from e3jax.collection import Collection, copies, read
+from e3jax.collection.features import with_features
 from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters
 from e3jax.evidence import model as models, thresholds
@@ -42,37 +43,44 @@ class Fitted(NamedTuple):
 def fit(
     settings: dict[str, Any],
     X: Any,
+    features: Any,
     work: Work,
     checkpoint: Callable[[Path], Any] | None,
     on_progress: Progress,
-) -> tuple[Fitted | None, Store]:
+) -> tuple[Fitted | None, list[Store]]:
     """Fits a detector to a collection.
 
     Args:
       settings: parameters of the detector, all valid.
       X: the collection.
+      features: of the user, see :func:`e3jax.collection.features.with_features`; None: nothing.
       work: where it is kept, and who measures what.
       checkpoint: see :class:`e3jax.evidence.Context`.
       on_progress: called as ``(stage, done, total)``.
 
     Returns:
-      The fitted attributes, None as long as other shards have blocks to measure; and the store of
+      The fitted attributes, None as long as other shards have blocks to measure; and the stores of
       what was done.
     """
     budget = settings["time_budget"]
     deadline = None if budget is None else time.monotonic() + budget
     collection = read(X, parameters.reader(settings), least=2, on_progress=on_progress)
+    stores = []
+    if features is not None and settings["evidence"] == "all":
+        collection, stores = with_features(collection, features, work.folder, on_progress)
     copy_of = copies.exact(collection.images, collection.digests)
-    images, position = _once(collection.images, copy_of)
+    inputs, position = _once(collection.inputs, copy_of)
+    images = inputs["images"]
     with work.locked():
         store = Store(work.folder, work.folder and _name(settings, collection))
+        stores.append(store)
         key = _key(settings["random_state"], store)
         context = parameters.context(settings, images, store, deadline, checkpoint, on_progress)
-        kinds = parameters.kinds(settings)
-        model, known = models.fit(key, images, kinds, collection.reader, context)
-    measurement = models.measure(model, images, context, known, work)
+        kinds = parameters.kinds(settings, inputs)
+        model, known = models.fit(key, inputs, kinds, collection.reader, context)
+    measurement = models.measure(model, inputs, context, known, work)
     if measurement is None:
-        return None, store
+        return None, stores
     memory.trim()  # of many images, temporary arrays are as large as what stays
     model = models.with_distributions(model, measurement.evidence)
     scores = models.score(model, measurement.evidence)[position]
@@ -98,7 +106,7 @@ def fit(
         health_=_health(model, scores, collection),
     )
     memory.trim()
-    return fitted, store
+    return fitted, stores
 
 
 def _key(random_state: Any, store: Store) -> jax.Array:
@@ -108,15 +116,18 @@ def _key(random_state: Any, store: Store) -> jax.Array:
     return devices.key(devices.broadcast_from_first(kept)[()])
 
 
-def _once(images: AnyArray, copy_of: np.ndarray) -> tuple[AnyArray, np.ndarray | slice]:
-    """The different images, and the position among them that each image of the collection has.
+def _once(
+    inputs: dict[str, AnyArray], copy_of: np.ndarray
+) -> tuple[dict[str, AnyArray], np.ndarray | slice]:
+    """Inputs of the different images, and the position among them of each of the collection.
 
     Copies are trained, counted and scored once; but from a single image nothing is learnt.
     """
     first = np.flatnonzero(copy_of == np.arange(len(copy_of)))
-    if len(first) in (1, len(images)):
-        return images, slice(None)
-    return _taken(images, first), np.searchsorted(first, copy_of)
+    if len(first) in (1, len(copy_of)):
+        return inputs, slice(None)
+    different = {name: _taken(array, first) for name, array in inputs.items()}
+    return different, np.searchsorted(first, copy_of)
 
 
 def _taken(items: Any, index: np.ndarray | slice) -> Any:
@@ -137,10 +148,11 @@ def _of_all(
 
 def _name(settings: Mapping[str, Any], collection: Collection) -> str:
     """What names the work of a fit: all that it follows from."""
-    # The share of outliers sets the threshold and nothing else.
-    relevant = {name: value for name, value in settings.items() if name != "contamination"}
-    shape, digests = collection.images.shape, collection.digests
-    return work_key(work="fit", images=shape, digests=digests, **relevant)
+    # The share of outliers sets the threshold and nothing else; features are among the inputs.
+    no_part = ("contamination", "features")
+    relevant = {name: value for name, value in settings.items() if name not in no_part}
+    shape = collection.images.shape
+    return work_key(work="fit", images=shape, inputs=collection.input_digests, **relevant)
 
 
 def near_copies(images: AnyArray, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -160,7 +172,9 @@ def near_copies(images: AnyArray, copy_of: np.ndarray, scores: np.ndarray) -> np
 
 def _without_images(collection: Collection) -> Collection:
     nothing = collection.digests[:0]
-    return collection._replace(images=collection.images[:0], digests=nothing, thumbnails=None)
+    return collection._replace(
+        images=collection.images[:0], digests=nothing, facts=None, features=None, thumbnails=None
+    )
 
 
 def _health(model: Model, scores: np.ndarray, collection: Collection) -> Health:

@@ -57,6 +57,9 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
     parameters = dict(detector.parameters_)
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
+    if parameters["features"] is not None:  # vectors are of the collection
+        is_file = isinstance(parameters["features"], (str, os.PathLike))
+        parameters["features"] = os.fspath(parameters["features"]) if is_file else None
     if not isinstance(parameters["contamination"], (numbers.Real, str)):
         # Of an object of PyThresh its result is kept, as the share that it found.
         share = float(detector.labels_.mean())

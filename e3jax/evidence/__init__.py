@@ -12,25 +12,30 @@ import numpy as np
 
 from e3jax.errors import InputError
 from e3jax.evidence import descriptors
-from e3jax.evidence.distances import descriptor
+from e3jax.evidence.distances import descriptor, given
 from e3jax.evidence.kind import Context, Fit, Kind, Measured
 from e3jax.evidence.network import NETWORK, trained_network
 
+FEATURES = "features"
 EVIDENCE: dict[str, Kind] = {
     NETWORK: trained_network,
     "shape": descriptor("shape", descriptors.shape),
     "layout": descriptor("layout", descriptors.layout),
     "statistics": descriptor("statistics", descriptors.statistics, whitened=True),
+    "facts": given("file facts", "facts", weight=1 / 3),
+    FEATURES: given("features", "features", unit=True, weight=2),
 }
 
 __all__ = [
     "EVIDENCE",
+    "FEATURES",
     "NETWORK",
     "Context",
     "Fit",
     "Kind",
     "Measured",
     "descriptor",
+    "given",
     "fit_and_measure",
     "registered",
 ]

@@ -63,21 +63,50 @@ def descriptor(
       weight: see :class:`Kind`; a third each, so that three weigh as much as the network.
     """
 
-    def fit(key: jax.Array, images: AnyArray, context: Context) -> Fit:
-        if len(images) > _REFERENCES:
-            images = images[sampling.choose(key, len(images), _REFERENCES)]
-        return Fit(references(_describe(describe, images, context.mesh), whitened))
+    def vectors(images: AnyArray, context: Context) -> np.ndarray:
+        return _describe(describe, images, context.mesh)
 
-    def measure(model: References, images: AnyArray, context: Context) -> Measured:
+    return _kind(vectors, name, whitened, weight=weight)
+
+
+def given(name: str, input: str, *, unit: bool = False, weight: float) -> Kind:
+    """The evidence that an image is far from the collection by vectors that come with it.
+
+    Args:
+      name: for people, "unusual ``name``".
+      input: the vectors, see :class:`Kind`.
+      unit: whether they are compared by their directions only.
+      weight: see :class:`Kind`.
+    """
+
+    def vectors(rows: AnyArray, context: Context) -> np.ndarray:
+        array = np.asarray(rows, np.float32)
+        if unit:
+            array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+        return array
+
+    return _kind(vectors, name, input=input, weight=weight)
+
+
+def _kind(
+    vectors: Callable[[AnyArray, Context], np.ndarray], name: str, whitened: bool = False, **options
+) -> Kind:
+    """The kind of evidence of distances between vectors float32 [m, d] of some items."""
+
+    def fit(key: jax.Array, items: AnyArray, context: Context) -> Fit:
+        if len(items) > _REFERENCES:
+            items = items[sampling.choose(key, len(items), _REFERENCES)]
+        return Fit(references(vectors(items, context), whitened))
+
+    def measure(model: References, items: AnyArray, context: Context) -> Measured:
         values = [np.empty(0)]
-        for start in range(0, len(images), _BLOCK):
-            features = _describe(describe, images[start : start + _BLOCK], context.mesh)
-            values.append(model.distances(features))
-            done = start + len(features)
-            context.on_progress("describing", done, len(images))
+        for start in range(0, len(items), _BLOCK):
+            block = vectors(items[start : start + _BLOCK], context)
+            values.append(model.distances(block))
+            context.on_progress("describing", start + len(block), len(items))
         return Measured(np.concatenate(values))
 
-    return Kind(fit=fit, measure=measure, model=References, weight=weight, phrase=f"unusual {name}")
+    return Kind(fit=fit, measure=measure, model=References, phrase=f"unusual {name}", **options)
 
 
 def references(features: np.ndarray, whitened: bool) -> References:

@@ -73,14 +73,18 @@ class Kind:
     """A kind of evidence that an image does not belong.
 
     Attributes:
-      fit: ``(key, images uint8 [n, h, w, c], Context) -> Fit``.
-      measure: ``(model, images uint8 [m, h, w, c], Context) -> Measured``; an image's values do not
-        depend on the other images.
+      input: what it is measured from, of :attr:`e3jax.collection.Collection.inputs`: "images",
+        uint8 [n, h, w, c]; "facts" of files or the user's "features", float32 [n, d]. Where a
+        collection has none it takes no part.
+      fit: ``(key, input, Context) -> Fit``.
+      measure: ``(model, input, Context) -> Measured``; an image's values do not depend on the other
+        images.
       model: the type of ``Fit.model``, by which a saved detector is read.
       weight: of its surprise in the score, where the network has 1.
       phrase: what it says of an image that it finds unusual.
     """
 
+    input: str = "images"
     fit: Callable[[jax.Array, AnyArray, Context], Fit]
     measure: Callable[[Any, AnyArray, Context], Measured]
     model: type

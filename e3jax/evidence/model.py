@@ -18,7 +18,8 @@ from e3jax import choices, devices
 from e3jax.collection import Reader
 from e3jax.collection.lazy import AnyArray, LazyArray
 from e3jax.devices import engines
-from e3jax.evidence import NETWORK, fusion, registered
+from e3jax.errors import InputError
+from e3jax.evidence import FEATURES, NETWORK, fusion, registered
 from e3jax.evidence.fusion import Distribution
 from e3jax.evidence.kind import Context, Measured
 from e3jax.evidence.network import TrainedNetwork, pack, unpack
@@ -27,6 +28,7 @@ from e3jax.images import memory
 from e3jax.operations import OperationSet
 from e3jax.work import locks
 
+Inputs = Mapping[str, AnyArray]
 _BLOCK = 4_096  # images of a large collection that are measured together
 
 
@@ -111,13 +113,13 @@ HERE = Work()
 
 
 def fit(
-    key: jax.Array, images: AnyArray, kinds: Sequence[str], reader: Reader, context: Context
+    key: jax.Array, inputs: Inputs, kinds: Sequence[str], reader: Reader, context: Context
 ) -> tuple[Model, dict[str, Measured]]:
     """Fits kinds of evidence to a collection.
 
     Args:
       key: of all randomness.
-      images: uint8 [n, h, w, c], all different, or what is indexed like such an array.
+      inputs: of images that are all different, see :attr:`e3jax.collection.Collection.inputs`.
       kinds: names in :data:`e3jax.evidence.EVIDENCE`.
       reader: what the images were read with.
       context: of the training.
@@ -129,14 +131,15 @@ def fit(
     parts, measured = {}, {}
     for name in kinds:
         # The training's key is the fit's own.
-        part = registered(name).fit(
-            key if name == NETWORK else devices.fold_in(key, 2), images, context
+        kind = registered(name)
+        part = kind.fit(
+            key if name == NETWORK else devices.fold_in(key, 2), inputs[kind.input], context
         )
         parts[name] = part.model
         if part.measured:
             measured[name] = part.measured
     weights = {name: registered(name).weight for name in kinds}
-    nothing = Frequent(images[:0], np.empty(0))
+    nothing = Frequent(inputs["images"][:0], np.empty(0))
     return Model(reader, parts, weights, {}, nothing), measured
 
 
@@ -150,26 +153,36 @@ def with_distributions(model: Model, evidence: Mapping[str, np.ndarray]) -> Mode
 
 def measure(
     model: Model,
-    images: AnyArray,
+    inputs: Inputs,
     context: Context,
     known: Mapping[str, Measured] | None = None,
     work: Work = HERE,
 ) -> Measurement | None:
-    """Measures images uint8 [n, h, w, c]; more than 20,000 block by block.
+    """Measures images; more than 20,000 block by block.
+
+    Evidence of files takes no part where images are not files.
 
     Args:
       model: by :func:`fit`.
-      images: or what is indexed like such an array.
+      inputs: of the images, see :attr:`e3jax.collection.Collection.inputs`.
       context: its store keeps the blocks.
       known: by kind, what fitting has measured of these images.
       work: who measures which blocks.
 
     Returns:
       The measurement; None as long as blocks of other shards are missing.
+
+    Raises:
+      InputError: the model was fitted with features and these images have none.
     """
-    n, store = len(images), context.store
+    n, store = len(inputs["images"]), context.store
+    if FEATURES in model.evidence and registered(FEATURES).input not in inputs:
+        raise InputError(
+            "the detector was fitted with features: give features of the same kind for these "
+            "images, too"
+        )
     if n <= choices.LARGE:
-        return _measure(model, images, context, known or {})
+        return _measure(model, inputs, context, known or {})
     memory.trim()  # what was needed before
     names = [f"evidence{i:07d}" for i in range(math.ceil(n / _BLOCK))]
     shard, shards = work.shard
@@ -178,7 +191,7 @@ def measure(
         mine = [i for i in missing if i % shards == shard - 1]
         if not mine:
             return None
-        blocks = ((model, images[i * _BLOCK : (i + 1) * _BLOCK]) for i in mine)
+        blocks = ((model, _block(inputs, i)) for i in mine)
         done = n - _BLOCK * len(missing)
         context.on_progress("scoring", max(done, 0), n)
         measured = engines.ordered_map(work.executor, _measure_block, blocks)
@@ -188,7 +201,7 @@ def measure(
             context.on_progress("scoring", min(max(done, 0), n), n)
     evidence = {
         name: store.as_memmap(name, np.concatenate([store[block][name] for block in names]))
-        for name in model.evidence
+        for name in _measurable(model, inputs)
     }
     counts = [min(_BLOCK, n - start) for start in range(0, n, _BLOCK)]
     like = np.empty((0, len(model.network.median)), np.float32)
@@ -197,21 +210,30 @@ def measure(
     return Measurement(evidence, LazyArray(load, counts, like, convert))
 
 
+def _measurable(model: Model, inputs: Inputs) -> list[str]:
+    return [name for name in model.evidence if registered(name).input in inputs]
+
+
+def _block(inputs: Inputs, i: int) -> Inputs:
+    return {name: array[i * _BLOCK : (i + 1) * _BLOCK] for name, array in inputs.items()}
+
+
 def _measure(
-    model: Model, images: AnyArray, context: Context, known: Mapping[str, Measured]
+    model: Model, inputs: Inputs, context: Context, known: Mapping[str, Measured]
 ) -> Measurement:
-    measured = {
-        name: known[name] if name in known else registered(name).measure(part, images, context)
-        for name, part in model.evidence.items()
-    }
+    measured = dict(known)
+    for name in _measurable(model, inputs):
+        if name not in known:
+            kind = registered(name)
+            measured[name] = kind.measure(model.evidence[name], inputs[kind.input], context)
     values = {name: of_kind.values for name, of_kind in measured.items()}
     return Measurement(values, measured[NETWORK].view_entropies)
 
 
-def _measure_block(block: tuple[Model, np.ndarray]) -> dict[str, np.ndarray]:
+def _measure_block(block: tuple[Model, Inputs]) -> dict[str, np.ndarray]:
     """The evidence about a block, by kind, and its views' entropies in 8 bits."""
-    model, images = block
-    evidence, entropies = _measure(model, images, Context(), {})
+    model, inputs = block
+    evidence, entropies = _measure(model, inputs, Context(), {})
     return evidence | {"entropies": pack(entropies[:], model.network.num_operations)}
 
 
@@ -226,8 +248,9 @@ def score(model: Model, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     if not model.distributions:
         return evidence[NETWORK]
+    weights = {name: model.weights[name] for name in evidence}
     return fusion.weighted_mean(
-        lambda name: model.distributions[name].surprise(evidence[name]), model.weights
+        lambda name: model.distributions[name].surprise(evidence[name]), weights
     )
 
 
@@ -236,7 +259,7 @@ def explain(model: Model, measurement: Measurement) -> Explanation:
     surprises = {
         name: LazyArray([values].__getitem__, [len(values)], np.empty(0), distribution.surprise)
         for name, distribution in model.distributions.items()
-        for values in [measurement.evidence[name]]
+        if (values := measurement.evidence.get(name)) is not None
     }
     network = model.network
     return Explanation(

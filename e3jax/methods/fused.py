@@ -12,8 +12,8 @@ from e3jax.training.method import Evaluated, Method
 
 
 def _names() -> list[str]:
-    """All registered kinds of evidence that train no network."""
-    return [name for name in EVIDENCE if name != NETWORK]
+    """All registered kinds of evidence of images that train no network."""
+    return [name for name, kind in EVIDENCE.items() if kind.input == "images" and name != NETWORK]
 
 
 def _measured(evaluated: Evaluated, names: Iterable[str]) -> dict[str, np.ndarray]:

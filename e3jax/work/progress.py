@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-# (stage: "reading", "training", "sampling", "scoring", "describing" or "gallery"; done; of how
+# (stage: "reading", "training", "sampling", "scoring", "describing",
+# "encoding" or "gallery"; done; of how
 # many). It may raise.
 Progress = Callable[[str, int, int], None]
 

@@ -210,11 +210,17 @@ def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, h
 def test_folders_and_lists_of_files_score_as_arrays_do(fitted, digits, folder):
     detector = E3Outlier(**SMALL).fit(folder)
     assert [path.rsplit("/")[-1] for path in detector.paths_] == [f"{i}.png" for i in range(60)]
-    np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
+    assert detector.evidence_.keys() - fitted.evidence_.keys() == {"facts"}
+    for name, values in fitted.evidence_.items():
+        np.testing.assert_array_equal(detector.evidence_[name], values)
+    # Arrays of a detector of files are scored without what files tell.
+    np.testing.assert_array_equal(detector.decision_function(digits), fitted.decision_scores_)
     [letter] = detector.health_.unreadable
     assert letter.path == str(folder / "letter.png") and letter.reason == "not an image"
     few = [folder / "4.png", folder / "2.png"]
-    np.testing.assert_array_equal(detector.decision_function(few), fitted.decision_scores_[[4, 2]])
+    np.testing.assert_array_equal(
+        detector.decision_function(few), detector.decision_scores_[[4, 2]]
+    )
     with pytest.raises(InputError, match="letter.png cannot be read .not an image.: leave it out"):
         detector.decision_function(folder)
 
@@ -363,8 +369,9 @@ def test_colours_need_not_be_those_of_fit_in_files(fitted, digits, folder, tmp_p
     """Files are converted; arrays of another kind are a mistake."""
     Image.fromarray(digits[4, ..., 0]).convert("RGB").save(tmp_path / "4.png")
     detector = E3Outlier(**SMALL).fit(folder)
+    without_file = detector.read([tmp_path / "4.png"])._replace(facts=None)
     np.testing.assert_allclose(
-        detector.decision_function([tmp_path / "4.png"]), fitted.decision_scores_[4], rtol=1e-5
+        detector.decision_function(without_file), fitted.decision_scores_[4], rtol=1e-5
     )
     with pytest.raises(InputError, match="3 channels, those of fit had 1"):
         fitted.decision_function(np.zeros((2, 8, 8, 3), np.uint8))

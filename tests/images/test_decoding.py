@@ -265,7 +265,7 @@ def test_isolated_values_of_large_files_are_looked_for_in_a_sample(tmp_path):
     array = np.float32(np.random.default_rng(0).random((700, 900)))
     array[333, 444] = 1e6
     write_tiff(tmp_path / "x.tif", array)
-    [[deep]] = read_each([tmp_path / "x.tif"], Reader())
+    [(deep, *_)] = read_each([tmp_path / "x.tif"], Reader())
     assert deep.lowest == array.min() and 0.999 < deep.highest < 1
     assert deep.outermost.tolist() == [array.min(), 1e6]
     assert common_range([deep]) == ValueRange(None, (0, 1), clipped=(0, 1))
@@ -369,7 +369,7 @@ def test_what_shows_on_white_stays_there():
 def test_the_ground_is_the_same_at_every_size_and_fit():
     large = Image.fromarray(logo((255, 255, 255))).resize((900, 1200))
     for fit in ("squash", "crop", "letterbox"):
-        [[pixels, small]] = read_each([large], Reader(resize=fit), thumbnails=96)
+        [(pixels, _, small)] = read_each([large], Reader(resize=fit), thumbnails=96)
         assert pixels[0, 0].max() == 0 and pixels.max() > 200
         assert np.asarray(Image.open(io.BytesIO(small)))[0, 0].max() < 9
 

@@ -16,6 +16,7 @@ from e3jax.collection.lazy import LazyArray
 from e3jax.collection.reader import Reader
 from e3jax.collection.reading import in_colours
 from e3jax.errors import InputError
+from e3jax.images import facts
 from e3jax.images.high_depth import ValueRange
 from e3jax.work import files
 from e3jax.work.files import FileState
@@ -77,6 +78,8 @@ def opened(banks: Sequence[tuple[Path, About]]) -> Collection:
         left_out,
         np.concatenate(digests),
         column(Shard.states, np.empty((0, 4), np.int64)) if made.has_paths else None,
+        column(Shard.facts, np.empty((0, facts.LENGTH), np.float32)) if made.has_paths else None,
+        None,
         column(Shard.thumbnails, np.empty(0, object)),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from e3jax.collection import copies
 from e3jax.errors import InputError
+from e3jax.images import facts
 from e3jax.images.high_depth import HighDepthImage, ValueRange
 from e3jax.work import files
 from e3jax.work.files import FileState
@@ -21,7 +22,7 @@ from e3jax.work.files import FileState
 ABOUT = "bank.json"
 SHARDS = "[0-9]" * 7 + ".arrow"
 AGAIN = "give the command that made it once more, which continues"
-FORMAT = 3
+FORMAT = 4
 _MARK = "e3jax: a shard of a bank"
 _DAMAGED = (OSError, ValueError, EOFError, KeyError)  # what reading half a file, or none, raises
 
@@ -141,6 +142,7 @@ def write_shard(path: Path, rows: Sequence[dict], side: int) -> None:
     columns = {
         "path": pa.binary(),  # names of files need not be text
         **dict.fromkeys(FileState._fields, pa.int64()),
+        "facts": pa.list_(pa.float32(), facts.LENGTH),  # of the file
         "reason": pa.string(),  # why it cannot be read
         "thumbnail": pa.binary(),  # a WebP file's content
         "values": pa.large_binary(),  # of a file of more than 8 bits, see `packed`
@@ -195,6 +197,11 @@ class Shard:
         """Fields of :class:`e3jax.work.files.FileState`, int64 [m, 4]."""
         columns = self._columns(rows, *FileState._fields)
         return np.stack([column.to_numpy() for column in columns], axis=1)
+
+    def facts(self, rows: np.ndarray) -> np.ndarray:
+        """What :meth:`e3jax.images.facts.Facts.vector` gives of images' files, float32 [m, d]."""
+        [column] = self._columns(rows, "facts")
+        return column.combine_chunks().flatten().to_numpy().reshape(-1, facts.LENGTH)
 
     def thumbnails(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Contents of files [m], b"" for an image that has none."""

@@ -331,13 +331,15 @@ def _read_block(block: tuple[Sequence[str], Reader]) -> list[dict]:
     rows = []
     for path, state, result in zip(paths, states, results, strict=True):
         row = {"path": os.fsencode(path)} | state._asdict()
+        rows.append(row)
         if isinstance(result, Exception):
             row["reason"] = reason(result)
-        elif isinstance(result[0], HighDepthImage):
-            row["values"] = storage.packed(result[0])
+            continue
+        row["facts"] = result.facts.vector()
+        if isinstance(result.pixels, HighDepthImage):
+            row["values"] = storage.packed(result.pixels)
         else:
-            row["pixels"], row["thumbnail"] = result
-        rows.append(row)
+            row["pixels"], row["thumbnail"] = result.pixels, result.thumbnail
     return rows
 
 
