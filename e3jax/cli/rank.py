@@ -58,7 +58,7 @@ def run(
             saving.save(detector, save)
         if shard == report.WHOLE:  # else others may still read it
             report.forget_work(screen, out, detector)
-    report.sum_up(screen, out, ranking)
+    report.sum_up(screen, out, ranking, detector)
     screen.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"

@@ -13,6 +13,7 @@ from e3jax.collection.lazy import LazyArray
 from e3jax.detector import saving
 from e3jax.detector.estimator import E3Outlier
 from e3jax.errors import InputError
+from e3jax.evidence import FEATURES
 from e3jax.evidence.health import Health
 from e3jax.report import gallery, tables, writing
 from e3jax.report.ranking import Ranking
@@ -96,7 +97,7 @@ def write(
     gallery.write_gallery(out / _GALLERY, ranking, pictures, title, on_progress, thumbnails)
 
 
-def sum_up(screen: console.Console, out: Path, ranking: Ranking) -> None:
+def sum_up(screen: console.Console, out: Path, ranking: Ranking, detector: E3Outlier) -> None:
     """Prints the most outlying images, to standard output, and how many there are."""
     count = int(ranking.is_outlier.sum())
     first = ranking.order[: min(count, console.SHOWN)]
@@ -110,6 +111,8 @@ def sum_up(screen: console.Console, out: Path, ranking: Ranking) -> None:
         screen.print(f"... and {count - console.SHOWN} more")
     total = len(ranking.scores)
     screen.print(f"{count} of {total} images do not seem to belong, scores in nats")
+    if FEATURES in ranking.explanation.surprises:
+        screen.print(f"Features of {printable(str(detector.features))} took part")
     print_left_out(screen, ranking.unreadable, ranking.file_range)
     screen.print(f"The report is in {out}/: open {_GALLERY}, or read {tables.SCORES.name}")
 

@@ -22,7 +22,7 @@ def run(
     detector = saving.load(model)
     if features:
         detector.set_params(features=features)
-        detector.check_parameters()
+    detector.check_parameters()
     photos = source.find(paths)
     runtime.prepare()
     runtime.devices()
@@ -40,5 +40,5 @@ def run(
         report.write(out, ranking, collection, paths, on_progress)
         if shard == report.WHOLE:  # else others may still read it
             report.forget_work(screen, out, detector)
-    report.sum_up(screen, out, ranking)
+    report.sum_up(screen, out, ranking, detector)
     return report.judge(screen, detector.health_)

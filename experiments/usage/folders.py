@@ -3,11 +3,14 @@
 Labels make the folders and judge the ranking; the command sees only files.
 """
 
+import csv
+import hashlib
 import itertools
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +24,7 @@ from e3jax import datasets, metrics
 from e3jax.devices import runtime
 
 CASES = ("photos", "few", "limits", "large", "clean")
+_SEEDS = 3  # of folders that exist
 _LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first; the last one has
 # ten times the images, for the first seed.
@@ -29,7 +33,10 @@ _SIZES += ((1, 4500, 500),)
 
 
 class Folder(NamedTuple):
-    """A folder to be made: images of the inliers' classes, and outliers from all other classes."""
+    """A folder to be made: images of the inliers' classes, and outliers from all other classes.
+
+    Of the case "real" it is an archive, whose name is the data set; there are no classes.
+    """
 
     case: str
     dataset: str
@@ -53,6 +60,40 @@ def plan(cases: Sequence[str]) -> list[Folder]:
     return [folder for folder in folders if folder.case in cases]
 
 
+def real(archives: Path, features: Path | None = None) -> list[Folder]:
+    """The folders in ZIP files, each with ``pictures/`` and ``truth.csv`` (file, outlier 0 or 1).
+
+    Args:
+      archives: the folder of the ZIP files.
+      features: a model whose features take part, which the case is named by.
+
+    Raises:
+      ValueError: there are none.
+    """
+    folders, case = [], f"real + {features.name}" if features else "real"
+    for archive in sorted(archives.glob("*.zip")):
+        outliers = sum(_truth(archive).values())
+        inliers = len(_truth(archive)) - outliers
+        folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(_SEEDS)]
+    if not folders:
+        raise ValueError(f"{archives} has no ZIP files of folders: name the folder that has them")
+    return folders
+
+
+def _truth(archive: Path) -> dict[str, bool]:
+    with zipfile.ZipFile(archive) as content:
+        lines = content.read("truth.csv").decode().splitlines()
+    return {row["file"]: row["outlier"] == "1" for row in csv.DictReader(lines)}
+
+
+def extract(archive: Path, path: Path) -> dict[str, bool]:
+    """Writes an archive's pictures; returns {path: is it an outlier}."""
+    with zipfile.ZipFile(archive) as content:
+        for name in _truth(archive):
+            (path / name).write_bytes(content.read(f"pictures/{name}"))
+    return {str(path / name): is_outlier for name, is_outlier in _truth(archive).items()}
+
+
 def make(folder: Folder, data: datasets.Dataset, path: Path) -> dict[str, bool]:
     """Writes the images as PNG files of meaningless names; returns {path: is it an outlier}."""
     classes = [int(c) for c in folder.inlier_classes.split("+")]
@@ -68,19 +109,28 @@ def make(folder: Folder, data: datasets.Dataset, path: Path) -> dict[str, bool]:
     return is_outlier
 
 
-def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ()) -> dict:
+def measure(
+    folder: Folder, data: datasets.Dataset | Path, options: Sequence[str | Path] = ()
+) -> dict:
     """The row of one folder, ranked with these options besides the defaults.
 
     With n outliers, ``precision`` is the share of outliers among the first n images, and
     ``found_in_twice`` the share of all outliers that are among the first 2 n; ``flagged`` is the
-    share of images that are called outliers. ``seconds`` is the time of the whole command.
+    share of images that are called outliers; ``auroc_KIND`` is of a kind of evidence alone.
+    ``seconds`` is the time of the whole command.
+
+    Args:
+      folder: to measure.
+      data: that its images are from; an archive, if it is real.
+      options: of the command.
     """
     with tempfile.TemporaryDirectory() as scratch:
         photos, report = Path(scratch, "photos"), Path(scratch, "report")
         photos.mkdir()
-        is_outlier = make(folder, data, photos)
+        is_real = isinstance(data, Path)
+        is_outlier = extract(data, photos) if is_real else make(folder, data, photos)
         rank = [sys.executable, "-m", "e3jax", "rank", photos, "--out", report]
-        rank += ["--seed", str(folder.seed), *options]
+        rank += ["--seed", str(folder.seed), *map(str, options)]
         rank += [] if folder.n_outliers else ["--contamination", "auto"]
         began = time.monotonic()
         done = subprocess.run(rank, capture_output=True, text=True)
@@ -89,10 +139,17 @@ def measure(folder: Folder, data: datasets.Dataset, options: Sequence[str] = ())
             raise ValueError(f"e3jax rank failed: {done.stderr.strip()}")
         ranked = pd.read_csv(report / "scores.csv")
     truth, n = ranked["path"].map(is_outlier).to_numpy(), folder.n_outliers
-    row = {"case": folder.case, "dataset": folder.dataset, "source": data.source}
+    source = f"sha256:{_digest(data)}" if is_real else data.source
+    row = {"case": folder.case, "dataset": folder.dataset, "source": source}
     row |= folder._asdict() | dict.fromkeys(("auroc", "aupr_out", "precision", "found_in_twice"))
     if n:
         row |= {m: getattr(metrics, m)(-ranked["score"], truth) for m in ("auroc", "aupr_out")}
         row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
     row |= {"flagged": ranked["outlier"].mean(), "seconds": seconds, "warned": done.returncode}
+    kinds = ranked.columns[ranked.columns.get_loc("copy_of") + 1 :] if n else ()
+    row |= {f"auroc_{kind}": metrics.auroc(-ranked[kind], truth) for kind in kinds}
     return row | {"cores": runtime.cores()} | provenance()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -102,6 +102,30 @@ def test_score_gives_the_scores_of_rank_also_of_one_image(ranked, photos, tmp_pa
     assert float(row["score"]) == pytest.approx(float(expected), rel=1e-4)  # on two devices here
 
 
+def test_features_are_evidence_of_rank_and_score(ranked, photos, tmp_path, capsys):
+    report, *_ = ranked
+    paths = [row["path"] for row in rows(report)]
+    vectors = np.float32([[len(path), i] for i, path in enumerate(sorted(paths))])
+    vectors[3] = -1000, 5
+    np.savez(tmp_path / "x.npz", paths=sorted(paths), features=vectors)
+    options = ("--features", tmp_path / "x.npz")
+    save = ("--out", tmp_path / "report", "--save", tmp_path / "model")
+    assert here("rank", photos, *SMALL, *options, *save) == 1
+    assert f"Features of {tmp_path}/x.npz took part" in capsys.readouterr().err
+    with_features = rows(tmp_path / "report")
+    assert max(with_features, key=lambda row: float(row["features"]))["path"] == sorted(paths)[3]
+    assert "features" not in rows(report)[0]
+    score = ("score", tmp_path / "model", photos, "--out")
+    assert here(*score, tmp_path / "new") == 1  # it knows the file
+    assert here(*score, tmp_path / "again", *options) == 1
+    assert rows(tmp_path / "new") == rows(tmp_path / "again") == with_features
+    (tmp_path / "x.npz").unlink()
+    assert here(*score, tmp_path / "lost") == 2
+    assert "x.npz does not exist" in capsys.readouterr().err
+    assert here("rank", photos, "--features", tmp_path / "x.csv", "--out", tmp_path / "no") == 2
+    assert "not of a format of features" in capsys.readouterr().err
+
+
 def test_a_time_budget_shortens_the_training(photos, tmp_path, capsys):
     arguments = (*SMALL, "--steps", 10_000_000, "--out", tmp_path)
     began = time.monotonic()

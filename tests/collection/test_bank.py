@@ -81,6 +81,9 @@ def test_it_holds_what_reading_into_memory_gives(photos, tmp_path):
         assert found.images.shape == expected.images.shape
         np.testing.assert_array_equal(found.images[:], expected.images)
         assert found.ids.tolist() == expected.ids.tolist()
+        np.testing.assert_array_equal(found.facts[:], expected.facts)
+        np.testing.assert_array_equal(found.facts[[7, 2]], expected.facts[[7, 2]])
+        assert found.input_digests == expected.input_digests
         assert (found.unreadable, found.reader) == (expected.unreadable, expected.reader)
     assert expected.reader.file_range.integers == (0, 4095)
     grey = bank.open_bank(tmp_path / "bank").images
@@ -160,7 +163,7 @@ def test_arrays_of_any_lengths_make_a_bank(tmp_path, mnist):
     found = bank.write_arrays(tmp_path / "bank", [images[:5], images[5:25], images[25:]])
     np.testing.assert_array_equal(found.images[:], images)
     np.testing.assert_array_equal(found.ids, np.arange(30))
-    assert found.states is None
+    assert found.states is None and found.inputs.keys() == {"images"}
     with pytest.raises(InputError, match="images of several sides"):
         bank.write_arrays(tmp_path / "other", [images, np.zeros((2, 16, 16, 1), np.uint8)])
     colour = RANDOM.integers(0, 256, (9, 32, 32, 3), np.uint8)
