@@ -343,7 +343,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
             paths=collection.ids,
             copy_of=near_copy_of,
             scores=scores,
-            explanation=models.explain(self.model_, measurement),
+            explanation=models.explain(self.model_, measurement, collection.inputs),
             threshold=self.threshold_,
             unreadable=collection.unreadable,
             health=self.health_,

@@ -173,7 +173,7 @@ def near_copies(images: AnyArray, copy_of: np.ndarray, scores: np.ndarray) -> np
 def _without_images(collection: Collection) -> Collection:
     nothing = collection.digests[:0]
     return collection._replace(
-        images=collection.images[:0], digests=nothing, facts=None, features=None, thumbnails=None
+        images=collection.images[:0], digests=nothing, features=None, thumbnails=None
     )
 
 

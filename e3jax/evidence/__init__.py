@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from e3jax.errors import InputError
-from e3jax.evidence import descriptors
+from e3jax.evidence import descriptors, facts
 from e3jax.evidence.distances import descriptor, given
 from e3jax.evidence.kind import Context, Fit, Kind, Measured
 from e3jax.evidence.network import NETWORK, trained_network
@@ -22,7 +22,7 @@ EVIDENCE: dict[str, Kind] = {
     "shape": descriptor("shape", descriptors.shape),
     "layout": descriptor("layout", descriptors.layout),
     "statistics": descriptor("statistics", descriptors.statistics, whitened=True),
-    "facts": given("file facts", "facts", weight=1 / 3),
+    "facts": given("file", "facts", weight=1 / 3, reasons=facts.reasons),
     FEATURES: given("features", "features", unit=True, weight=2),
 }
 

@@ -69,14 +69,21 @@ def descriptor(
     return _kind(vectors, name, whitened, weight=weight)
 
 
-def given(name: str, input: str, *, unit: bool = False, weight: float) -> Kind:
+def given(
+    name: str,
+    input: str,
+    *,
+    unit: bool = False,
+    weight: float,
+    reasons: Callable[[References, np.ndarray], list[str]] | None = None,
+) -> Kind:
     """The evidence that an image is far from the collection by vectors that come with it.
 
     Args:
       name: for people, "unusual ``name``".
       input: the vectors, see :class:`Kind`.
       unit: whether they are compared by their directions only.
-      weight: see :class:`Kind`.
+      weight, reasons: see :class:`Kind`.
     """
 
     def vectors(rows: AnyArray, context: Context) -> np.ndarray:
@@ -85,7 +92,7 @@ def given(name: str, input: str, *, unit: bool = False, weight: float) -> Kind:
             array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
         return array
 
-    return _kind(vectors, name, input=input, weight=weight)
+    return _kind(vectors, name, input=input, weight=weight, reasons=reasons)
 
 
 def _kind(

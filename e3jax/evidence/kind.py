@@ -82,6 +82,7 @@ class Kind:
       model: the type of ``Fit.model``, by which a saved detector is read.
       weight: of its surprise in the score, where the network has 1.
       phrase: what it says of an image that it finds unusual.
+      reasons: ``(model, input) -> list of str``, what is unusual about each image, if it can tell.
     """
 
     input: str = "images"
@@ -90,3 +91,4 @@ class Kind:
     model: type
     weight: float = 1.0
     phrase: str
+    reasons: Callable[[Any, Any], list[str]] | None = None

@@ -6,7 +6,7 @@ It is fitted to a collection, saved as it is, and sent to other processes as it 
 import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,7 @@ class Explanation(NamedTuple):
       resize: how images became square.
       surprises: float [n] in nats by kind of evidence, see :mod:`e3jax.evidence.fusion`; {} where
         scores are the network's alone.
+      reasons: str [n] by kind of evidence that can tell, what is unusual about each image.
     """
 
     view_entropies: AnyArray
@@ -86,6 +87,7 @@ class Explanation(NamedTuple):
     operation_set: OperationSet
     resize: str
     surprises: Mapping[str, AnyArray]
+    reasons: Mapping[str, LazyArray] = {}
 
 
 class Work(NamedTuple):
@@ -254,13 +256,20 @@ def score(model: Model, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
     )
 
 
-def explain(model: Model, measurement: Measurement) -> Explanation:
-    """Why the images of a measurement score as they do; surprises are computed where indexed."""
+def explain(model: Model, measurement: Measurement, inputs: Inputs) -> Explanation:
+    """Why the images of a measurement score as they do; what is long is computed where indexed."""
     surprises = {
         name: LazyArray([values].__getitem__, [len(values)], np.empty(0), distribution.surprise)
         for name, distribution in model.distributions.items()
         if (values := measurement.evidence.get(name)) is not None
     }
+    reasons = {}
+    for name in surprises:
+        kind, rows = registered(name), inputs.get(registered(name).input)
+        if kind.reasons and rows is not None:
+            in_words = functools.partial(_in_words, kind.reasons, model.evidence[name])
+            load = [rows].__getitem__
+            reasons[name] = LazyArray(load, [len(rows)], np.empty(0, object), in_words)
     network = model.network
     return Explanation(
         view_entropies=measurement.view_entropies,
@@ -269,4 +278,9 @@ def explain(model: Model, measurement: Measurement) -> Explanation:
         operation_set=network.operation_set(),
         resize=model.reader.resize,
         surprises=surprises,
+        reasons=reasons,
     )
+
+
+def _in_words(reasons: Callable[[Any, Any], list[str]], part: Any, rows: Any) -> np.ndarray:
+    return np.array(reasons(part, rows), object)

@@ -41,6 +41,14 @@ class Facts(NamedTuple):
         flags = (self.has_exif, *(self.format == format for format in _FORMATS))
         return np.array([*map(math.log2, numbers), *flags], np.float32)
 
+    @classmethod
+    def of_vector(cls, vector: np.ndarray) -> "Facts":
+        """The facts that a vector has; its size is rounded."""
+        width, height, _, density = np.exp2(vector[:4].astype(float))
+        name = next((_FORMATS[i] for i in np.flatnonzero(vector[5:])), "")
+        size = round(density * width * height)
+        return cls(round(width), round(height), size, bool(vector[4]), name)
+
 
 LENGTH = len(Facts().vector())
 

@@ -118,6 +118,10 @@ def _explained(explanation: Explanation, shown: np.ndarray) -> dict[str, Any]:
             registered(name).phrase: _packed(values[shown], "<f4")
             for name, values in explanation.surprises.items()
         },
+        "reasons": {
+            registered(name).phrase: texts[shown].tolist()
+            for name, texts in explanation.reasons.items()
+        },
         # 0 to 255 for 0 to log k.
         "entropies": _packed(np.rint(explanation.view_entropies[shown] * 255 / most), "u1"),
         "median": explanation.median.tolist(),
