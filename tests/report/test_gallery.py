@@ -36,8 +36,9 @@ def ranking_of(paths, entropies, warning=""):
     scores = entropies.mean(axis=1)
     surprises = {"network": scores, "shape": 2 * scores}
     median, operation_set = np.median(entropies, axis=0), operations.operation_set()
+    said = np.array(["PNG, most are JPEG" if i == 5 else "" for i in range(len(scores))], object)
     explanation = Explanation(
-        entropies, median, len(operation_set), operation_set, "squash", surprises
+        entropies, median, len(operation_set), operation_set, "squash", surprises, {"shape": said}
     )
     health = Health(0.5, 1 / K, 0.1, 100, [], warning)
     alone = np.arange(len(entropies))
@@ -178,6 +179,8 @@ def test_a_click_tells_why(collection, open_page):
         f"unusual views{100 * (1 - np.exp(-score)):.1f} %",
     ]
     assert page.locator(".tile .reason >> nth=1").text_content() == "unusual shape"
+    rank = page.evaluate("items.indexOf(items.find(i => data.reasons['unusual shape'][i]))")
+    assert page.locator(f".tile .reason >> nth={rank}").text_content() == "PNG, most are JPEG"
     assert page.locator("#profile rect").count() == K
     worst = np.argsort(-entropies[1])[:6]
     said = page.locator("#views figcaption div:first-child").all_text_contents()
