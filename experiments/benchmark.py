@@ -10,6 +10,9 @@ import sys
 from sweep import cli, flags, methods
 from sweep.plan import Variant
 
+from e3jax.cli.arguments import path
+from e3jax.methods import fused
+
 
 def parse_args() -> argparse.Namespace:
     parser = flags.sweep_parser(__doc__)
@@ -25,12 +28,25 @@ def parse_args() -> argparse.Namespace:
         help=f"methods to compare: {', '.join(methods.METHODS)}; those that share a training are "
         "run together. all: Table 1, RDAE as published, and what needs no training",
     )
-    return flags.parse(parser)
+    add(
+        "--features",
+        type=path,
+        metavar="MODEL.onnx",
+        help="a model of yours: also compare its features, and e3outlier+ with them",
+    )
+    args = flags.parse(parser)
+    if args.features:
+        if args.engine != "local":
+            parser.error("--features needs --engine local")
+        for method in fused.featured(args.features):
+            methods.register(method)
+    return args
 
 
 def main() -> int:
     args = parse_args()
     names = methods.TABLE_METHODS if "all" in args.methods else args.methods
+    names = [*names, *["features"] * bool(args.features)]
     return cli.run(args, lambda protocol: [Variant(protocol, names, args.ratios)])
 
 

@@ -49,7 +49,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 from e3jax.evidence import Context, fit_and_measure
 images = np.random.default_rng(0).integers(0, 255, (300, 32, 32, 1), np.uint8)
 for _ in range(100):
-    fit_and_measure(jax.random.key(0), images, ["shape", "layout", "statistics"], Context())
+    names = ["shape", "layout", "statistics"]
+    fit_and_measure(jax.random.key(0), {"images": images}, names, Context())
 """
 
 

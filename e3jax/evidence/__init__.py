@@ -5,7 +5,7 @@ takes part in the scores of ``E3Outlier`` and ``e3jax rank``, their tables and g
 detectors and the benchmark method e3outlier+.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
@@ -56,19 +56,20 @@ def registered(name: str) -> Kind:
 
 
 def fit_and_measure(
-    key: jax.Array, images: np.ndarray, names: Iterable[str], context: Context
+    key: jax.Array, inputs: Mapping[str, np.ndarray], names: Iterable[str], context: Context
 ) -> dict[str, np.ndarray]:
     """The evidence of a collection about itself, by kind, float64 [n], larger = more outlying.
 
     Args:
       key: of all that fitting draws.
-      images: uint8 [n, h, w, c], n >= 2.
+      inputs: see :attr:`e3jax.collection.Collection.inputs`, n >= 2.
       names: of ``EVIDENCE``.
       context: of fitting and measuring.
     """
     values = {}
     for name in names:
         kind = registered(name)
-        fit = kind.fit(key, images, context)
-        values[name] = (fit.measured or kind.measure(fit.model, images, context)).values
+        rows = inputs[kind.input]
+        fit = kind.fit(key, rows, context)
+        values[name] = (fit.measured or kind.measure(fit.model, rows, context)).values
     return values

@@ -119,7 +119,7 @@ def _describe(method: Method, protocol: Protocol, grey: bool) -> dict[str, Any]:
     if method.loss is None:
         nothing = dict.fromkeys(("protocol", "network", "operations"), "")
         return nothing | {"config": {}, "constants": method.constants()}
-    config, is_ours = protocol.config(method, grey), method in OURS
+    config, is_ours = protocol.config(method, grey), method.name in OURS
     return {
         "protocol": protocol.name,
         "network": config.network if is_ours else "",
@@ -146,15 +146,22 @@ def _describe_epochs(protocol: Protocol, grey: bool) -> dict[str, Any]:
 
 _EPOCH_SCORES = [f"e3outlier-epoch{e:02d}" for e in range(EPOCHS, 0, -1)]
 _UNTRAINED = [name for name, method in methods.METHODS.items() if method.loss is None]
-ENTRIES = [
-    *(
-        Entry(tuple(m.scores), partial(_describe, m), train if m.loss else score_untrained)
-        for m in methods.METHODS.values()
-    ),
-    Entry(_EPOCH_SCORES, _describe_epochs, partial(train, epochs=range(1, EPOCHS + 1))),
-]
 # By the name of each method that they score.
-METHODS = {name: entry for entry in ENTRIES for name in entry.scores}
+METHODS: dict[str, Entry] = {}
+
+
+def register(method: Method) -> None:
+    """Adds a method of the library, or replaces the one of its name, in this process."""
+    methods.METHODS[method.name] = method
+    do = train if method.loss else score_untrained
+    entry = Entry(tuple(method.scores), partial(_describe, method), do)
+    METHODS.update(dict.fromkeys(entry.scores, entry))
+
+
+for _method in list(methods.METHODS.values()):
+    register(_method)
+_of_epochs = partial(train, epochs=range(1, EPOCHS + 1))
+METHODS |= dict.fromkeys(_EPOCH_SCORES, Entry(_EPOCH_SCORES, _describe_epochs, _of_epochs))
 DEFAULT_METHODS = ("e3outlier+", "e3outlier", *_UNTRAINED)
 # What "all" means: Table 1, RDAE as published and all without training, but no controls.
 _CONTROLS = {*_EPOCH_SCORES, "cae-views", "cae-64"}

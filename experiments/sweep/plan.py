@@ -31,7 +31,7 @@ KEYED = """network operations optimizer learning_rate schedule weight_decay batc
 precision""".split()
 BASES = ("paper", "quick", "quick1")
 # Methods with a network and operations of one's choice, and two editions of the quick protocol.
-OURS = (E3OUTLIER, E3OUTLIER_PLUS)
+OURS = (E3OUTLIER.name, E3OUTLIER_PLUS.name)
 
 
 class Protocol(NamedTuple):
@@ -68,10 +68,10 @@ class Protocol(NamedTuple):
     def config(self, method: Method, grey: bool) -> TrainConfig:
         """A method's training by this protocol; ``grey``: the images have one channel."""
         config = method.paper_config(grey) if self.base == "paper" else method.quick_config()
-        if self.base == "quick1" and method in OURS:
+        if self.base == "quick1" and method.name in OURS:
             config = quick_config(edition=1)
         config = config._replace(steps=self.steps or config.steps, precision=self.precision)
-        if method not in OURS:
+        if method.name not in OURS:
             return config
         network = self.network or config.network
         config = config._replace(network=network, operations=self.operations)

@@ -1,11 +1,11 @@
 """Features: vectors that there are, and those that a model of the user's makes."""
 
 import numpy as np
-import onnx
 import pyarrow
 import pyarrow.parquet
 import pytest
-from onnx import TensorProto, helper
+from encoders import model
+from onnx import TensorProto
 from PIL import Image
 
 from e3jax.collection import read
@@ -79,20 +79,6 @@ def test_files_that_cannot_hold_features_are_refused(folder, tmp_path):
 
 
 # --- Models --------------------------------------------------------------------------------------
-
-
-def model(path, shape, kind=TensorProto.FLOAT, axes=(2, 3), pooled=True, **about):
-    """A model whose features are an image's mean colour."""
-    nodes = [helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT)]
-    wanted = [helper.make_node("ReduceMean", ["x"], ["y"], axes=list(axes), keepdims=0)]
-    nodes += wanted if pooled else [helper.make_node("Identity", ["x"], ["y"])]
-    given = helper.make_tensor_value_info("images", kind, shape)
-    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "mean", [given], [made])
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
-    helper.set_model_props(whole, {name: str(value) for name, value in about.items()})
-    onnx.save(whole, path)
-    return path
 
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

@@ -52,7 +52,7 @@ def digits():
 
 def test_digits_that_do_not_belong_are_far(digits):
     data = e3jax.contaminate(digits.images, digits.labels, 4, ratio=0.1, seed=0, max_images=100)
-    measured = fit_and_measure(KEY, data.images, DESCRIPTORS, Context())
+    measured = fit_and_measure(KEY, {"images": data.images}, DESCRIPTORS, Context())
     assert list(measured) == ["shape", "layout", "statistics"]
     assert auroc(-measured["shape"], data.is_outlier) > 0.9
     assert all(auroc(-values, data.is_outlier) > 0.6 for values in measured.values())
@@ -78,7 +78,7 @@ def test_an_image_is_measured_by_itself_as_it_is_among_others(digits, name):
 @pytest.mark.parametrize("name", DESCRIPTORS)
 def test_a_large_collection_is_measured_by_some_of_it(monkeypatch, digits, name):
     images, kind, progress = digits.images[:300], EVIDENCE[name], []
-    of_all = fit_and_measure(KEY, images, [name], Context())[name]
+    of_all = fit_and_measure(KEY, {"images": images}, [name], Context())[name]
     monkeypatch.setattr(distances, "_REFERENCES", 200)
     monkeypatch.setattr(distances, "_BLOCK", 128)
     model = kind.fit(KEY, images, Context()).model
@@ -90,10 +90,10 @@ def test_a_large_collection_is_measured_by_some_of_it(monkeypatch, digits, name)
 
 
 def test_two_images_are_a_collection(digits):
-    measured = fit_and_measure(KEY, digits.images[:2], DESCRIPTORS, Context())
+    measured = fit_and_measure(KEY, {"images": digits.images[:2]}, DESCRIPTORS, Context())
     assert all(np.isfinite(values).all() for values in measured.values())
 
 
 def test_unknown_evidence_is_named(digits):
     with pytest.raises(ValueError, match="needs the evidence 'colour': register it in"):
-        fit_and_measure(KEY, digits.images[:5], ["colour"], Context())
+        fit_and_measure(KEY, {"images": digits.images[:5]}, ["colour"], Context())

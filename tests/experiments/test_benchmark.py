@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from unittest import mock
 
 import ablations
 import benchmark
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from commands import end, here, kill, rows, start, untimed, wait_until
-from sweep import store
+from encoders import model
+from sweep import methods, store
 from tiny import Tiny
 
-from e3jax import metrics, networks
+from e3jax import methods as library, metrics, networks
 
 SMALL = (
     *("--dataset", "mnist", "--source", "embedded", "--protocol", "quick", "--operations", "PR"),
@@ -87,6 +89,19 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_
 
 
 @pytest.mark.campaign
+def test_features_of_a_model_are_compared_with_and_without_ours(monkeypatch, capsys, tmp_path):
+    with mock.patch.dict(library.METHODS), mock.patch.dict(methods.METHODS):
+        encoder = model(tmp_path / "x.onnx", ["n", 3, 32, 32])
+        arguments = (*SMALL, "--steps", 2, "--network", "tiny-8", "--classes", 4)
+        arguments += ("--methods", "e3outlier+", "--features", encoder, "--results-dir", tmp_path)
+        code, _, err = here(monkeypatch, capsys, benchmark.main, *arguments)
+    assert code == 0, err
+    table = {row["method"]: row for row in rows(tmp_path)}
+    assert sorted(table) == ["e3outlier+", "e3outlier+features", "factored", "features"]
+    assert table["features"]["network"] == "" and table["e3outlier+features"]["steps"] == 2
+    assert len({row["auroc"] for row in table.values()}) > 2
+
+
 def test_ablations_train_and_draw(monkeypatch, capsys, tmp_path, mnist):
     arguments = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
     arguments += ("--max-images", 20, "--steps", 10, "--classes", 1, "--results-dir", tmp_path)
