@@ -6,6 +6,7 @@ detectors and the benchmark method e3outlier+.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ EVIDENCE: dict[str, Kind] = {
     "layout": descriptor("layout", descriptors.layout),
     "statistics": descriptor("statistics", descriptors.statistics, whitened=True),
     "facts": given("file", "facts", weight=1 / 3, reasons=facts.reasons),
-    FEATURES: given("features", "features", unit=True, weight=2),
+    FEATURES: given("features", "features", direction=True, weight=2, separated=True),
 }
 
 __all__ = [
@@ -56,7 +57,7 @@ def registered(name: str) -> Kind:
 
 
 def fit_and_measure(
-    key: jax.Array, inputs: Mapping[str, np.ndarray], names: Iterable[str], context: Context
+    key: jax.Array, inputs: Mapping[str, Any], names: Iterable[str], context: Context
 ) -> dict[str, np.ndarray]:
     """The evidence of a collection about itself, by kind, float64 [n], larger = more outlying.
 

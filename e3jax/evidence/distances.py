@@ -73,8 +73,9 @@ def given(
     name: str,
     input: str,
     *,
-    unit: bool = False,
+    direction: bool = False,
     weight: float,
+    separated: bool = False,
     reasons: Callable[[References, np.ndarray], list[str]] | None = None,
 ) -> Kind:
     """The evidence that an image is far from the collection by vectors that come with it.
@@ -82,17 +83,19 @@ def given(
     Args:
       name: for people, "unusual ``name``".
       input: the vectors, see :class:`Kind`.
-      unit: whether they are compared by their directions only.
-      weight, reasons: see :class:`Kind`.
+      direction: whether they are compared by their directions only, after signed square roots, so
+        that a few large numbers do not decide (Perronnin et al. 2010).
+      weight, separated, reasons: see :class:`Kind`.
     """
 
     def vectors(rows: AnyArray, context: Context) -> np.ndarray:
         array = np.asarray(rows, np.float32)
-        if unit:
+        if direction:
+            array = np.sign(array) * np.sqrt(np.abs(array))
             array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
         return array
 
-    return _kind(vectors, name, input=input, weight=weight, reasons=reasons)
+    return _kind(vectors, name, input=input, weight=weight, separated=separated, reasons=reasons)
 
 
 def _kind(

@@ -81,6 +81,7 @@ class Kind:
         images.
       model: the type of ``Fit.model``, by which a saved detector is read.
       weight: of its surprise in the score, where the network has 1.
+      separated: whether that grows with :func:`e3jax.evidence.weights.separation`.
       phrase: what it says of an image that it finds unusual.
       reasons: ``(model, input) -> list of str``, what is unusual about each image, if it can tell.
     """
@@ -90,5 +91,6 @@ class Kind:
     measure: Callable[[Any, AnyArray, Context], Measured]
     model: type
     weight: float = 1.0
+    separated: bool = False
     phrase: str
     reasons: Callable[[Any, Any], list[str]] | None = None

@@ -24,6 +24,7 @@ from e3jax.evidence.fusion import Distribution
 from e3jax.evidence.kind import Context, Measured
 from e3jax.evidence.network import TrainedNetwork, pack, unpack
 from e3jax.evidence.thresholds import Frequent
+from e3jax.evidence.weights import collection_weights
 from e3jax.images import memory
 from e3jax.operations import OperationSet
 from e3jax.work import locks
@@ -146,11 +147,11 @@ def fit(
 
 
 def with_distributions(model: Model, evidence: Mapping[str, np.ndarray]) -> Model:
-    """The model, with the distributions of the collection's evidence float64 [n] by kind."""
+    """The model, with distributions and weights by the collection's evidence float64 [n]."""
     if len(model.evidence) == 1:
         return model
     distributions = {name: fusion.distribution(values) for name, values in evidence.items()}
-    return model._replace(distributions=distributions)
+    return model._replace(distributions=distributions, weights=collection_weights(evidence))
 
 
 def measure(

@@ -11,6 +11,7 @@ import numpy as np
 from e3jax.collection import Reader, read
 from e3jax.collection.features import with_features
 from e3jax.evidence import EVIDENCE, FEATURES, NETWORK, Context, fit_and_measure, fusion
+from e3jax.evidence.weights import collection_weights
 from e3jax.training.e3outlier import FACTORED
 from e3jax.training.method import Evaluated, Method
 from e3jax.work.progress import no_progress
@@ -33,7 +34,7 @@ def _measured(
 
 def _fused(evidence: dict[str, np.ndarray]) -> np.ndarray:
     """Scores, float64 [n] in nats, smaller = more outlying."""
-    return -fusion.fuse_collection(evidence, {name: EVIDENCE[name].weight for name in evidence})
+    return -fusion.fuse_collection(evidence, collection_weights(evidence))
 
 
 def _with_network(evaluated: Evaluated, features: Path | None = None) -> np.ndarray:
@@ -78,7 +79,7 @@ def featured(features: Path) -> list[Method]:
 
     plus = dataclasses.replace(
         E3OUTLIER_PLUS,
-        scores=E3OUTLIER_PLUS.scores | {"e3outlier+features": with_network},
+        scores={**E3OUTLIER_PLUS.scores, "e3outlier+features": with_network},
         constants=lambda: E3OUTLIER_PLUS.constants() | _constants([FEATURES]) | about,
     )
     return [
