@@ -25,6 +25,7 @@ from e3jax.work.store import kept_work
 WORK = "unfinished"  # beside the report
 WHOLE = (1, 1)  # a shard
 _GALLERY = "gallery.html"
+_FEW = 0.01  # share of images, below which "auto" says that it may have missed some
 
 
 @contextlib.contextmanager
@@ -111,6 +112,12 @@ def sum_up(screen: console.Console, out: Path, ranking: Ranking, detector: E3Out
         screen.print(f"... and {count - console.SHOWN} more")
     total = len(ranking.scores)
     screen.print(f"{count} of {total} images do not seem to belong, scores in nats")
+    if detector.contamination == "auto" and count < _FEW * total:
+        screen.print(
+            "Hardly any image stands apart by the network and by the other evidence, which does "
+            "not mean that all belong: look at the first ones, or state a share with "
+            "--contamination"
+        )
     if FEATURES in ranking.explanation.surprises:
         screen.print(f"Features of {printable(str(detector.features))} took part")
     print_left_out(screen, ranking.unreadable, ranking.file_range)

@@ -126,6 +126,19 @@ def test_features_are_evidence_of_rank_and_score(ranked, photos, tmp_path, capsy
     assert "not of a format of features" in capsys.readouterr().err
 
 
+def test_auto_that_finds_nothing_says_that_it_cannot_tell(tmp_path, capsys):
+    """Stripes, each a little wider than the one before: none stands apart."""
+    for i in range(30):
+        stripes = np.uint8(np.sin(np.arange(32) / (2 + i / 30)) * 99 + 128)
+        Image.fromarray(np.tile(stripes, (32, 1))).save(tmp_path / f"{i}.png")
+    here("rank", tmp_path, *SMALL, "--contamination", "auto", "--out", tmp_path / "out")
+    told = capsys.readouterr().err
+    assert "0 of 30 images do not seem to belong" in told
+    assert "does not mean that all belong" in told
+    here("rank", tmp_path, *SMALL, "--out", tmp_path / "out")
+    assert "does not mean" not in capsys.readouterr().err
+
+
 def test_a_time_budget_shortens_the_training(photos, tmp_path, capsys):
     arguments = (*SMALL, "--steps", 10_000_000, "--out", tmp_path)
     began = time.monotonic()
