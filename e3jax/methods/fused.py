@@ -17,7 +17,7 @@ from e3jax.training.method import Evaluated, Method
 from e3jax.work.progress import no_progress
 
 
-def _names() -> list[str]:
+def image_kinds() -> list[str]:
     """All registered kinds of evidence of images that train no network."""
     return [name for name, kind in EVIDENCE.items() if kind.input == "images" and name != NETWORK]
 
@@ -39,7 +39,7 @@ def _fused(evidence: dict[str, np.ndarray]) -> np.ndarray:
 
 def _with_network(evaluated: Evaluated, features: Path | None = None) -> np.ndarray:
     network = -evaluated.evaluation.weighted_mean("ne")
-    names = _names() + ([FEATURES] if features else [])
+    names = image_kinds() + ([FEATURES] if features else [])
     return _fused({NETWORK: network} | _measured(evaluated, names, features))
 
 
@@ -50,12 +50,12 @@ def _constants(names: Iterable[str]) -> dict[str, Any]:
 E3OUTLIER_PLUS = dataclasses.replace(
     FACTORED,
     scores={"e3outlier+": _with_network, **FACTORED.scores},
-    constants=lambda: FACTORED.constants() | _constants(_names()),
+    constants=lambda: FACTORED.constants() | _constants(image_kinds()),
 )
 # Without the network, and by shape only.
 DESCRIPTORS = Method(
-    scores={"descriptors": lambda evaluated: _fused(_measured(evaluated, _names()))},
-    constants=lambda: _constants(_names()),
+    scores={"descriptors": lambda evaluated: _fused(_measured(evaluated, image_kinds()))},
+    constants=lambda: _constants(image_kinds()),
 )
 HOG_KNN = Method(
     scores={"hog-knn": lambda evaluated: _fused(_measured(evaluated, ["shape"]))},

@@ -11,7 +11,9 @@ from sweep.provenance import provenance
 
 from e3jax import datasets, metrics, operations
 from e3jax.datasets import contamination
-from e3jax.evidence import EVIDENCE, NETWORK, Context, fit_and_measure, fusion
+from e3jax.evidence import NETWORK, Context, fit_and_measure, fusion
+from e3jax.evidence.weights import collection_weights
+from e3jax.methods import fused as fused_methods
 from e3jax.training import fitting, rules
 from e3jax.training.e3outlier import FACTORED
 
@@ -68,14 +70,14 @@ def fused(ne: np.ndarray, by_spread: np.ndarray, families: tuple) -> dict[str, n
 
 def fewer_operations(images: np.ndarray, ne: np.ndarray) -> dict[str, np.ndarray]:
     """Scores by a part of the operations, of the network alone and fused as e3outlier+ does."""
-    ways, names = {}, [name for name in EVIDENCE if name != NETWORK]
-    evidence = fit_and_measure(jax.random.key(0), images, names, Context())
-    weights = {name: kind.weight for name, kind in EVIDENCE.items()}
+    ways, kinds = {}, fused_methods.image_kinds()
+    evidence = fit_and_measure(jax.random.key(0), {"images": images}, kinds, Context())
     for count in (6, 12, 24, 48, ne.shape[1]):
         part = ne[:, operations.evenly(ne.shape[1], count)]
         network = (part * rules.view_weights(part)).mean(1)
         ways[f"network, {count} operations"] = network
-        scores = fusion.fuse_collection(evidence | {NETWORK: -network}, weights)
+        both = evidence | {NETWORK: -network}
+        scores = fusion.fuse_collection(both, collection_weights(both))
         ways[f"e3outlier+, {count} operations"] = -scores
     return ways
 
