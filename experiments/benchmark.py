@@ -11,6 +11,8 @@ from sweep import cli, flags, methods
 from sweep.plan import Variant
 
 from e3jax.cli.arguments import path
+from e3jax.collection.features import check_source
+from e3jax.errors import InputError
 from e3jax.methods import fused
 
 
@@ -38,6 +40,10 @@ def parse_args() -> argparse.Namespace:
     if args.features:
         if args.engine != "local":
             parser.error("--features needs --engine local")
+        try:
+            check_source(args.features)
+        except InputError as error:
+            parser.error(str(error))
         for method in fused.featured(args.features):
             methods.register(method)
     return args

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from e3jax.collection.collecting import is_path
 from e3jax.collection.collection import Collection
 from e3jax.collection.reader import Reader
 from e3jax.collection.threads import in_threads, reason
@@ -46,16 +47,14 @@ def with_features(
       InputError: features are missing, not finite or of another shape; a package is missing.
     """
     stores = []
-    if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".onnx":
-        content = Path(source).read_bytes()
-        key = work_key(
-            work="features", model=hashlib.sha256(content).hexdigest(), of=collection.input_digests
-        )
+    if is_path(source) and Path(source).suffix.lower() == ".onnx":
+        model = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        key = work_key(work="features", model=model, of=collection.input_digests)
         stores.append(Store(folder, key))
-        features = Encoder(source, content).encode(collection, stores[0], on_progress)
+        features = Encoder(source).encode(collection, stores[0], on_progress)
     else:
         features = _given(source, collection)
-    name = source if isinstance(source, (str, os.PathLike)) else "features"
+    name = source if is_path(source) else "features"
     if features.ndim != 2 or len(features) != len(collection.images) or not features.shape[1]:
         raise InputError(
             f"{name} has shape {features.shape}, expected a vector for each of the "
@@ -69,7 +68,7 @@ def with_features(
 
 def check_source(source: Any) -> None:
     """Raises an InputError, in one sentence, for a file that features cannot be read from."""
-    if not isinstance(source, (str, os.PathLike)):
+    if not is_path(source):
         return
     if Path(source).suffix.lower() not in _FORMATS:
         raise InputError(f"{source} is not of a format of features: give {', '.join(_FORMATS)}")
@@ -84,7 +83,7 @@ def _given(source: Any, collection: Collection) -> np.ndarray:
     if isinstance(source, Mapping):
         paths = [os.fspath(path) for path in source]
         return _by_path("features", paths, np.array(list(source.values())), collection, Path())
-    if not isinstance(source, (str, os.PathLike)):
+    if not is_path(source):
         return np.asarray(source, np.float32)
     path = Path(source)
     try:
@@ -165,21 +164,19 @@ class Encoder:
     its side open. Its first output is [n, d]; means of [n, d, h, w] over pixels are taken.
 
     Args:
-      path: of the model, for people.
-      content: of its file.
+      path: of the model, beside which large ones have their weights.
 
     Raises:
       InputError: it is not such a model, or ONNX Runtime is missing.
     """
 
-    def __init__(self, path: str | os.PathLike, content: bytes):
+    def __init__(self, path: str | os.PathLike):
         if importlib.util.find_spec("onnxruntime") is None:
             raise InputError(f"{path} needs ONNX Runtime: pip install e3jax[features]")
         import onnxruntime
 
         self.path = path
         try:
-            # Of the path, as large models have their weights in files beside it.
             self._session = onnxruntime.InferenceSession(os.fspath(path))
         except Exception as error:  # of ONNX Runtime's own types
             line = (str(error).strip() or "no message").splitlines()[0]

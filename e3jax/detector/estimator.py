@@ -191,7 +191,9 @@ class E3Outlier(OutlierContract, BaseEstimator):
         return True
 
     def _keep(self, *stores: Store) -> None:
-        self._stores = [*vars(self).get("_stores", ()), *stores]
+        # What is in memory need not be deleted, nor held.
+        in_folders = [store for store in stores if store.folder]
+        self._stores = [*vars(self).get("_stores", ()), *in_folders]
 
     def forget_work(self) -> None:
         """Deletes what ``fit_in`` and ``rank_in`` kept of this detector's finished work."""

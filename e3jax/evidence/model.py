@@ -128,8 +128,8 @@ def fit(
       context: of the training.
 
     Returns:
-      A model without distributions, see :func:`with_distributions`, and by kind what fitting has
-      measured of all images.
+      A model without weights and distributions, see :func:`with_distributions`, and by kind what
+      fitting has measured of all images.
     """
     parts, measured = {}, {}
     for name in kinds:
@@ -141,17 +141,17 @@ def fit(
         parts[name] = part.model
         if part.measured:
             measured[name] = part.measured
-    weights = {name: registered(name).weight for name in kinds}
     nothing = Frequent(inputs["images"][:0], np.empty(0))
-    return Model(reader, parts, weights, {}, nothing), measured
+    return Model(reader, parts, {}, {}, nothing), measured
 
 
 def with_distributions(model: Model, evidence: Mapping[str, np.ndarray]) -> Model:
     """The model, with distributions and weights by the collection's evidence float64 [n]."""
+    model = model._replace(weights=collection_weights(evidence))
     if len(model.evidence) == 1:
         return model
     distributions = {name: fusion.distribution(values) for name, values in evidence.items()}
-    return model._replace(distributions=distributions, weights=collection_weights(evidence))
+    return model._replace(distributions=distributions)
 
 
 def measure(

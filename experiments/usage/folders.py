@@ -72,8 +72,9 @@ def real(archives: Path, features: Path | None = None) -> list[Folder]:
     """
     folders, case = [], f"real + {features.name}" if features else "real"
     for archive in sorted(archives.glob("*.zip")):
-        outliers = sum(_truth(archive).values())
-        inliers = len(_truth(archive)) - outliers
+        truth = _truth(archive)
+        outliers = sum(truth.values())
+        inliers = len(truth) - outliers
         folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(_SEEDS)]
     if not folders:
         raise ValueError(f"{archives} has no ZIP files of folders: name the folder that has them")
@@ -88,10 +89,11 @@ def _truth(archive: Path) -> dict[str, bool]:
 
 def extract(archive: Path, path: Path) -> dict[str, bool]:
     """Writes an archive's pictures; returns {path: is it an outlier}."""
+    truth = _truth(archive)
     with zipfile.ZipFile(archive) as content:
-        for name in _truth(archive):
+        for name in truth:
             (path / name).write_bytes(content.read(f"pictures/{name}"))
-    return {str(path / name): is_outlier for name, is_outlier in _truth(archive).items()}
+    return {str(path / name): is_outlier for name, is_outlier in truth.items()}
 
 
 def make(folder: Folder, data: datasets.Dataset, path: Path) -> dict[str, bool]:
