@@ -14,8 +14,8 @@ from e3jax.detector import parameters, pipeline
 from e3jax.detector.contract import OutlierContract
 from e3jax.errors import warn
 from e3jax.evidence import FEATURES, Context, model as models, thresholds
-from e3jax.evidence.health import Health, HealthWarning
-from e3jax.evidence.model import Measurement, Model, Work
+from e3jax.evidence.health import HealthWarning
+from e3jax.evidence.model import Measurement, Work
 from e3jax.report.ranking import Ranking
 from e3jax.training import rules
 from e3jax.work.progress import no_progress
@@ -24,7 +24,7 @@ from e3jax.work.store import Store, work_key
 _NOT_SAVED = ("evidence_", "view_entropies_", "near_copy_of_")
 
 
-class E3Outlier(OutlierContract, BaseEstimator):
+class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
     """Finds the images that do not belong, by learning only from the collection (NeurIPS 2019).
 
     The contract is that of PyOD's detectors. Collections, ``X`` everywhere, are
@@ -94,15 +94,6 @@ class E3Outlier(OutlierContract, BaseEstimator):
     >>> detector = E3Outlier(contamination=0.05).fit("photos/")  # doctest: +SKIP
     >>> detector.paths_[detector.labels_ == 1]  # doctest: +SKIP
     """
-
-    model_: Model
-    collection_: Collection
-    copy_of_: np.ndarray
-    near_copy_of_: np.ndarray
-    evidence_: dict[str, np.ndarray]
-    view_entropies_: AnyArray
-    remoteness_: np.ndarray
-    health_: Health
 
     def __init__(
         self,
@@ -185,7 +176,7 @@ class E3Outlier(OutlierContract, BaseEstimator):
         self._keep(*stores)
         if fitted is None:
             return False
-        vars(self).update(fitted._asdict())
+        vars(self).update(vars(fitted))
         if self.health_.warning:
             warn(self.health_.warning, HealthWarning)
         return True

@@ -1,9 +1,10 @@
 """The fit of a detector: read, take copies once, fit evidence and measure it, set a threshold."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,8 @@ from e3jax.work.store import Store, work_key
 _SEEDS = np.iinfo(np.int32).max
 
 
-class Fitted(NamedTuple):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class Fitted:
     """The fitted attributes of :class:`e3jax.E3Outlier`, which see."""
 
     parameters_: dict[str, Any]
