@@ -9,9 +9,15 @@ import numpy as np
 from PIL import Image
 
 from e3jax.images import formats
+from e3jax.images.pillow import orientation
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # a tag of EXIF data, its values for quarter turns
+_QUARTER_TURNS = (
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+)
 
 
 class Facts(NamedTuple):
@@ -68,7 +74,7 @@ def file_facts(source: str | os.PathLike | bytes) -> Facts:
             width, height = picture.size
             # Asked for its EXIF data, a PNG file without any is decoded.
             has_exif = "exif" in picture.info
-            if has_exif and picture.getexif().get(_ORIENTATION) in _TURNED:
+            if has_exif and orientation(picture, None) in _QUARTER_TURNS:
                 width, height = height, width
             return Facts(width, height, size, has_exif, picture.format or "")
         except Exception:  # of any type, as decoders raise for damaged files
