@@ -69,10 +69,8 @@ class Study:
     def do(self) -> None:
         """Does the trainings that are missing; draws a page per class and tables them all."""
         self.check_outputs()
-        todo, steps = (
-            [r for r in self.runs if not self.path(r).exists()],
-            self.runs[0].steps(self.n),
-        )
+        todo = [run for run in self.runs if not self.path(run).exists()]
+        steps = self.runs[0].steps(self.n)
         done = len(self.runs) - len(todo)
         command.say(f"Plan: {len(self.runs)} trainings, {done} of them finished before")
         with progress.Meter(steps * len(todo), len(todo)) as meter:

@@ -26,11 +26,10 @@ def differences(
       data_dir, source: of :func:`e3jax.datasets.load`.
     """
     runtime.prepare()
-    digits = datasets.load("mnist", data_dir=data_dir, source=source).images[:count]
-    config = training.TrainConfig(**config)._replace(batch_size=4 * count, learning_rate=0.01)
-    exact = _numbers(digits, config, jax.devices("cpu")[0])
+    known = training.TrainConfig(**config)._replace(batch_size=4 * count, learning_rate=0.01)
+    digits, exact = _exact(known, count, data_dir, source)
     device, rows = runtime.devices()[-1], []
-    numbers = _numbers(digits, config._replace(precision=precision), device)
+    numbers = _numbers(digits, known._replace(precision=precision), device)
     for quantity, limit in _LIMITS.items():
         difference = numbers[quantity] - exact[quantity]
         value, unit = np.abs(difference).max(), "absolute"
@@ -40,6 +39,15 @@ def differences(
         row |= {"channels": 1, "device": device.device_kind, "value": float(value)}
         rows.append(row | {"limit": limit if precision == "float32" else "", "unit": unit})
     return rows
+
+
+@functools.lru_cache(1)  # the same for every precision
+def _exact(
+    config: training.TrainConfig, count: int, data_dir: str | None, source: str
+) -> tuple[np.ndarray, dict]:
+    """The images, and a CPU's numbers of them."""
+    digits = datasets.load("mnist", data_dir=data_dir, source=source).images[:count]
+    return digits, _numbers(digits, config, jax.devices("cpu")[0])
 
 
 def _numbers(digits: np.ndarray, config: training.TrainConfig, device: jax.Device) -> dict:
