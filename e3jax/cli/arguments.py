@@ -56,6 +56,8 @@ def _add_rank(commands) -> None:
         help="network: only the paper's method",
     )
     _add_features(parser)
+    text = "what the gallery saved of pictures that belong or do not, for one more round"
+    add("--decisions", type=path, metavar="FILE", help=text)
     add("--rule", default="ne", help="how the network scores a view: ne, pl or mp")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
     add("--operations", default="RA+IA+PR", help="families of operations, e.g. RA or RA+IA")
@@ -132,7 +134,7 @@ def _add_quarantine(commands) -> None:
     what.add_argument(
         "--top", type=int, default=argparse.SUPPRESS, metavar="N", help="how many to move"
     )
-    text = "move those the gallery saved"
+    text = "move those of a selection, or decided not to belong, that the gallery saved"
     what.add_argument("--list", type=path, dest="listing", metavar="FILE", help=text)
     what.add_argument("--undo", action="store_true", help="move all of them back")
 

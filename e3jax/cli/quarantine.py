@@ -1,12 +1,11 @@
 """``e3jax quarantine``: moves the most outlying images aside and back; imports no JAX."""
 
-import json
 from pathlib import Path
 
 from e3jax import quarantine
 from e3jax.cli import console
 from e3jax.errors import InputError
-from e3jax.report import tables
+from e3jax.report import decisions, tables
 from e3jax.work.files import FileState
 
 
@@ -39,17 +38,7 @@ def _count(moved: quarantine.Moved) -> str:
 def _chosen(report: Path, listing: Path | None, top: int) -> dict[str, FileState]:
     """Files to move, and what each was when it was ranked."""
     if listing:
-        text = listing.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        return tables.listed_files(report, map(_unquoted, filter(None, text.split("\n"))))
+        return tables.listed_files(report, decisions.read_junk(listing))
     if top < 1:
         raise InputError(f"--top is {top}, expected at least 1")
     return tables.first_files(report, top)
-
-
-def _unquoted(line: str) -> str:
-    """A line of a selection; the gallery quotes names that would not fit on one."""
-    try:
-        name = json.loads(line) if line.startswith('"') else line
-        return name if isinstance(name, str) else line
-    except json.JSONDecodeError:
-        return line

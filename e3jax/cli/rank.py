@@ -11,6 +11,7 @@ from e3jax.detector import saving
 from e3jax.detector.estimator import E3Outlier
 from e3jax.devices import runtime
 from e3jax.evidence.health import HealthWarning
+from e3jax.report import decisions as decision_files
 from e3jax.training.checkpoint import TrainCheckpoint
 
 
@@ -19,6 +20,7 @@ def run(
     paths: Sequence[Path],
     out: Path,
     save: Path | None,
+    decisions: Path | None,
     shard: tuple[int, int],
     engine: str,
     ray_address: str | None,
@@ -34,6 +36,7 @@ def run(
     detector.check_parameters()
     if save:
         report.check_model(save, out)
+    decided = decision_files.read(decisions) if decisions else None
     photos = source.find(paths)
     runtime.prepare()
     runtime.devices()
@@ -46,6 +49,7 @@ def run(
             is_fitted = detector.fit_in(
                 out / report.WORK,
                 collection,
+                decisions=decided,
                 shard=shard,
                 executor=executor,
                 checkpoint=TrainCheckpoint,
@@ -59,6 +63,9 @@ def run(
         if shard == report.WHOLE:  # else others may still read it
             report.forget_work(screen, out, detector)
     report.sum_up(screen, out, ranking, detector)
+    if ranking.decisions is not None:
+        count, left_out = int((ranking.decisions != 0).sum()), int((ranking.decisions < 0).sum())
+        screen.print(f"{count} decisions taken into account: {left_out} left out of training")
     screen.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"

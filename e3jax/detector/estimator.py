@@ -88,6 +88,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
       near_copy_of_: int [n], the same to the eye, see :func:`e3jax.collection.copies.near`; not
         saved. In large collections only the 20,000 most outlying images are compared.
       collection_: :class:`e3jax.collection.Collection`, without its images.
+      decisions_: int8 [n], 1 of images that belong, -1 of those that do not, as decided for ``fit``
+        about them or their exact copies, else 0.
       parameters_: the parameters that ``fit`` used; ``set_params`` changes those of the next fit,
         and ``value_range`` at once.
 
@@ -129,23 +131,35 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         self.random_state = random_state
         self.on_progress = on_progress
 
-    def fit(self, X, y=None, features=None) -> "E3Outlier":
+    def fit(self, X, y=None, features=None, decisions=None) -> "E3Outlier":
         """Learns from a collection and scores it; ``y`` is ignored.
 
         Args:
           X: the collection, see :func:`e3jax.collection.read`.
           y: ignored.
           features: of these images, instead of the parameter of that name.
+          decisions: "belongs" or "does not belong" by paths or numbers of some images, or a file
+            that the gallery saved. What does not belong takes no part in the training, in what
+            images are compared with, and in the threshold; it is scored and always an outlier.
+            What belongs never is one. Exact copies of a picture share its decision.
 
         Raises:
-          InputError: bad images or files (a ValueError).
+          InputError: bad images, files or decisions (a ValueError).
           ValueError: bad parameters.
         """
-        self._fit(X, features, Work(), None)
+        self._fit(X, features, decisions, Work(), None)
         return self
 
     def fit_in(
-        self, folder, X, *, features=None, shard=(1, 1), executor=None, checkpoint=None
+        self,
+        folder,
+        X,
+        *,
+        features=None,
+        decisions=None,
+        shard=(1, 1),
+        executor=None,
+        checkpoint=None,
     ) -> bool:
         """``fit``, keeping what is done in a folder: after a stop the same call goes on from there.
 
@@ -155,7 +169,7 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         Args:
           folder: for what is done; ``ranking_`` needs it.
           X: the collection.
-          features: see ``fit``.
+          features, decisions: see ``fit``.
           shard: (i, m), measures every m-th block from the i-th on, and no others.
           executor: a :class:`concurrent.futures.Executor` that measures blocks, see
             :mod:`e3jax.devices.engines`; None: this process.
@@ -165,14 +179,17 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         Returns:
           Whether all blocks are measured, and so the detector is fitted.
         """
-        return self._fit(X, features, Work(Path(folder), shard, executor), checkpoint)
+        work = Work(Path(folder), shard, executor)
+        return self._fit(X, features, decisions, work, checkpoint)
 
-    def _fit(self, X, features, work: Work, checkpoint) -> bool:
+    def _fit(self, X, features, decisions, work: Work, checkpoint) -> bool:
         self.check_parameters()
         settings = self.get_params(deep=False)
         del settings["on_progress"]
         features = self.features if features is None else features
-        fitted, stores = pipeline.fit(settings, X, features, work, checkpoint, self.on_progress)
+        fitted, stores = pipeline.fit(
+            settings, X, features, decisions, work, checkpoint, self.on_progress
+        )
         self._keep(*stores)
         if fitted is None:
             return False
@@ -244,6 +261,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
     def decision_function(self, X) -> np.ndarray:
         """Scores [n] of images, larger = more outlying; those of ``fit`` score as they did there.
 
+        But decisions about those are not known here.
+
         Raises:
           InputError: bad images; also if a single file cannot be read.
           sklearn.exceptions.NotFittedError: before ``fit``.
@@ -292,7 +311,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         check_is_fitted(self, "decision_scores_")
         measurement = Measurement(self.evidence_, self.view_entropies_)
         scores, near_copy_of = self.decision_scores_, self.near_copy_of_
-        return self._ranking(self.collection_, measurement, scores, near_copy_of)
+        ranking = self._ranking(self.collection_, measurement, scores, near_copy_of)
+        return ranking._replace(decisions=self.decisions_ if self.decisions_.any() else None)
 
     def rank(self, X) -> Ranking:
         """New images as a :class:`Ranking`; files that cannot be read are left out of it.
@@ -359,7 +379,7 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         thresholds.check_contamination(contamination)
         self.contamination = contamination
         self.parameters_ = self.parameters_ | {"contamination": contamination}
-        self.threshold_ = thresholds.threshold(
-            self.decision_scores_, contamination, self.remoteness_
+        self.threshold_ = pipeline.threshold(
+            self.decision_scores_, contamination, self.remoteness_, self.decisions_
         )
         return self

@@ -15,10 +15,12 @@ from e3jax.collection import Collection, copies, read
 from e3jax.collection.features import with_features
 from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters
+from e3jax.errors import InputError
 from e3jax.evidence import model as models, thresholds
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Model, Work
 from e3jax.images import memory
+from e3jax.report import decisions
 from e3jax.work.progress import Progress
 from e3jax.work.store import Store, work_key
 
@@ -40,12 +42,14 @@ class Fitted:
     remoteness_: np.ndarray
     threshold_: float
     health_: Health
+    decisions_: np.ndarray
 
 
 def fit(
     settings: dict[str, Any],
     X: Any,
     features: Any,
+    decided: Any,
     work: Work,
     checkpoint: Callable[[Path], Any] | None,
     on_progress: Progress,
@@ -56,6 +60,7 @@ def fit(
       settings: parameters of the detector, all valid.
       X: the collection.
       features: of the user, see :func:`e3jax.collection.features.with_features`; None: nothing.
+      decided: of the user, see :func:`e3jax.report.decisions.for_images`; None: nothing.
       work: where it is kept, and who measures what.
       checkpoint: see :class:`e3jax.evidence.Context`.
       on_progress: called as ``(stage, done, total)``.
@@ -71,29 +76,38 @@ def fit(
     if features is not None and settings["evidence"] == "all":
         collection, stores = with_features(collection, features, work.folder, on_progress)
     copy_of = copies.exact(collection.images, collection.digests)
+    decided = decisions.for_images(decided, collection.ids)
+    of_pictures = decisions.of_pictures(decided, copy_of)
+    decided = np.where(decided == 0, of_pictures, decided)
     inputs, position = _once(collection.inputs, copy_of)
-    images = inputs["images"]
+    learnt, is_learnt = _learnt(inputs, copy_of, of_pictures)
     with work.locked():
-        store = Store(work.folder, work.folder and _name(settings, collection))
+        store = Store(work.folder, work.folder and _name(settings, collection, decided))
         stores.append(store)
         key = _key(settings["random_state"], store)
+        images = learnt["images"]
         context = parameters.context(settings, images, store, deadline, checkpoint, on_progress)
         kinds = parameters.kinds(settings, inputs)
-        model, known = models.fit(key, inputs, kinds, collection.reader, context)
+        model, known = models.fit(key, learnt, kinds, collection.reader, context)
+    known = known if is_learnt.all() else None  # else of too few
     measurement = models.measure(model, inputs, context, known, work)
     if measurement is None:
         return None, stores
     memory.trim()  # of many images, temporary arrays are as large as what stays
-    model = models.with_distributions(model, measurement.evidence)
+    usual = {name: values[is_learnt] for name, values in measurement.evidence.items()}
+    model = models.with_distributions(model, usual)
     scores = models.score(model, measurement.evidence)[position]
-    remoteness = thresholds.remoteness(measurement.evidence, model.weights)[position]
+    remoteness = np.zeros(len(is_learnt))
+    remoteness[is_learnt] = thresholds.remoteness(usual, model.weights)
+    remoteness = remoteness[position]
     near_copy_of = near_copies(collection.images, copy_of, scores)
-    is_first = copy_of == np.arange(len(copy_of))
-    limits = thresholds.frequent_limits(scores, near_copy_of, is_first)
+    once = copy_of == np.arange(len(copy_of))
+    limits = _limits(scores, near_copy_of, once, of_pictures)
     frequent = thresholds.frequent(collection.images, near_copy_of, limits)
     scores = np.minimum(scores, limits)
-    limits = thresholds.frequent_limits(remoteness, near_copy_of, is_first)
-    remoteness = np.minimum(remoteness, limits)
+    health = _health(model, scores, collection)
+    remoteness = np.minimum(remoteness, _limits(remoteness, near_copy_of, once, of_pictures))
+    scores, remoteness = (decisions.bounded(v, decided) for v in (scores, remoteness))
     fitted = Fitted(
         parameters_=settings,
         model_=model._replace(frequent=frequent),
@@ -104,11 +118,48 @@ def fit(
         view_entropies_=_taken(measurement.view_entropies, position),
         decision_scores_=store.as_memmap("scores", scores),
         remoteness_=store.as_memmap("remoteness", remoteness),
-        threshold_=thresholds.threshold(scores, settings["contamination"], remoteness),
-        health_=_health(model, scores, collection),
+        threshold_=threshold(scores, settings["contamination"], remoteness, decided),
+        health_=health,
+        decisions_=decided,
     )
     memory.trim()
     return fitted, stores
+
+
+def threshold(
+    scores: np.ndarray, contamination: Any, remoteness: np.ndarray, decided: np.ndarray
+) -> float:
+    """The :func:`e3jax.evidence.thresholds.threshold` of what is not decided to be junk."""
+    kept = decided >= 0
+    return thresholds.threshold(scores[kept], contamination, remoteness[kept])
+
+
+def _learnt(
+    inputs: dict[str, AnyArray], copy_of: np.ndarray, of_pictures: np.ndarray
+) -> tuple[dict[str, AnyArray], np.ndarray]:
+    """Inputs without those that do not belong, and which of the inputs these are, bool [m]."""
+    m = len(inputs["images"])
+    is_first = copy_of == np.arange(len(copy_of))
+    is_learnt = of_pictures[is_first if is_first.sum() == m else slice(None)] >= 0
+    if is_learnt.all():
+        return inputs, is_learnt
+    if is_learnt.sum() < 2:
+        raise InputError(
+            f"the decisions leave {is_learnt.sum()} of {m} pictures to learn from, expected at "
+            "least 2: say of more that they belong"
+        )
+    rows = np.flatnonzero(is_learnt)
+    return {name: _taken(array, rows) for name, array in inputs.items()}, is_learnt
+
+
+def _limits(
+    values: np.ndarray, near_copy_of: np.ndarray, once: np.ndarray, of_pictures: np.ndarray
+) -> np.ndarray:
+    """The :func:`e3jax.evidence.thresholds.frequent_limits`, of which junk has none."""
+    is_junk = of_pictures < 0
+    limits = thresholds.frequent_limits(values, near_copy_of, once & ~is_junk)
+    limits[is_junk] = np.inf
+    return limits
 
 
 def _key(random_state: Any, store: Store) -> jax.Array:
@@ -148,13 +199,13 @@ def _of_all(
     return {k: store.as_memmap(f"{k}-all", values[position]) for k, values in evidence.items()}
 
 
-def _name(settings: Mapping[str, Any], collection: Collection) -> str:
+def _name(settings: Mapping[str, Any], collection: Collection, decided: np.ndarray) -> str:
     """What names the work of a fit: all that it follows from."""
     # The share of outliers sets the threshold and nothing else; features are among the inputs.
     no_part = ("contamination", "features")
     relevant = {name: value for name, value in settings.items() if name not in no_part}
-    shape = collection.images.shape
-    return work_key(work="fit", images=shape, inputs=collection.input_digests, **relevant)
+    relevant |= {"images": collection.images.shape, "inputs": collection.input_digests}
+    return work_key(work="fit", decisions=decided, **relevant)
 
 
 def near_copies(images: AnyArray, copy_of: np.ndarray, scores: np.ndarray) -> np.ndarray:

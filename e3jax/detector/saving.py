@@ -31,7 +31,7 @@ from e3jax.work import files, tensors
 from e3jax.work.store import flat, nested
 
 # Raised when what a file holds changes its meaning.
-_FORMAT = 8
+_FORMAT = 9
 _MARK = r'"e3jax":"{\"format\":'  # near the start of a file
 
 
@@ -71,6 +71,7 @@ def save(detector: E3Outlier, path: str | os.PathLike) -> None:
             "scores": detector.decision_scores_,
             "remoteness": detector.remoteness_,
             "copy_of": detector.copy_of_,
+            "decisions": detector.decisions_,
         }
     )
     arrays = {name: np.asarray(a, order="C") for name, a in leaves.items() if _is_array(a)}
@@ -131,6 +132,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector.model_ = _model(tree["model"])
     detector.decision_scores_, detector.remoteness_ = tree["scores"], tree["remoteness"]
     detector.copy_of_, detector.threshold_ = tree["copy_of"], about["threshold"]
+    detector.decisions_ = tree["decisions"]
     health = about["health"]
     unreadable = [Unreadable(*pair) for pair in health["unreadable"]]
     detector.health_ = Health(**health | {"unreadable": unreadable})

@@ -28,6 +28,7 @@ class Ranking(NamedTuple):
       file_range: what is black and white in files of more than 8 bits.
       states: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file as it was ranked;
         None for arrays.
+      decisions: int8 [n], see :func:`e3jax.report.decisions.for_images`; None without any.
     """
 
     paths: AnyArray
@@ -39,6 +40,7 @@ class Ranking(NamedTuple):
     health: Health
     file_range: reading.ValueRange = reading.ValueRange()
     states: AnyArray | None = None
+    decisions: np.ndarray | None = None
 
     @property
     def is_outlier(self) -> np.ndarray:

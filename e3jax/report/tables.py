@@ -15,8 +15,9 @@ from e3jax.errors import InputError
 from e3jax.work import files
 from e3jax.work.files import FileState, printable
 
-_DELIMITERS = (",", ";", "\t")  # what spreadsheets write, by their language
+DELIMITERS = (",", ";", "\t")  # what spreadsheets write, by their language
 COLUMNS = ("rank", "path", "score", "outlier", "copy_of")
+DECISION = "decision"  # a column where there are decisions
 STATE = FileState._fields
 
 
@@ -49,7 +50,7 @@ class Table(NamedTuple):
 
 def _headers(columns: Iterable[str]) -> list[str]:
     """A header, as it is written and as spreadsheets save it."""
-    return [d.join(f"{q}{c}{q}" for c in columns) for d in _DELIMITERS for q in ("", '"')]
+    return [d.join(f"{q}{c}{q}" for c in columns) for d in DELIMITERS for q in ("", '"')]
 
 
 SCORES = Table("scores.csv", COLUMNS, _headers(COLUMNS))
@@ -106,7 +107,7 @@ def _ranked(path: Path, most: int | None) -> Iterator[tuple[int, int, dict[str, 
     first = 0
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         header = file.readline()
-        for delimiter in _DELIMITERS:
+        for delimiter in DELIMITERS:
             columns = next(csv.reader([header], delimiter=delimiter), [])
             if {"rank", "path", "score"} <= set(columns):
                 break

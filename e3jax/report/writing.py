@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e3jax.report import tables
+from e3jax.report import decisions, tables
 from e3jax.report.ranking import Ranking
 from e3jax.work import files
 
@@ -17,11 +17,11 @@ _ROWS = 8192
 def write_tables(folder: str | os.PathLike, ranking: Ranking, parquet: bool = False) -> None:
     """Writes scores.csv and scores.jsonl, the most outlying first, and unreadable.csv.
 
-    Columns are :data:`e3jax.report.tables.COLUMNS`, and the surprise of each kind of evidence in
-    nats. ``copy_of`` is the path of the first of several copies, also its own; empty for images
-    without copies. The lines of scores.jsonl also have the fields of
-    :class:`e3jax.work.files.FileState`, by which quarantine knows a file again; null for images of
-    arrays.
+    Columns are :data:`e3jax.report.tables.COLUMNS`, the surprise of each kind of evidence in nats,
+    and, where there are decisions, the image's ``decision``. ``copy_of`` is the path of the first
+    of several copies, also its own; empty for images without copies. The lines of scores.jsonl also
+    have the fields of :class:`e3jax.work.files.FileState`, by which quarantine knows a file again;
+    null for images of arrays.
 
     Args:
       folder: of the report.
@@ -34,9 +34,9 @@ def write_tables(folder: str | os.PathLike, ranking: Ranking, parquet: bool = Fa
       InputError: the folder has another program's file of such a name; nothing was written.
     """
     check_outputs(folder, parquet)
-    folder, surprises = Path(folder), ranking.explanation.surprises
+    folder = Path(folder)
     scores = (row for columns in _columns(ranking) for row in zip(*columns.values(), strict=True))
-    files.write_csv(folder / tables.SCORES.name, (*tables.COLUMNS, *surprises), scores)
+    files.write_csv(folder / tables.SCORES.name, _names(ranking), scores)
     files.write_lines(folder / tables.LINES.name, _lines(ranking))
     files.write_csv(folder / tables.UNREADABLE.name, tables.UNREADABLE.columns, ranking.unreadable)
     if parquet:
@@ -55,6 +55,11 @@ def check_outputs(folder: str | os.PathLike, parquet: bool) -> None:
             table.check_output(folder)
 
 
+def _names(ranking: Ranking) -> list[str]:
+    decided = [] if ranking.decisions is None else [tables.DECISION]
+    return [*tables.COLUMNS, *ranking.explanation.surprises, *decided]
+
+
 def _columns(ranking: Ranking, with_states: bool = False) -> Iterator[dict[str, list]]:
     """The columns of the next rows, by their names."""
     is_copied = np.bincount(ranking.copy_of, minlength=len(ranking.paths)) > 1
@@ -71,6 +76,8 @@ def _columns(ranking: Ranking, with_states: bool = False) -> Iterator[dict[str, 
             "copy_of": [str(path) if has_copies else "" for path, has_copies in firsts],
         }
         columns |= {name: values[block].tolist() for name, values in surprises.items()}
+        if ranking.decisions is not None:
+            columns[tables.DECISION] = [decisions.NAMES[d] for d in ranking.decisions[block]]
         if with_states:
             states = zip(*_states(ranking, block, columns["path"]), strict=True)
             columns |= dict(zip(tables.STATE, map(list, states), strict=True))
@@ -95,9 +102,9 @@ def _write_parquet(path: Path, ranking: Ranking) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    types = dict.fromkeys(("path", "copy_of"), pa.string())
+    types = dict.fromkeys(("path", "copy_of", tables.DECISION), pa.string())
     types |= dict.fromkeys(("rank", "outlier", *tables.STATE), pa.int64())
-    names = (*tables.COLUMNS, *ranking.explanation.surprises, *tables.STATE)
+    names = (*_names(ranking), *tables.STATE)
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
     schema = schema.with_metadata({"e3jax": tables.PARQUET.marks[0]})
 
