@@ -89,24 +89,19 @@ def fit(
         context = parameters.context(settings, images, store, deadline, checkpoint, on_progress)
         kinds = parameters.kinds(settings, inputs)
         model, known = models.fit(key, learnt, kinds, collection.reader, context)
-    known = known if is_learnt.all() else None  # else of too few
+    known = known if is_learnt.all() else {}  # which is of all that are measured, or of none
     measurement = models.measure(model, inputs, context, known, work)
     if measurement is None:
         return None, stores
     memory.trim()  # of many images, temporary arrays are as large as what stays
-    usual = {name: values[is_learnt] for name, values in measurement.evidence.items()}
-    model = models.with_distributions(model, usual)
-    scores = models.score(model, measurement.evidence)[position]
-    remoteness = np.zeros(len(is_learnt))
-    remoteness[is_learnt] = thresholds.remoteness(usual, model.weights)
-    remoteness = remoteness[position]
+    model, *values = _evaluated(model, measurement.evidence, is_learnt)
+    scores, remoteness = (of_inputs[position] for of_inputs in values)
+    health = _health(model, scores, collection)
     near_copy_of = near_copies(collection.images, copy_of, scores)
     once = copy_of == np.arange(len(copy_of))
-    limits = _limits(scores, near_copy_of, once, of_pictures)
+    scores, limits = _lowered(scores, near_copy_of, once, of_pictures)
+    remoteness, _ = _lowered(remoteness, near_copy_of, once, of_pictures)
     frequent = thresholds.frequent(collection.images, near_copy_of, limits)
-    scores = np.minimum(scores, limits)
-    health = _health(model, scores, collection)
-    remoteness = np.minimum(remoteness, _limits(remoteness, near_copy_of, once, of_pictures))
     scores, remoteness = (decisions.bounded(v, decided) for v in (scores, remoteness))
     fitted = Fitted(
         parameters_=settings,
@@ -152,14 +147,28 @@ def _learnt(
     return {name: _taken(array, rows) for name, array in inputs.items()}, is_learnt
 
 
-def _limits(
+def _evaluated(
+    model: Model, evidence: Mapping[str, np.ndarray], is_learnt: np.ndarray
+) -> tuple[Model, np.ndarray, np.ndarray]:
+    """The model with distributions of what it learnt, and all scores and remoteness, [m] each."""
+    usual = {name: values[is_learnt] for name, values in evidence.items()}
+    model = models.with_distributions(model, usual)
+    remoteness = np.zeros(len(is_learnt))
+    remoteness[is_learnt] = thresholds.remoteness(usual, model.weights)
+    return model, models.score(model, evidence), remoteness
+
+
+def _lowered(
     values: np.ndarray, near_copy_of: np.ndarray, once: np.ndarray, of_pictures: np.ndarray
-) -> np.ndarray:
-    """The :func:`e3jax.evidence.thresholds.frequent_limits`, of which junk has none."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values lowered to :func:`e3jax.evidence.thresholds.frequent_limits`, and these limits.
+
+    What does not belong is not usual, however frequent.
+    """
     is_junk = of_pictures < 0
     limits = thresholds.frequent_limits(values, near_copy_of, once & ~is_junk)
     limits[is_junk] = np.inf
-    return limits
+    return np.minimum(values, limits), limits
 
 
 def _key(random_state: Any, store: Store) -> jax.Array:

@@ -154,6 +154,7 @@ def test_thresholds_without_labels():
     detector.decision_scores_ = scores
     detector.remoteness_ = thresholds.remoteness({"network": scores})
     detector.copy_of_ = np.arange(len(scores))
+    detector.decisions_ = np.zeros(len(scores), np.int8)
     detector.set_contamination("auto")
     # In normal scores MAD * 1.4826 is a standard deviation, here 0.1 of the logarithm too.
     logarithm = np.log(scores)
