@@ -64,7 +64,7 @@ def descriptor(
     """
 
     def vectors(images: AnyArray, context: Context) -> np.ndarray:
-        return _describe(describe, images, context.mesh)
+        return described(describe, images, context.mesh)
 
     return _kind(vectors, name, whitened, weight=weight)
 
@@ -139,8 +139,8 @@ def _whitening(features: np.ndarray) -> np.ndarray:
     return axes.astype(np.float32)
 
 
-def _describe(describe: Describe, images: AnyArray, mesh: Mesh | None) -> np.ndarray:
-    """float32 [n, d] of images uint8 [n, h, w, c]."""
+def described(describe: Describe, images: AnyArray, mesh: Mesh | None = None) -> np.ndarray:
+    """Vectors float32 [n, d] of images uint8 [n, h, w, c], on these devices or all."""
     return _describer(describe, mesh or devices.device_mesh())((), images)
 
 

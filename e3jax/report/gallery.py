@@ -17,6 +17,7 @@ from e3jax.collection.lazy import AnyArray
 from e3jax.evidence import registered
 from e3jax.evidence.model import Explanation
 from e3jax.images.high_depth import ValueRange
+from e3jax.report.likeness import likeness
 from e3jax.report.ranking import Ranking
 from e3jax.work import files
 from e3jax.work.progress import Progress, no_progress
@@ -67,7 +68,7 @@ def write_gallery(
         raise ValueError(f"{len(pictures)} pictures, expected {len(ranking.scores)}, one per score")
     if not np.isfinite(ranking.scores).all():
         raise ValueError("scores are not finite: training diverged, so there is no order to show")
-    shown = ranking.order[:_MOST].copy()  # of many images the order itself takes much memory
+    shown, first = _shown(ranking)
     is_list = isinstance(pictures, Sequence)
     chosen: list[Any] = [pictures[i] for i in shown] if is_list else list(pictures[shown])
     small = [b""] * len(chosen) if thumbnails is None else thumbnails[shown].tolist()
@@ -79,17 +80,33 @@ def write_gallery(
         "warning": ranking.health.warning,
         "threshold": ranking.threshold,
         "scores": [_packed(scores[i : i + _PIECE], "<f8") for i in range(0, len(scores), _PIECE)],
-        "copies": ranking.copy_of[shown].tolist(),
+        "first": first,
+        "decisions": [] if ranking.decisions is None else ranking.decisions[shown].tolist(),
         "names": [str(picture) for picture in chosen] if are_files else shown.astype(str).tolist(),
         "links": [Path(picture).absolute().as_uri() for picture in chosen] if are_files else [],
         "thumbnails": [base64.b64encode(content).decode() for content in small],
     }
+    alike = likeness(small, ranking.copy_of[shown], ranking.scores[shown] > ranking.threshold)
+    data |= {name: values.tolist() for name, values in alike._asdict().items()}
     data |= _explained(ranking.explanation, shown)
     page = importlib.resources.files("e3jax.report").joinpath("gallery.html").read_text("utf-8")
     head, tail = page.split("{{data}}")
     # In a script element "<" by itself could end it. In pieces, as the whole takes much memory.
     pieces = (piece.replace("<", "\\u003c") for piece in json.JSONEncoder().iterencode(data))
     files.write_lines(path, itertools.chain([head], pieces, [tail]))
+
+
+def _shown(ranking: Ranking) -> tuple[np.ndarray, int]:
+    """The images to show, and how many of them are the most outlying ones.
+
+    The others, the least outlying, are decided to belong, which no saved decisions may lack.
+    """
+    order, last = ranking.order, 0
+    if len(order) > _MOST and ranking.decisions is not None:
+        last = min(int((ranking.decisions > 0).sum()), _MOST // 2)
+    first = min(_MOST - last, len(order))
+    # Copied, as of many images the order itself takes much memory.
+    return np.concatenate([order[:first], order[len(order) - last :]]), first
 
 
 def _fill(
