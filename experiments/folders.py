@@ -4,6 +4,8 @@ Cases: photos (1,000 photos of one class of CIFAR-10 and 50 of others), few (57 
 of Fashion-MNIST and 3 others), limits (50 to 5,000 images, 1 to 30 % outliers, and one to three
 kinds of inliers), large (500 and 5,000 photos of CIFAR-10, a tenth of them outliers), and clean
 (500 digits of one kind and nothing else, where --contamination auto should find next to nothing).
+With --decided, ten pictures of each of nine folders are judged, and the folder is ranked once more
+with these decisions; rows before and after are of the other pictures.
 With --real, folders as people have them: each is a ZIP file of pictures/ and truth.csv, of which
 the columns file and outlier (0 or 1) are read.
 Labels make the folders and judge the ranking; the command sees only files. A row is written after
@@ -18,7 +20,7 @@ from pathlib import Path
 import command
 from paper import appendix
 from sweep import flags, rows
-from usage.folders import CASES, Folder, measure, plan, real
+from usage.folders import CASES, Folder, decided, measure, measure_decided, plan, real
 
 from e3jax import datasets
 from e3jax.cli.arguments import path
@@ -32,6 +34,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group().add_argument
     what("--cases", nargs="+", choices=CASES, default=CASES, help="cases to measure")
     what("--real", type=path, metavar="FOLDER", help="measure the folders in its ZIP files")
+    what("--decided", action="store_true", help="measure what ten decisions change")
     add("--features", type=path, metavar="MODEL", help="with --real: what rank --features takes")
     add("--data-dir", type=path, help="folder with data prepared by TFDS")
     add("--out", type=path, default="runs/folders.csv", help="table that rows are added to")
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
 def measure_missing(args: argparse.Namespace) -> None:
     rows.check(args.out, _COLUMNS)
     folders = real(args.real, args.features) if args.real else plan(args.cases)
+    folders = decided() if args.decided else folders
     todo = missing(folders, args.out)
     command.say(f"Plan: {len(todo)} folders")
     names, options = sorted({folder.dataset for folder in todo}), []
@@ -63,8 +67,13 @@ def measure_missing(args: argparse.Namespace) -> None:
         given = {"data_dir": args.data_dir, "announce": command.say}
         data = {name: datasets.load(name, **given) for name in names}
     for folder in command.progress(todo, "folders"):
-        row = measure(folder, data[folder.dataset], options)
-        rows.append(args.out, [row])
+        of_folder = data[folder.dataset]
+        if args.decided:
+            measured = measure_decided(folder, of_folder, options)
+        else:
+            measured = [measure(folder, of_folder, options)]
+        rows.append(args.out, measured)
+        row = measured[-1]
         auroc = f"AUROC {row['auroc']:.1%}, " if folder.n_outliers else ""
         where = " ".join(map(str, folder))
         command.say(f"{where}: {auroc}{row['flagged']:.1%} flagged, {row['seconds']:.0f} s")

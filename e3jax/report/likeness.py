@@ -33,9 +33,7 @@ class Likeness(NamedTuple):
     nearest: np.ndarray
 
 
-def likeness(
-    thumbnails: Sequence[bytes], copy_of: np.ndarray, is_outlier: np.ndarray
-) -> Likeness:
+def likeness(thumbnails: Sequence[bytes], copy_of: np.ndarray, is_outlier: np.ndarray) -> Likeness:
     """What n pictures are like, the most outlying first.
 
     Args:

@@ -24,6 +24,7 @@ from e3jax import datasets, metrics
 from e3jax.devices import runtime
 
 CASES = ("photos", "few", "limits", "large", "clean")
+_CLICKS = 10  # pictures that a person judges, the most outlying
 _SEEDS = 3  # of folders that exist
 _LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first; the last one has
@@ -58,6 +59,12 @@ def plan(cases: Sequence[str]) -> list[Folder]:
     folders += [Folder("large", "cifar10", c, *size, 0) for c in "048" for size in sizes]
     folders += [Folder("clean", "mnist", str(c), 500, 0, 0) for c in range(10)]
     return [folder for folder in folders if folder.case in cases]
+
+
+def decided() -> list[Folder]:
+    """The folders of :func:`measure_decided`: the first three classes of each data set."""
+    sets = itertools.product("012", ("mnist", "fashion_mnist", "cifar10"))
+    return [Folder("decided", dataset, c, 450, 50, 0) for c, dataset in sets]
 
 
 def real(archives: Path, features: Path | None = None) -> list[Folder]:
@@ -127,30 +134,71 @@ def measure(
       options: of the command.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        photos, report = Path(scratch, "photos"), Path(scratch, "report")
+        photos = Path(scratch, "photos")
         photos.mkdir()
         is_real = isinstance(data, Path)
         is_outlier = extract(data, photos) if is_real else make(folder, data, photos)
-        rank = [sys.executable, "-m", "e3jax", "rank", photos, "--out", report]
-        rank += ["--seed", str(folder.seed), *map(str, options)]
-        rank += [] if folder.n_outliers else ["--contamination", "auto"]
-        began = time.monotonic()
-        done = subprocess.run(rank, capture_output=True, text=True)
-        seconds = time.monotonic() - began
-        if done.returncode not in (0, 1):
-            raise ValueError(f"e3jax rank failed: {done.stderr.strip()}")
-        ranked = pd.read_csv(report / "scores.csv")
-    truth, n = ranked["path"].map(is_outlier).to_numpy(), folder.n_outliers
-    source = f"sha256:{_digest(data)}" if is_real else data.source
+        ranked, run = _rank(folder, photos, options)
+    return _row(folder, data, ranked, is_outlier) | run | provenance()
+
+
+def measure_decided(
+    folder: Folder, data: datasets.Dataset, options: Sequence[str | Path] = ()
+) -> list[dict]:
+    """Two rows of one folder, without and with decisions about its ten most outlying images.
+
+    They are judged by the truth, which the second ranking is given. Both rows, see
+    :func:`measure`, are of all other images.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        photos, decisions = Path(scratch, "photos"), Path(scratch, "decisions.csv")
+        photos.mkdir()
+        is_outlier = make(folder, data, photos)
+        first = _rank(folder, photos, options)
+        clicked = set(first[0]["path"][:_CLICKS])
+        words = {path: "does not belong" if is_outlier[path] else "belongs" for path in clicked}
+        lines = [f"{path},{word}\n" for path, word in words.items()]
+        decisions.write_text("".join(["file,decision\n", *lines]))
+        second = _rank(folder, photos, [*options, "--decisions", decisions])
+    rows = []
+    for case, (ranked, run) in {"undecided": first, "decided": second}.items():
+        others = ranked[~ranked["path"].isin(clicked)]
+        rows.append(_row(folder._replace(case=case), data, others, is_outlier) | run | provenance())
+    return rows
+
+
+def _rank(folder: Folder, photos: Path, options: Sequence[str | Path]) -> tuple[pd.DataFrame, dict]:
+    """The ranked files, and what a row says of the run."""
+    report = photos.with_name("report")
+    rank = [sys.executable, "-m", "e3jax", "rank", photos, "--out", report]
+    rank += ["--seed", str(folder.seed), *map(str, options)]
+    rank += [] if folder.n_outliers else ["--contamination", "auto"]
+    began = time.monotonic()
+    done = subprocess.run(rank, capture_output=True, text=True)
+    run = {"seconds": time.monotonic() - began, "warned": done.returncode, "cores": runtime.cores()}
+    if done.returncode not in (0, 1):
+        raise ValueError(f"e3jax rank failed: {done.stderr.strip()}")
+    return pd.read_csv(report / "scores.csv").drop(columns="decision", errors="ignore"), run
+
+
+def _row(
+    folder: Folder,
+    data: datasets.Dataset | Path,
+    ranked: pd.DataFrame,
+    is_outlier: dict[str, bool],
+) -> dict:
+    """What a row says of the folder and of these ranked files."""
+    truth = ranked["path"].map(is_outlier).to_numpy()
+    n = int(truth.sum())
+    source = f"sha256:{_digest(data)}" if isinstance(data, Path) else data.source
     row = {"case": folder.case, "dataset": folder.dataset, "source": source}
     row |= folder._asdict() | dict.fromkeys(("auroc", "aupr_out", "precision", "found_in_twice"))
     if n:
         row |= {m: getattr(metrics, m)(-ranked["score"], truth) for m in ("auroc", "aupr_out")}
         row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
-    row |= {"flagged": ranked["outlier"].mean(), "seconds": seconds, "warned": done.returncode}
+    row["flagged"] = ranked["outlier"].mean()
     kinds = ranked.columns[ranked.columns.get_loc("copy_of") + 1 :] if n else ()
-    row |= {f"auroc_{kind}": metrics.auroc(-ranked[kind], truth) for kind in kinds}
-    return row | {"cores": runtime.cores()} | provenance()
+    return row | {f"auroc_{kind}": metrics.auroc(-ranked[kind], truth) for kind in kinds}
 
 
 def _digest(path: Path) -> str:
