@@ -46,7 +46,7 @@ def likeness(thumbnails: Sequence[bytes], copy_of: np.ndarray, is_outlier: np.nd
     images = np.array([read[i].pixels for i in seen], np.uint8).reshape(-1, _SIDE, _SIDE, 3)
     copy_of = _with_turned(images, seen, copy_of)
     n = len(copy_of)
-    m = min(_MOST, n // 2, max(2 * int(is_outlier.sum()), 50))
+    m = min(_MOST, n, max(2 * int(is_outlier.sum()), 50))
     groups, nearest = np.arange(m), np.full((m, _NEAREST), -1)
     is_ordinary = ~is_outlier[seen] & (copy_of[seen] == seen)
     first = np.searchsorted(seen, m)  # of the pictures that are seen

@@ -16,6 +16,7 @@ from terminal import SMALL, e3jax_command, here, rows
 
 import e3jax
 from e3jax import E3Outlier, cli
+from e3jax.work.files import printable, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,31 @@ def test_features_are_evidence_of_rank_and_score(ranked, photos, tmp_path, capsy
     assert "x.npz does not exist" in capsys.readouterr().err
     assert here("rank", photos, "--features", tmp_path / "x.csv", "--out", tmp_path / "no") == 2
     assert "not of a format of features" in capsys.readouterr().err
+
+
+def test_decisions_are_taken_into_account(ranked, photos, tmp_path, capsys):
+    report, *_ = ranked
+    first, second, *others = [row["path"] for row in rows(report)]
+    listing = tmp_path / "decisions.csv"
+    decided = [(others[-1], "does not belong"), (first, "belongs")]
+    write_csv(listing, ("file", "decision"), decided)  # as a spreadsheet does
+    out = tmp_path / "report"
+    assert here("rank", photos, *SMALL, "--decisions", listing, "--out", out) == 1
+    screen = capsys.readouterr()
+    assert "2 decisions taken into account: 1 left out of training" in screen.err
+    again = rows(out)
+    assert {row["path"] for row in again} == {first, second, *others}
+    assert (again[0]["path"], again[0]["outlier"]) == (others[-1], "1")
+    assert (again[-1]["path"], again[-1]["outlier"]) == (first, "0")
+    assert [(row["path"], row["decision"]) for row in again if row["decision"]] == decided
+    assert screen.out.splitlines()[0].endswith(printable(others[-1]))
+    before = (out / "scores.csv").read_bytes()
+    listing.write_text("file,decision\nelsewhere.png,belongs\n")
+    assert here("rank", photos, *SMALL, "--decisions", listing, "--out", out) == 2
+    assert "elsewhere.png, which is not among the 21 images" in capsys.readouterr().err
+    assert (out / "scores.csv").read_bytes() == before
+    assert here("rank", photos, "--decisions", tmp_path / "none.csv", "--out", out) == 2
+    assert "No such file" in capsys.readouterr().err
 
 
 def test_auto_that_finds_nothing_says_that_it_cannot_tell(tmp_path, capsys):

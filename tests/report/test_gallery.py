@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
+from test_likeness import screenshots
 
 from e3jax import cli, operations
 from e3jax.collection import reading
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Explanation
 from e3jax.images import to_unit
-from e3jax.report import gallery
+from e3jax.report import decisions, gallery
 from e3jax.report.ranking import Ranking
 from e3jax.report.writing import write_tables
 
@@ -343,14 +344,13 @@ def test_what_does_not_fit_together_is_refused(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_copies_stand_together_and_are_counted(open_page, tmp_path):
+def test_copies_stand_together_and_are_counted(digits, open_page, tmp_path):
     entropies = entropies_of(N)
     found = ranking_of(np.arange(N), entropies)
     first, last = found.order[0], found.order[-1]
     copy_of = np.arange(N)
     copy_of[max(first, last)] = min(first, last)
-    pictures = np.zeros((N, 32, 32, 1), np.uint8)
-    gallery.write_gallery(tmp_path / "g.html", found._replace(copy_of=copy_of), pictures)
+    gallery.write_gallery(tmp_path / "g.html", found._replace(copy_of=copy_of), digits)
     page = open_page(tmp_path / "g.html")
     tiles = page.locator(".tile")
     assert [tiles.nth(i).locator(".name").inner_text() for i in range(2)] == [str(first), str(last)]
@@ -358,3 +358,140 @@ def test_copies_stand_together_and_are_counted(open_page, tmp_path):
     assert "copies" not in tiles.nth(2).locator(".reason").inner_text()
     page.locator("#order").select_option("up")
     assert tiles.nth(0).locator(".name").inner_text() == str(found.order[-2])
+
+
+def saved_decisions(page):
+    with page.expect_download() as download:
+        page.click("#keep")
+    assert download.value.suggested_filename == "decisions.csv"
+    return download.value.path()
+
+
+def test_thirty_screenshots_are_one_decision(digits, open_page, tmp_path):
+    pictures = np.concatenate([screenshots(30), np.repeat(digits[:30], 3, axis=-1)])
+    ranked = ranking_of(np.arange(N), np.sort(entropies_of(N), axis=0)[::-1])
+    ranked = ranked._replace(threshold=ranked.scores[31:33].mean())
+    gallery.write_gallery(tmp_path / "g.html", ranked, pictures)
+    page = open_page(tmp_path / "g.html")
+    page.select_option("#view", "groups")
+    heads = page.evaluate("sections.map(section => section.name)")
+    assert heads == ["Group 1 of 1: 30 alike", "2 others, each by itself"]
+    assert page.locator(".head button").count() == 2 and page.locator("#keep").is_disabled()
+    page.click(".head button.no")
+    assert page.locator("#decided").text_content() == "30 decided: 0 belong, 30 do not"
+    assert page.locator("#shown").text_content() == "32 shown"
+    page.fill("#threshold", "-1")
+    assert page.locator("#count").text_content().startswith("60 of 60")
+    page.focus(".tile[tabindex='0']")
+    page.keyboard.press("b")
+    page.keyboard.press("Shift+ArrowRight")
+    assert page.locator("#decided").text_content() == "30 decided: 1 belong, 29 do not"
+    numbers = decisions.for_images(saved_decisions(page), np.arange(N))
+    assert numbers.tolist() == [1] + 29 * [-1] + 30 * [0]
+    page.focus(".tile[tabindex='0']")
+    page.keyboard.press("Shift+B")  # two are selected, the first belongs already
+    assert page.locator("#decided").text_content() == "30 decided: 2 belong, 28 do not"
+    page.click("#clear")
+    page.focus(".tile[tabindex='0']")
+    page.keyboard.press("Shift+D")
+    assert page.locator("#decided").text_content() == "30 decided: 0 belong, 30 do not"
+    page.keyboard.press("Shift+D")
+    assert page.locator("#decided").text_content() == ""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_decisions_about_one_picture(collection, open_page):
+    page, paths = open_page(collection[0]), collection[1]
+    page.click(".tile .no >> nth=9")
+    page.click(".tile .yes >> nth=0")
+    assert page.locator("#count").text_content().startswith("6 of 60 images (10.0 %) are outliers")
+    assert "by your decisions, or score above" in page.locator("#count").text_content()
+    page.focus(".tile[tabindex='0']")
+    assert "decided: belongs" in focused(page)
+    page.keyboard.press("Enter")
+    assert page.get_attribute("#whyyes", "aria-pressed") == "true"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("d")
+    page.click("#next")
+    page.click("#whyyes")
+    page.click("#whyyes")  # and back
+    page.keyboard.press("Escape")
+    assert page.locator("#decided").text_content() == "3 decided: 1 belong, 2 do not"
+    page.select_option("#show", "no")
+    assert names_shown(page) == [os.path.basename(paths[i]) for i in (1, 9)]
+    page.click("#mark")
+    assert page.locator("#export").text_content() == "Save selection (6)"
+    page.click("#no")
+    expected = {paths[i]: "does not belong" for i in (1, 2, 3, 4, 5, 9)} | {paths[0]: "belongs"}
+    assert decisions.read(saved_decisions(page)) == expected
+
+
+def test_decisions_of_odd_names_are_saved_and_open_in_place(collection, open_page, tmp_path):
+    page, paths = open_page(collection[0]), collection[1]
+    odd = [str(collection[0].parent / name) for name in NAMES[:3]]
+    for name in ("two", "é", "bytes"):
+        page.fill("#filter", name)
+        page.locator(".tile .no").first.click()
+    saved = saved_decisions(page)
+    assert decisions.read(saved) == dict.fromkeys(odd, "does not belong")
+    assert sorted(decisions.read_junk(saved)) == sorted(odd)
+    decided = decisions.for_images(saved, paths)
+    ranked = ranking_of(paths, collection[2])._replace(decisions=decided)
+    gallery.write_gallery(tmp_path / "again.html", ranked)
+    again = open_page(tmp_path / "again.html")
+    assert again.locator("#decided").text_content() == "3 decided: 0 belong, 3 do not"
+    assert decisions.read(saved_decisions(again)) == dict.fromkeys(odd, "does not belong")
+
+
+def test_what_belongs_is_shown_however_many_there_are(digits, open_page, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "_MOST", 20)
+    ranked = ranking_of(np.arange(N), entropies_of(N))
+    decided = np.zeros(N, np.int8)
+    decided[ranked.order[-2:]] = 1
+    gallery.write_gallery(tmp_path / "g.html", ranked._replace(decisions=decided), digits)
+    page = open_page(tmp_path / "g.html")
+    label = page.locator(".tile").last.get_attribute("aria-label")
+    last = ranked.order[-1]
+    assert label == f"{last}, score {ranked.scores[last]:.3f}, decided: belongs"
+    page.click(".tile img >> nth=19")
+    assert "rank 60 of 60" in page.locator("#place").text_content()
+    np.testing.assert_array_equal(
+        decisions.for_images(saved_from_dialog(page), np.arange(N)), decided
+    )
+
+
+def saved_from_dialog(page):
+    page.keyboard.press("Escape")
+    return saved_decisions(page)
+
+
+def test_turned_copies_have_a_view(digits, open_page, tmp_path):
+    pictures = digits.copy()
+    pictures[8], pictures[30] = np.rot90(digits[4]), digits[4, :, ::-1]
+    ranked = ranking_of(np.arange(N), entropies_of(N))
+    gallery.write_gallery(tmp_path / "g.html", ranked, pictures)
+    page = open_page(tmp_path / "g.html")
+    page.select_option("#view", "copy_of")
+    assert page.locator(".head strong").all_text_contents() == ["Group 1 of 1: 3 copies"]
+    assert sorted(names_shown(page)) == ["30", "4", "8"]
+    page.fill("#filter", "nothing")
+    assert page.locator("#shown").text_content() == "No copies are left"
+
+
+def test_evidence_orders_and_neighbours_stand_beside(collection, open_page):
+    page, paths = open_page(collection[0]), collection[1]
+    orders = page.locator("#order option").all_text_contents()
+    assert orders[3:] == ["unusual views first", "unusual shape first"]
+    page.select_option("#order", "name")
+    page.select_option("#order", "unusual shape first")
+    assert names_shown(page)[:3] == [os.path.basename(path) for path in paths[:3]]
+    page.click(".tile img >> nth=0")
+    near = [image.get_attribute("title") for image in page.locator("#nearest img").all()]
+    usual = {os.path.basename(path) for path in paths[6:]}
+    assert len(near) == 3 and {os.path.basename(name) for name in near} <= usual
+    page.keyboard.press("Escape")
+    page.focus(".tile[tabindex='0']")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.locator("#near").is_hidden()  # it is ordinary itself
