@@ -43,7 +43,8 @@ def write_gallery(
 ) -> None:
     """Writes images in the order of their scores, with a threshold to move and reasons to read.
 
-    Of more than 20,000 images the most outlying 20,000 are shown; the histogram is of all.
+    Of more than 20,000 images 20,000 are shown, the most outlying and those that are decided to
+    belong; the histogram is of all.
 
     Args:
       path: HTML file.

@@ -104,8 +104,11 @@ def _grouped(vectors: np.ndarray) -> np.ndarray:
 
     if len(vectors) < 2:
         return np.zeros(len(vectors), int)
+    # scikit-learn wants None here, but does not say so to type checkers.
     clusters = AgglomerativeClustering(
-        n_clusters=None, distance_threshold=_APART, linkage="average"
+        n_clusters=None,  # pyright: ignore[reportArgumentType]
+        distance_threshold=_APART,
+        linkage="average",
     )
     return clusters.fit_predict(vectors)
 
