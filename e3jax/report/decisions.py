@@ -56,7 +56,7 @@ def read_junk(path: str | os.PathLike) -> list[str]:
 
 
 def _text(path: str | os.PathLike) -> str:
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         return file.read()
 
 
