@@ -217,8 +217,11 @@ def folders_table(rows: pd.DataFrame) -> str:
         images = f"{dataset} (JPEG)" if "JPEG" in source else dataset
         means, cells = group[["auroc", "precision", "found_in_twice", "flagged"]].mean(), [""] * 3
         if n:
-            first, twice = n * means["precision"], n * means["found_in_twice"]
-            cells = [f"{100 * means['auroc']:.1f}", f"{first:.1f} of {n}", f"{twice:.1f} of {n}"]
+            left = n - (round(group["judged"].fillna(0).mean()) if "judged" in group else 0)
+            first, twice = (
+                f"{left * means[c]:.1f} of {left}" for c in ("precision", "found_in_twice")
+            )
+            cells = [f"{100 * means['auroc']:.1f}", first, twice]
         cells.append(f"{100 * means['flagged']:.1f}")
         lines.append([case, images, classes, f"{inliers} + {n}", f"{len(group)}{warned}", *cells])
     head = ["case", "images", "inliers' classes", "inliers + outliers", "folders", "AUROC, %"]

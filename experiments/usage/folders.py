@@ -148,7 +148,7 @@ def measure_decided(
     """Two rows of one folder, without and with decisions about its ten most outlying images.
 
     They are judged by the truth, which the second ranking is given. Both rows, see
-    :func:`measure`, are of all other images.
+    :func:`measure`, are of all other images; ``judged`` is how many outliers are among the ten.
     """
     with tempfile.TemporaryDirectory() as scratch:
         photos, decisions = Path(scratch, "photos"), Path(scratch, "decisions.csv")
@@ -160,10 +160,11 @@ def measure_decided(
         lines = [f"{path},{word}\n" for path, word in words.items()]
         decisions.write_text("".join(["file,decision\n", *lines]))
         second = _rank(folder, photos, [*options, "--decisions", decisions])
-    rows = []
+    rows, judged = [], {"judged": sum(is_outlier[path] for path in clicked)}
     for case, (ranked, run) in {"undecided": first, "decided": second}.items():
         others = ranked[~ranked["path"].isin(clicked)]
-        rows.append(_row(folder._replace(case=case), data, others, is_outlier) | run | provenance())
+        row = _row(folder._replace(case=case), data, others, is_outlier)
+        rows.append(row | judged | run | provenance())
     return rows
 
 
