@@ -3,7 +3,7 @@
 Cases: photos (1,000 photos of one class of CIFAR-10 and 50 of others), few (57 images of one class
 of Fashion-MNIST and 3 others), limits (50 to 5,000 images, 1 to 30 % outliers, and one to three
 kinds of inliers), large (500 and 5,000 photos of CIFAR-10, a tenth of them outliers), and clean
-(500 digits of one kind and nothing else, where --contamination auto should find next to nothing).
+(500 digits of one kind and nothing else, where next to nothing should be marked).
 With --real, folders as people have them: each is a ZIP file of pictures/ and truth.csv, of which
 the columns file and outlier (0 or 1) are read.
 Labels make the folders and judge the ranking; the command sees only files. A row is written after
@@ -33,12 +33,14 @@ def main() -> int:
     what("--cases", nargs="+", choices=CASES, default=CASES, help="cases to measure")
     what("--real", type=path, metavar="FOLDER", help="measure the folders in its ZIP files")
     add("--features", type=path, metavar="MODEL", help="with --real: what rank --features takes")
+    text = "with --real: of outliers, for a folder each, e.g. 0 0.01 0.3 (default: as they are)"
+    add("--shares", nargs="+", type=float, help=text)
     add("--data-dir", type=path, help="folder with data prepared by TFDS")
     add("--out", type=path, default="runs/folders.csv", help="table that rows are added to")
     add("--table", action="store_true", help="print the table of the rows, and measure nothing")
     args = parser.parse_args()
-    if args.features and not args.real:
-        parser.error("--features needs --real")
+    if (args.features or args.shares) and not args.real:
+        parser.error("--features and --shares need --real")
     stopped = f"Finished rows are in {args.out}; the same command continues."
     return command.run(lambda: run(args), stopped)
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 def measure_missing(args: argparse.Namespace) -> None:
     rows.check(args.out, _COLUMNS)
-    folders = real(args.real, args.features) if args.real else plan(args.cases)
+    folders = real(args.real, args.features, args.shares) if args.real else plan(args.cases)
     todo = missing(folders, args.out)
     command.say(f"Plan: {len(todo)} folders")
     names, options = sorted({folder.dataset for folder in todo}), []

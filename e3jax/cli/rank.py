@@ -59,6 +59,11 @@ def run(
         if shard == report.WHOLE:  # else others may still read it
             report.forget_work(screen, out, detector)
     report.sum_up(screen, out, ranking, detector)
+    least, most = health.outliers
+    unsure = "" if least else "; none stands apart for sure, so look at the first ones"
+    screen.print(f"Likely not to belong: {least} to {most} images{unsure}")
+    if health.verdict:
+        screen.print(health.verdict)
     screen.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"

@@ -11,13 +11,14 @@ import numpy as np
 from sklearn.utils.validation import check_random_state
 
 from e3jax import choices, devices
-from e3jax.collection import Collection, copies, read
+from e3jax.collection import Collection, Unreadable, copies, read
 from e3jax.collection.features import with_features
 from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters
 from e3jax.evidence import model as models, thresholds
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Model, Work
+from e3jax.evidence.weights import agreement
 from e3jax.images import memory
 from e3jax.work.progress import Progress
 from e3jax.work.store import Store, work_key
@@ -105,7 +106,7 @@ def fit(
         decision_scores_=store.as_memmap("scores", scores),
         remoteness_=store.as_memmap("remoteness", remoteness),
         threshold_=thresholds.threshold(scores, settings["contamination"], remoteness),
-        health_=_health(model, scores, collection),
+        health_=_health(model, scores, measurement.evidence, remoteness, collection.unreadable),
     )
     memory.trim()
     return fitted, stores
@@ -179,13 +180,21 @@ def _without_images(collection: Collection) -> Collection:
     )
 
 
-def _health(model: Model, scores: np.ndarray, collection: Collection) -> Health:
+def _health(
+    model: Model,
+    scores: np.ndarray,
+    evidence: Mapping[str, np.ndarray],
+    remoteness: np.ndarray,
+    unreadable: list[Unreadable],
+) -> Health:
     network = model.network
     return Health(
         pretext_accuracy=network.accuracy,
         chance=1 / network.num_operations,
         spread=float(scores.std()),
         steps=network.steps,
-        unreadable=collection.unreadable,
+        agreement=agreement(evidence, model.weights),
+        outliers=thresholds.outliers_between(remoteness),
+        unreadable=unreadable,
         warning=network.warning,
     )

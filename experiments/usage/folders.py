@@ -6,6 +6,7 @@ Labels make the folders and judge the ranking; the command sees only files.
 import csv
 import hashlib
 import itertools
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,12 +61,16 @@ def plan(cases: Sequence[str]) -> list[Folder]:
     return [folder for folder in folders if folder.case in cases]
 
 
-def real(archives: Path, features: Path | None = None) -> list[Folder]:
+def real(
+    archives: Path, features: Path | None = None, shares: Sequence[float] | None = None
+) -> list[Folder]:
     """The folders in ZIP files, each with ``pictures/`` and ``truth.csv`` (file, outlier 0 or 1).
 
     Args:
       archives: the folder of the ZIP files.
       features: a model whose features take part, which the case is named by.
+      shares: of outliers, for as many folders of each with fewer of its outliers or of its inliers;
+        default: as it is, with three seeds.
 
     Raises:
       ValueError: there are none.
@@ -75,7 +80,12 @@ def real(archives: Path, features: Path | None = None) -> list[Folder]:
         truth = _truth(archive)
         outliers = sum(truth.values())
         inliers = len(truth) - outliers
-        folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(_SEEDS)]
+        if shares is None:
+            folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(_SEEDS)]
+        for share in shares or ():
+            fewer = min(round(inliers * share / (1 - share)), outliers)
+            kept = min(round(outliers * (1 - share) / share), inliers) if share else inliers
+            folders.append(Folder(f"{case}, shares", archive.stem, "", kept, fewer, 0))
     if not folders:
         raise ValueError(f"{archives} has no ZIP files of folders: name the folder that has them")
     return folders
@@ -87,13 +97,16 @@ def _truth(archive: Path) -> dict[str, bool]:
     return {row["file"]: row["outlier"] == "1" for row in csv.DictReader(lines)}
 
 
-def extract(archive: Path, path: Path) -> dict[str, bool]:
-    """Writes an archive's pictures; returns {path: is it an outlier}."""
-    truth = _truth(archive)
+def extract(folder: Folder, archive: Path, path: Path) -> dict[str, bool]:
+    """Writes as many of an archive's pictures; returns {path: is it an outlier}."""
+    truth, random = _truth(archive), np.random.default_rng(folder.seed)
+    kept = []
+    for is_outlier, count in ((False, folder.n_inliers), (True, folder.n_outliers)):
+        kept += list(random.permutation([n for n, t in truth.items() if t == is_outlier])[:count])
     with zipfile.ZipFile(archive) as content:
-        for name in truth:
+        for name in kept:
             (path / name).write_bytes(content.read(f"pictures/{name}"))
-    return {str(path / name): is_outlier for name, is_outlier in truth.items()}
+    return {str(path / name): truth[name] for name in kept}
 
 
 def make(folder: Folder, data: datasets.Dataset, path: Path) -> dict[str, bool]:
@@ -119,6 +132,7 @@ def measure(
     With n outliers, ``precision`` is the share of outliers among the first n images, and
     ``found_in_twice`` the share of all outliers that are among the first 2 n; ``flagged`` is the
     share of images that are called outliers; ``auroc_KIND`` is of a kind of evidence alone.
+    ``agreement`` and the interval ``least`` to ``most`` are what the command says of the folder.
     ``seconds`` is the time of the whole command.
 
     Args:
@@ -130,10 +144,9 @@ def measure(
         photos, report = Path(scratch, "photos"), Path(scratch, "report")
         photos.mkdir()
         is_real = isinstance(data, Path)
-        is_outlier = extract(data, photos) if is_real else make(folder, data, photos)
+        is_outlier = extract(folder, data, photos) if is_real else make(folder, data, photos)
         rank = [sys.executable, "-m", "e3jax", "rank", photos, "--out", report]
         rank += ["--seed", str(folder.seed), *map(str, options)]
-        rank += [] if folder.n_outliers else ["--contamination", "auto"]
         began = time.monotonic()
         done = subprocess.run(rank, capture_output=True, text=True)
         seconds = time.monotonic() - began
@@ -148,6 +161,10 @@ def measure(
         row |= {m: getattr(metrics, m)(-ranked["score"], truth) for m in ("auroc", "aupr_out")}
         row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
     row |= {"flagged": ranked["outlier"].mean(), "seconds": seconds, "warned": done.returncode}
+    agreement = re.search(r"\((\S+) of 2.3 nats\)", done.stderr)
+    interval = re.search(r"Likely not to belong: (\d+) to (\d+) images", done.stderr)
+    row |= {"agreement": agreement and float(agreement[1])}
+    row |= dict(zip(("least", "most"), map(int, interval.groups()), strict=True))
     kinds = ranked.columns[ranked.columns.get_loc("copy_of") + 1 :] if n else ()
     row |= {f"auroc_{kind}": metrics.auroc(-ranked[kind], truth) for kind in kinds}
     return row | {"cores": runtime.cores()} | provenance()
