@@ -23,6 +23,7 @@ from sweep.provenance import provenance
 
 from e3jax import datasets, metrics
 from e3jax.devices import runtime
+from e3jax.evidence import EVIDENCE
 
 CASES = ("photos", "few", "limits", "large", "clean")
 _SEEDS = 3  # of folders that exist
@@ -131,7 +132,8 @@ def measure(
 
     With n outliers, ``precision`` is the share of outliers among the first n images, and
     ``found_in_twice`` the share of all outliers that are among the first 2 n; ``flagged`` is the
-    share of images that are called outliers; ``auroc_KIND`` is of a kind of evidence alone.
+    share of images that are called outliers; ``auroc_KIND`` and ``aupr_out_KIND`` are of a
+    kind of evidence alone, and of all that is measured from images.
     ``agreement`` and the interval ``least`` to ``most`` are what the command says of the folder.
     ``seconds`` is the time of the whole command.
 
@@ -166,7 +168,12 @@ def measure(
     row |= {"agreement": agreement and float(agreement[1])}
     row |= dict(zip(("least", "most"), map(int, interval.groups()), strict=True))
     kinds = ranked.columns[ranked.columns.get_loc("copy_of") + 1 :] if n else ()
-    row |= {f"auroc_{kind}": metrics.auroc(-ranked[kind], truth) for kind in kinds}
+    alone = {kind: ranked[kind] for kind in kinds}
+    of_images = {k: EVIDENCE[k].weight for k in kinds if EVIDENCE[k].input == "images"}
+    if of_images:
+        alone["images"] = sum(weight * alone[kind] for kind, weight in of_images.items())
+    for (kind, surprise), measure in itertools.product(alone.items(), ("auroc", "aupr_out")):
+        row[f"{measure}_{kind}"] = getattr(metrics, measure)(-surprise, truth)
     return row | {"cores": runtime.cores()} | provenance()
 
 
