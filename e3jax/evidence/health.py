@@ -48,6 +48,11 @@ _VERDICTS = (
 )
 
 
+def verdict_of(agreement: float) -> tuple[str, str]:
+    """In words how far kinds of evidence agree, and the AUROC that came with it, in percent."""
+    return next((words, auroc) for least, words, auroc in _VERDICTS if agreement >= least)
+
+
 class HealthWarning(UserWarning):
     """A detector's scores are likely to mean little."""
 
@@ -85,7 +90,7 @@ class Health(NamedTuple):
         """
         if self.agreement is None:
             return ""
-        words, auroc = next(rest for least, *rest in _VERDICTS if self.agreement >= least)
+        words, auroc = verdict_of(self.agreement)
         return (
             f"Network and other evidence {words} on what is unusual ({self.agreement:.1f} of 2.3 "
             f"nats): in tests, AUROC was then {auroc} %"
