@@ -79,7 +79,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
       evidence_: by kind, float [n], larger = more outlying; not saved with the detector.
       view_entropies_: float [n, k] in nats, the entropy of each view; not saved. For more than
         20,000 images it is rounded to 8 bits, stays on disk and is indexed like an array.
-      remoteness_: float [n], how far above the median each image is, in deviations, see :func:`e3jax.evidence.thresholds.remoteness`.
+      remoteness_: float [n], how far above the median each image is, in deviations, see
+        :func:`e3jax.evidence.thresholds.remoteness`.
       copy_of_: int [n], for each image its first exact copy, maybe itself. Copies are learnt and
         compared once. But what is frequent is usual: scores of images with many copies are
         lowered, see :func:`e3jax.evidence.thresholds.frequent_limits`.
