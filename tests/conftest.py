@@ -30,14 +30,25 @@ PYTHONPATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 # The others follow; a long file at the end would leave a core without work.
-LONGEST_FIRST = """docs sweeps speed benchmark jobs compiling accelerators priority baselines golden
-networks estimator large convolutions cli surroundings fitting theory batches trainer step
+LONGEST_FIRST = """docs sweeps speed kills bank_kills configurations mesh compiling benchmark jobs
+accelerators memory overwriting folders reading types golden surroundings priority baselines
+networks convolutions theory estimator cli large fitting versions batches trainer step
 operations""".split()
 
 
 def pytest_collection_modifyitems(items):
+    """Puts long files first, before them those that leave no compiled program to the others."""
     place = {f"test_{name}": i for i, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    forgetful = {item.path for item in items if FORGETTING & {*item.fixturenames}}
+
+    def key(item):
+        return item.path not in forgetful, place.get(item.path.stem, len(place))
+
+    items.sort(key=key)
+
+
+# These fixtures clear what has been compiled.
+FORGETTING = {"unoptimised", "as_in_a_new_process"}
 
 
 class FilesAndPages(LoadScopeScheduling):

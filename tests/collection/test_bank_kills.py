@@ -160,7 +160,7 @@ def test_after_a_kill_at_any_line_the_same_bank_is_made(children, tmp_path, kind
 
 
 def many_lines():
-    """Both signals for each kind of bank, and by turns at fewer lines."""
+    """Each kind of bank at fewer lines with one signal, by turns; nightly at more with both."""
     for i, kind in enumerate(KINDS):
         number = (signal.SIGKILL, signal.SIGINT)[i % 2]
         yield pytest.param(kind, number, 151, marks=pytest.mark.campaign)
@@ -168,7 +168,7 @@ def many_lines():
             yield pytest.param(kind, number, 61, marks=pytest.mark.nightly)
 
 
-@pytest.mark.parametrize(("kind", "number", "step"), many_lines())
+@pytest.mark.parametrize(("kind", "number", "step"), [*many_lines()])
 def test_after_a_kill_at_each_of_many_lines_the_same_bank_is_made(
     children, tmp_path, kind, number, step
 ):

@@ -27,7 +27,8 @@ def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(tmp_path, cache):
         "assert not backends.backends_are_initialized(); sys.exit(code)"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT / "experiments")}
-    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # nobody looks at these speeds
+    # Nobody looks at these speeds.
+    env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
