@@ -33,6 +33,7 @@ def cells(kind):
 
 
 @pytest.mark.campaign
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

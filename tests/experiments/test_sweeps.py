@@ -17,7 +17,7 @@ import pytest
 import stub_sweep
 import tiny
 from commands import end, here, kill, rows, start, untimed, wait_until
-from conftest import PYTHONPATH, ROOT
+from conftest import PYTHONPATH, ROOT, keeping
 from sweep import flags, methods, plan, rows as csv_rows, store
 from sweep.plan import Protocol, Run
 from sweep.provenance import versions
@@ -551,12 +551,14 @@ forks = pytest.mark.filterwarnings("ignore:os.fork")
 
 
 @pytest.fixture(scope="module")
-def cluster(cache):
+def cluster(cache, tmp_path_factory):
     """A Ray cluster of two nodes, each with a core as far as Ray knows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in keeping(tmp_path_factory.mktemp("compiled")).items():
+            patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 
         cluster = Cluster()

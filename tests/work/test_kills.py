@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, keeping
 from PIL import Image
 
 QUICK = ["--network", "tiny-8", "--operations", "PR", "--steps", "4"]
@@ -22,6 +22,7 @@ KILLS = [
 def run(tmp_path_factory):
     """Runs a command in a child, perhaps killed, see forks.py; returns its code and operations."""
     env = os.environ | {"E3JAX_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    env |= keeping(tmp_path_factory.mktemp("compiled"))
     env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, ROOT / "tests" / "forks.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
