@@ -36,6 +36,7 @@ def cells(kind):
 
 @pytest.mark.filterwarnings("ignore:.*TorchScript", "ignore:Constant folding")  # of torch.onnx
 @pytest.mark.campaign
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

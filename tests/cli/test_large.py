@@ -354,7 +354,7 @@ sys.exit(cli.main(arguments))
 """
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_killed_in_every_stage_it_ranks_the_same(photos, tmp_path):
     def start(stop, report):
         how = ["--steps", "40", "--network", "tiny-8", "--operations", "PR"]

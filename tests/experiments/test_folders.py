@@ -34,6 +34,7 @@ def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_p
 
 
 @pytest.mark.campaign
+@pytest.mark.usefixtures("kept")
 def test_a_row_judges_the_ranking(mnist, tmp_path):
     row = usage.measure(FOLDER, mnist, FAST)
     assert 0 <= row["auroc"] <= 1 and row["precision"] in (0, 0.25, 0.5, 0.75, 1)
@@ -47,6 +48,7 @@ def test_a_row_judges_the_ranking(mnist, tmp_path):
 
 
 @pytest.mark.campaign
+@pytest.mark.usefixtures("kept")
 def test_folders_that_people_have_are_measured_with_their_features(mnist, tmp_path):
     with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
         truth = usage.make(FOLDER, mnist, tmp_path)
