@@ -35,6 +35,7 @@ def main() -> int:
     add("--features", type=path, metavar="MODEL", help="with --real: what rank --features takes")
     text = "with --real: of outliers, for a folder each, e.g. 0 0.01 0.3 (default: as they are)"
     add("--shares", nargs="+", type=float, help=text)
+    add("--seeds", type=int, default=3, help="with --real: 0, 1, ...; of each folder as it is")
     add("--data-dir", type=path, help="folder with data prepared by TFDS")
     add("--out", type=path, default="runs/folders.csv", help="table that rows are added to")
     add("--table", action="store_true", help="print the table of the rows, and measure nothing")
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
 
 def measure_missing(args: argparse.Namespace) -> None:
     rows.check(args.out, _COLUMNS)
-    folders = real(args.real, args.features, args.shares) if args.real else plan(args.cases)
+    folders = (
+        real(args.real, args.features, args.shares, args.seeds) if args.real else plan(args.cases)
+    )
     todo = missing(folders, args.out)
     command.say(f"Plan: {len(todo)} folders")
     names, options = sorted({folder.dataset for folder in todo}), []

@@ -26,7 +26,6 @@ from e3jax.devices import runtime
 from e3jax.evidence import EVIDENCE
 
 CASES = ("photos", "few", "limits", "large", "clean")
-_SEEDS = 3  # of folders that exist
 _LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first; the last one has
 # ten times the images, for the first seed.
@@ -63,7 +62,10 @@ def plan(cases: Sequence[str]) -> list[Folder]:
 
 
 def real(
-    archives: Path, features: Path | None = None, shares: Sequence[float] | None = None
+    archives: Path,
+    features: Path | None = None,
+    shares: Sequence[float] | None = None,
+    seeds: int = 3,
 ) -> list[Folder]:
     """The folders in ZIP files, each with ``pictures/`` and ``truth.csv`` (file, outlier 0 or 1).
 
@@ -71,7 +73,8 @@ def real(
       archives: the folder of the ZIP files.
       features: a model whose features take part, which the case is named by.
       shares: of outliers, for as many folders of each with fewer of its outliers or of its inliers;
-        default: as it is, with three seeds.
+        default: as it is.
+      seeds: of each folder, if it is as it is.
 
     Raises:
       ValueError: there are none.
@@ -82,7 +85,7 @@ def real(
         outliers = sum(truth.values())
         inliers = len(truth) - outliers
         if shares is None:
-            folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(_SEEDS)]
+            folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(seeds)]
         for share in shares or ():
             fewer = min(round(inliers * share / (1 - share)), outliers)
             kept = min(round(outliers * (1 - share) / share), inliers) if share else inliers
