@@ -3,7 +3,7 @@
 Cases: photos (1,000 photos of one class of CIFAR-10 and 50 of others), few (57 images of one class
 of Fashion-MNIST and 3 others), limits (50 to 5,000 images, 1 to 30 % outliers, and one to three
 kinds of inliers), large (500 and 5,000 photos of CIFAR-10, a tenth of them outliers), and clean
-(500 digits of one kind and nothing else, where --contamination auto should find next to nothing).
+(500 digits of one kind and nothing else, where next to nothing should be marked).
 With --decided, ten pictures of each of nine folders are judged, and the folder is ranked once more
 with these decisions; rows before and after are of the other pictures.
 With --real, folders as people have them: each is a ZIP file of pictures/ and truth.csv, of which
@@ -36,12 +36,15 @@ def main() -> int:
     what("--real", type=path, metavar="FOLDER", help="measure the folders in its ZIP files")
     what("--decided", action="store_true", help="measure what ten decisions change")
     add("--features", type=path, metavar="MODEL", help="with --real: what rank --features takes")
+    text = "with --real: of outliers, for a folder each, e.g. 0 0.01 0.3 (default: as they are)"
+    add("--shares", nargs="+", type=float, help=text)
+    add("--seeds", type=int, default=3, help="with --real: 0, 1, ...; of each folder as it is")
     add("--data-dir", type=path, help="folder with data prepared by TFDS")
     add("--out", type=path, default="runs/folders.csv", help="table that rows are added to")
     add("--table", action="store_true", help="print the table of the rows, and measure nothing")
     args = parser.parse_args()
-    if args.features and not args.real:
-        parser.error("--features needs --real")
+    if (args.features or args.shares) and not args.real:
+        parser.error("--features and --shares need --real")
     stopped = f"Finished rows are in {args.out}; the same command continues."
     return command.run(lambda: run(args), stopped)
 
@@ -55,8 +58,12 @@ def run(args: argparse.Namespace) -> None:
 
 def measure_missing(args: argparse.Namespace) -> None:
     rows.check(args.out, _COLUMNS)
-    folders = real(args.real, args.features) if args.real else plan(args.cases)
-    folders = decided() if args.decided else folders
+    if args.decided:
+        folders = decided()
+    elif args.real:
+        folders = real(args.real, args.features, args.shares, args.seeds)
+    else:
+        folders = plan(args.cases)
     todo = missing(folders, args.out)
     command.say(f"Plan: {len(todo)} folders")
     names, options = sorted({folder.dataset for folder in todo}), []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import command
 import pandas as pd
-from paper import appendix, figures, tables, versions
+from paper import appendix, figures, real, tables, versions
 from sweep import rows, store
 
 from e3jax.cli.arguments import path
@@ -15,7 +15,7 @@ from e3jax.work import files
 ROOT = Path(__file__).parents[1]
 # The tables that the page is made of, besides those of inlier priority.
 _READ = """quick quick_embedded ablations full_classes steps refinements operations_fused folders
-memory theory""".split()
+real memory theory""".split()
 _MARK = "<!-- Written by experiments/tables.py of e3jax, which writes it anew. -->"
 
 
@@ -62,6 +62,7 @@ def page(results: Path) -> str:
     recorded = "every {every} steps {probe_views} views and {probe_images} images"
     fused = pd.read_csv(results / "operations_fused.csv")
     summaries = sorted(results.glob("priority/*-summary.csv"), reverse=True)
+    people = appendix.read_folders(results / "real.csv")
     read = [results / f"{name}.csv" for name in _READ] + summaries
     parts |= {
         "full": tables.markdown(store.read_csv(results / "full_classes.csv")),
@@ -79,6 +80,9 @@ def page(results: Path) -> str:
         "fused": appendix.fusion_table(fused),
         "fewer": appendix.fusion_table(fused, fewer=True),
         "folders": appendix.folders_table(appendix.read_folders(results / "folders.csv")),
+        "real": real.real_table(people),
+        "intervals": real.interval_table(people),
+        "agreement": real.agreement_table(people),
         "memory": f"{memory.iloc[-1]:.2f} GB",
         "memory_growth": f"{memory.iloc[-1] - memory.iloc[0]:.2f} GB",
         "versions": versions.sentence(map(rows.read, read)),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from conftest import ROOT
+from conftest import ROOT, keeping
 from sweep import store
 
 
@@ -16,6 +16,7 @@ def start(folder, *arguments, script="experiments/benchmark.py", **variables) ->
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "NPROC": "1", "OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "experiments")))
     env |= {name: str(value) for name, value in variables.items()}
+    env |= keeping(folder.parent / "compiled")  # a kill may leave half a program there
     command = [sys.executable, ROOT / script, *arguments, "--results-dir", folder]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, **pipes)

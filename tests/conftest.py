@@ -30,14 +30,25 @@ PYTHONPATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 # The others follow; a long file at the end would leave a core without work.
-LONGEST_FIRST = """docs sweeps speed benchmark jobs compiling accelerators priority baselines golden
-networks estimator large convolutions cli surroundings fitting theory batches trainer step
+LONGEST_FIRST = """docs sweeps speed kills bank_kills configurations mesh compiling benchmark jobs
+accelerators memory overwriting folders reading types golden surroundings priority baselines
+networks convolutions theory estimator cli large fitting versions batches trainer step
 operations""".split()
 
 
 def pytest_collection_modifyitems(items):
+    """Puts long files first, before them those that leave no compiled program to the others."""
     place = {f"test_{name}": i for i, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    forgetful = {item.path for item in items if FORGETTING & {*item.fixturenames}}
+
+    def key(item):
+        return item.path not in forgetful, place.get(item.path.stem, len(place))
+
+    items.sort(key=key)
+
+
+# These fixtures clear what has been compiled.
+FORGETTING = {"unoptimised", "as_in_a_new_process"}
 
 
 class FilesAndPages(LoadScopeScheduling):
@@ -55,11 +66,28 @@ def pytest_xdist_make_scheduler(config, log):
     return FilesAndPages(config, log)
 
 
+LEAST_SECONDS = 0.1  # of a compilation, for a program to be kept; JAX's default is 1
+
+
+def keeping(folder: str | os.PathLike | None = None) -> dict[str, str]:
+    """Variables of programs that keep in a folder what they compile, and find it there.
+
+    The default is what all tests share; whoever kills programs gives them a folder of their own.
+    Some releases of JAX would log a page for each program that they find.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder or os.environ["E3JAX_CACHE_DIR"] + "/compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEAST_SECONDS),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """A fresh cache folder, so that nothing depends on what the machine had.
 
-    All workers share it: what one has compiled serves the others and every program they start.
+    All workers share it: what one has compiled serves the others, and programs they start with
+    the variables of ``keeping``.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
@@ -67,11 +95,19 @@ def cache(tmp_path_factory):
     before = os.environ.get("E3JAX_CACHE_DIR")
     os.environ["E3JAX_CACHE_DIR"] = str(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
     yield folder
     if before is None:
         del os.environ["E3JAX_CACHE_DIR"]
     else:
         os.environ["E3JAX_CACHE_DIR"] = before
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Programs that are started in a test have the variables of ``keeping``."""
+    for name, value in keeping().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +156,8 @@ def run_script():
     def run(script: str, *arguments, plugin=False, **options) -> subprocess.CompletedProcess:
         how = ["-c", AS_PLUGIN] if plugin else []
         command = [sys.executable, *how, str(ROOT / script), *map(str, arguments)]
-        options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT} | options
+        options = {"env": os.environ | keeping(), "cwd": ROOT, "timeout": 600} | options
+        options = {"capture_output": True, "text": True} | options
         return subprocess.run(command, **options)
 
     return run

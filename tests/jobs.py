@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-from conftest import PYTHONPATH, ROOT
+from conftest import PYTHONPATH, ROOT, keeping
 
 
 def environment(devices, **more) -> dict[str, str]:
@@ -13,7 +13,7 @@ def environment(devices, **more) -> dict[str, str]:
     return os.environ | {
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": PYTHONPATH,
-        "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
+        **keeping(),
         **more,
     }
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from conftest import PYTHONPATH
+from conftest import PYTHONPATH, keeping
 
 from e3jax import cli
 
@@ -16,7 +16,7 @@ PROGRAM = "import runpy, tiny; runpy.run_module('e3jax', run_name='__main__', al
 
 def e3jax_command(*arguments, code=0, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": PYTHONPATH}
+    env = os.environ | {"PYTHONPATH": PYTHONPATH} | keeping()
     options = {"capture_output": True, "text": True, "timeout": 300, "env": env} | options
     done = subprocess.run(command, **options)
     assert done.returncode == code, done.stderr

@@ -10,8 +10,10 @@ from pathlib import Path
 from unittest import mock
 
 import matplotlib.pyplot as pyplot
+import numpy as np
 import pytest
 from conftest import ROOT
+from onnxruntime import InferenceSession
 
 import e3jax
 from e3jax import evidence, operations
@@ -32,7 +34,9 @@ def cells(kind):
     return [cell for cell in found if cell["cell_type"] == kind]
 
 
+@pytest.mark.filterwarnings("ignore:.*TorchScript", "ignore:Constant folding")  # of torch.onnx
 @pytest.mark.campaign
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -63,6 +67,10 @@ def run_page(page, tmp_path, monkeypatch):
         scores = Path("report/scores.csv").read_text().splitlines()
         assert sum("other" in line.split(",")[1] for line in scores[1:7]) == 3
         assert len(list(Path("photos").iterdir())) == 60
+        pictures = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+        [features] = InferenceSession(names["file"]).run(None, {"pictures": pictures})
+        expected = names["Encoder"]().eval()(names["torch"].from_numpy(pictures)).detach()
+        np.testing.assert_allclose(features, expected, atol=1e-3)
 
 
 @pytest.mark.campaign

@@ -42,7 +42,12 @@ def _add_rank(commands) -> None:
     add = parser.add_argument
     _add_photos(parser, "PHOTOS")
     add("--out", type=path, default="report", help="folder for the report")
-    add("--contamination", type=_contamination, default=0.1, help="share of outliers, or auto")
+    add(
+        "--contamination",
+        type=_contamination,
+        default="auto",
+        help="share of outliers, e.g. 0.1 (auto: those that are remote)",
+    )
     add("--save", type=path, metavar="MODEL", help="save the trained detector to this file")
     text = "seed of all randomness"
     add("--seed", type=int, default=0, dest="random_state", metavar="SEED", help=text)

@@ -66,6 +66,12 @@ def run(
     if ranking.decisions is not None:
         count, left_out = int((ranking.decisions != 0).sum()), int((ranking.decisions < 0).sum())
         screen.print(f"{count} decisions taken into account: {left_out} left out of training")
+    least, most = health.outliers
+    unsure = "" if least else "; none stands apart for sure, so look at the first ones"
+    others = "" if ranking.decisions is None else ", besides those decided"
+    screen.print(f"Likely not to belong: {least} to {most} images{others}{unsure}")
+    if health.verdict:
+        screen.print(health.verdict)
     screen.print(
         f"Operations recognised: {health.pretext_accuracy:.0%} of the views after {health.steps} "
         "steps"

@@ -25,7 +25,6 @@ from e3jax.work.store import kept_work
 WORK = "unfinished"  # beside the report
 WHOLE = (1, 1)  # a shard
 _GALLERY = "gallery.html"
-_FEW = 0.01  # share of images, below which "auto" says that it may have missed some
 
 
 @contextlib.contextmanager
@@ -100,24 +99,15 @@ def write(
 
 def sum_up(screen: console.Console, out: Path, ranking: Ranking, detector: E3Outlier) -> None:
     """Prints the most outlying images, to standard output, and how many there are."""
-    count = int(ranking.is_outlier.sum())
-    first = ranking.order[: min(count, console.SHOWN)]
+    first = ranking.order[: console.SHOWN]
     pairs = zip(ranking.scores[first], ranking.paths[first], strict=True)
     lines = [f"{score:.3f}  {printable(str(path))}\n" for score, path in pairs]
     try:
         print("".join(lines), end="", flush=True)
     except OSError:  # a reader that has enough, a full disk
         console.ignore(sys.stdout)
-    if count > console.SHOWN:
-        screen.print(f"... and {count - console.SHOWN} more")
-    total = len(ranking.scores)
-    screen.print(f"{count} of {total} images do not seem to belong, scores in nats")
-    if detector.contamination == "auto" and count < _FEW * total:
-        screen.print(
-            "Hardly any image stands apart by the network and by the other evidence, which does "
-            "not mean that all belong: look at the first ones, or state a share with "
-            "--contamination"
-        )
+    marked, total = int(ranking.is_outlier.sum()), len(ranking.scores)
+    screen.print(f"{marked} of {total} images are marked; scores are in nats")
     if FEATURES in ranking.explanation.surprises:
         screen.print(f"Features of {printable(str(detector.features))} took part")
     print_left_out(screen, ranking.unreadable, ranking.file_range)

@@ -36,8 +36,8 @@ class Collection(NamedTuple):
       digests: uint64 [n] of the images, see :func:`e3jax.collection.copies.digests`.
       states: int64 [n, 4], the :class:`e3jax.work.files.FileState` of each file before it was
         read; None for what is not a file.
-      facts: float32 [n, d], :meth:`e3jax.images.facts.Facts.vector` of each file; None of what is
-        not files.
+      facts: float32 [n, d], :meth:`e3jax.images.facts.Facts.vector` of each file and then
+        :func:`e3jax.images.facts.detail` of its picture; None of what is not files.
       features: float32 [n, d], the user's own of each image; None without.
       thumbnails: of a bank, the content of a WebP file per image, b"" where it has none yet; else
         None.

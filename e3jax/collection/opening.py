@@ -160,7 +160,7 @@ def _read_sources(
         if not isinstance(result, Exception):
             ids.append(name)
             pictures.append(result.pixels)
-            facts.append(result.facts and result.facts.vector())
+            facts.append(result.facts)
         elif have_paths:
             unreadable.append(Unreadable(str(name), reason(result)))
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from e3jax.collection.reader import Reader
 from e3jax.collection.threads import in_threads
 from e3jax.images import decoding, high_depth, to_picture, to_square
-from e3jax.images.facts import Facts, file_facts
+from e3jax.images.facts import WANTED, detail, file_facts
 from e3jax.images.high_depth import HighDepthImage, ValueRange
 from e3jax.images.thumbnails import encoded, shrunk
 
@@ -19,12 +19,13 @@ class Picture(NamedTuple):
 
     Attributes:
       pixels: uint8 [h, w, 3], or a `HighDepthImage`.
-      facts: of its file; None of an array or an image of Pillow's.
+      facts: float32 [d], :meth:`e3jax.images.facts.Facts.vector` of its file and then
+        :func:`e3jax.images.facts.detail`; None of an array or an image of Pillow's.
       thumbnail: a WebP file's content or a `HighDepthImage`, where it is asked for.
     """
 
     pixels: np.ndarray | HighDepthImage
-    facts: Facts | None = None
+    facts: np.ndarray | None = None
     thumbnail: bytes | HighDepthImage | None = None
 
 
@@ -44,21 +45,22 @@ def read_each(
       For each source a `Picture`, or the exception that its decoder raised, of any type.
     """
     side, resize, *_ = reader
-    wanted = [(side, lambda picture: to_square(picture, side, resize))]
-    if thumbnails:
-        wanted.append((thumbnails, lambda picture: shrunk(picture, thumbnails)))
+    square = (side, lambda picture: to_square(picture, side, resize))
+    # Last, as it shrinks the picture in place.
+    small = [(thumbnails, lambda picture: shrunk(picture, thumbnails))] if thumbnails else []
 
     def read(source) -> Picture:
         on_open(source)
-        facts = None
-        if isinstance(source, (str, os.PathLike, bytes)):
-            facts = file_facts(source)
+        is_file = isinstance(source, (str, os.PathLike, bytes))
+        about = file_facts(source).vector() if is_file else None
         if isinstance(source, np.ndarray):
             source = to_picture(source.reshape(*source.shape[:2], -1))
-        square, *others = decoding.decode(source, *wanted)
-        if not isinstance(square, HighDepthImage):  # which waits for the collection's range
-            square = np.asarray(square)
-        return Picture(square, facts, *map(encoded, others))
+        pixels, *others = decoding.decode(source, square, *[WANTED] * is_file, *small)
+        if about is not None:
+            about = np.concatenate([about, detail(others.pop(0))])
+        if not isinstance(pixels, HighDepthImage):  # which waits for the collection's range
+            pixels = np.asarray(pixels)
+        return Picture(pixels, about, *map(encoded, others))
 
     return in_threads(read, sources, on_file, threads)
 

@@ -38,12 +38,11 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
 
     Args:
       contamination: share of outliers, in (0, 0.5], which sets the threshold and nothing else;
-        "auto": as many as are two deviations above the median by the network and by the
-        descriptors, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
+        "auto": as many as are 2.5 deviations above the median by the network and by the other
+        evidence, which are few; or an object with PyThresh's ``eval(scores) -> labels``.
       evidence: what scores are made of. "all": all of :data:`e3jax.evidence.EVIDENCE`, half the
         network as e3outlier+ trains it, half how far an image is from the collection by its
-        descriptors, and with a smaller share how unusual its file is; "network": the paper's
-        method.
+        descriptors, and of files their detail and facts besides; "network": the paper's method.
       features: vectors of the images that you have, or a model of yours that makes them, as further
         evidence: a file or vectors by path, see :func:`e3jax.collection.features.with_features`.
         None: nothing that was trained elsewhere takes part.
@@ -80,8 +79,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
       evidence_: by kind, float [n], larger = more outlying; not saved with the detector.
       view_entropies_: float [n, k] in nats, the entropy of each view; not saved. For more than
         20,000 images it is rounded to 8 bits, stays on disk and is indexed like an array.
-      remoteness_: float [n], how far above the median each image is, in what "auto" asks of an
-        outlier, see :func:`e3jax.evidence.thresholds.remoteness`.
+      remoteness_: float [n], how far above the median each image is, in deviations, see
+        :func:`e3jax.evidence.thresholds.remoteness`.
       copy_of_: int [n], for each image its first exact copy, maybe itself. Copies are learnt and
         compared once. But what is frequent is usual: scores of images with many copies are
         lowered, see :func:`e3jax.evidence.thresholds.frequent_limits`.

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.utils.validation import check_random_state
 
 from e3jax import choices, devices
-from e3jax.collection import Collection, copies, read
+from e3jax.collection import Collection, Unreadable, copies, read
 from e3jax.collection.features import with_features
 from e3jax.collection.lazy import AnyArray
 from e3jax.detector import parameters
@@ -19,6 +19,7 @@ from e3jax.errors import InputError
 from e3jax.evidence import model as models, thresholds
 from e3jax.evidence.health import Health
 from e3jax.evidence.model import Model, Work
+from e3jax.evidence.weights import agreement
 from e3jax.images import memory
 from e3jax.report import decisions
 from e3jax.work.progress import Progress
@@ -94,9 +95,10 @@ def fit(
     if measurement is None:
         return None, stores
     memory.trim()  # of many images, temporary arrays are as large as what stays
-    model, *values = _evaluated(model, measurement.evidence, is_learnt)
+    usual = {name: values[is_learnt] for name, values in measurement.evidence.items()}
+    model = models.with_distributions(model, usual)
+    values = _evaluated(model, measurement.evidence, usual, is_learnt)
     scores, remoteness = (of_inputs[position] for of_inputs in values)
-    health = _health(model, scores, collection)
     near_copy_of = near_copies(collection.images, copy_of, scores)
     once = copy_of == np.arange(len(copy_of))
     scores, limits = _lowered(scores, near_copy_of, once, of_pictures)
@@ -114,7 +116,7 @@ def fit(
         decision_scores_=store.as_memmap("scores", scores),
         remoteness_=store.as_memmap("remoteness", remoteness),
         threshold_=threshold(scores, settings["contamination"], remoteness, decided),
-        health_=health,
+        health_=_health(model, scores, usual, remoteness[decided >= 0], collection.unreadable),
         decisions_=decided,
     )
     memory.trim()
@@ -148,14 +150,15 @@ def _learnt(
 
 
 def _evaluated(
-    model: Model, evidence: Mapping[str, np.ndarray], is_learnt: np.ndarray
-) -> tuple[Model, np.ndarray, np.ndarray]:
-    """The model with distributions of what it learnt, and all scores and remoteness, [m] each."""
-    usual = {name: values[is_learnt] for name, values in evidence.items()}
-    model = models.with_distributions(model, usual)
+    model: Model,
+    evidence: Mapping[str, np.ndarray],
+    usual: Mapping[str, np.ndarray],
+    is_learnt: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and remoteness of all, [m] each, by a model with distributions of what is usual."""
     remoteness = np.zeros(len(is_learnt))
     remoteness[is_learnt] = thresholds.remoteness(usual, model.weights)
-    return model, models.score(model, evidence), remoteness
+    return models.score(model, evidence), remoteness
 
 
 def _lowered(
@@ -239,13 +242,21 @@ def _without_images(collection: Collection) -> Collection:
     )
 
 
-def _health(model: Model, scores: np.ndarray, collection: Collection) -> Health:
+def _health(
+    model: Model,
+    scores: np.ndarray,
+    evidence: Mapping[str, np.ndarray],
+    remoteness: np.ndarray,
+    unreadable: list[Unreadable],
+) -> Health:
     network = model.network
     return Health(
         pretext_accuracy=network.accuracy,
         chance=1 / network.num_operations,
         spread=float(scores.std()),
         steps=network.steps,
-        unreadable=collection.unreadable,
+        agreement=agreement(evidence, model.weights),
+        outliers=thresholds.outliers_between(remoteness),
+        unreadable=unreadable,
         warning=network.warning,
     )

@@ -135,7 +135,9 @@ def _restore(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> E3Outlier:
     detector.decisions_ = tree["decisions"]
     health = about["health"]
     unreadable = [Unreadable(*pair) for pair in health["unreadable"]]
-    detector.health_ = Health(**health | {"unreadable": unreadable})
+    detector.health_ = Health(
+        **health | {"outliers": tuple(health["outliers"]), "unreadable": unreadable}
+    )
     nothing = detector.model_.frequent.images[:0], np.empty(0, np.uint64)
     detector.collection_ = Collection(
         nothing[0], paths, detector.model_.reader, unreadable, nothing[1]

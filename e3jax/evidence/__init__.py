@@ -12,19 +12,24 @@ import jax
 import numpy as np
 
 from e3jax.errors import InputError
-from e3jax.evidence import descriptors, facts
+from e3jax.evidence import descriptors, detail, facts
 from e3jax.evidence.distances import descriptor, given
 from e3jax.evidence.kind import Context, Fit, Kind, Measured
 from e3jax.evidence.network import NETWORK, trained_network
+from e3jax.images.facts import DETAIL, FILE
 
 FEATURES = "features"
 EVIDENCE: dict[str, Kind] = {
     NETWORK: trained_network,
     "shape": descriptor("shape", descriptors.shape),
+    "coarse": descriptor("outline", descriptors.coarse),
     "layout": descriptor("layout", descriptors.layout),
     "statistics": descriptor("statistics", descriptors.statistics, whitened=True),
-    "facts": given("file", "facts", weight=1 / 3, reasons=facts.reasons),
-    FEATURES: given("features", "features", direction=True, weight=2, separated=True),
+    "detail": given(
+        "detail", "facts", columns=DETAIL, whitened=True, weight=1 / 2, reasons=detail.reasons
+    ),
+    "facts": given("file", "facts", columns=FILE, weight=3 / 4, reasons=facts.reasons),
+    FEATURES: given("features", "features", direction=True, weight=2.5, separated=True),
 }
 
 __all__ = [

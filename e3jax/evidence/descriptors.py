@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from e3jax.images.statistics import statistics as of_image
+
 _CELLS, _ORIENTATIONS = 8, 9
-_RINGS, _SECTORS = 4, 6
-# Orthonormal (van de Sande et al. 2010).
-_OPPONENT = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]], "f4") / np.array([3, 2, 6], "f4") ** 0.5
 
 
 def shape(x: jax.Array) -> jax.Array:
@@ -55,29 +54,12 @@ def _means_of_cells(side: int) -> np.ndarray:
     return (np.maximum(inside, 0) * _CELLS / side).astype(np.float32)
 
 
+def coarse(x: jax.Array) -> jax.Array:
+    """:func:`shape` of the image at half its resolution: outlines without their details."""
+    h, w, c = x.shape
+    return shape(x.reshape(h // 2, 2, w // 2, 2, c).mean((1, 3)))
+
+
 def statistics(x: jax.Array) -> jax.Array:
-    """Logarithms of the grey power spectrum and of contrast, and the mean of each channel.
-
-    The spectrum, under a Hann window, is averaged over 4 rings of equal ratio times 6 directions,
-    shared linearly between neighbouring directions: float32 [4 * 6 + 2 * c]. Channels of colour are
-    opponent ones: light, red against green, yellow against blue.
-    """
-    grey = x.mean(-1)
-    window = np.float32(np.outer(*(np.hanning(side + 2)[1:-1] for side in grey.shape)))
-    grey = (grey - (grey * window).sum() / window.sum()) * window
-    power = jnp.abs(jnp.fft.fft2(grey)) ** 2 / grey.size
-    parts = jnp.einsum("phw,hw->p", _parts_of_spectrum(*grey.shape), power)
-    x = x @ _OPPONENT if x.shape[-1] == 3 else x
-    return jnp.concatenate([jnp.log(parts + 1e-5), x.mean((0, 1)), jnp.log(x.std((0, 1)) + 1e-2)])
-
-
-def _parts_of_spectrum(h: int, w: int) -> np.ndarray:
-    """float32 [rings * sectors, h, w], weights that sum to 1 over each part."""
-    row, column = np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)
-    radius, direction = np.hypot(row, column), np.arctan2(row, column) % np.pi / np.pi * _SECTORS
-    edges = np.geomspace(0.6 / min(h, w), 0.5, _RINGS + 1)[:, None, None]
-    rings = (edges[:-1] < radius) & (radius <= edges[1:])
-    distance = np.abs(direction - np.arange(_SECTORS)[:, None, None])
-    sectors = np.maximum(1 - np.minimum(distance, _SECTORS - distance), 0)
-    parts = (rings[:, None] * sectors).reshape(-1, h, w)
-    return (parts / np.maximum(parts.sum((1, 2), keepdims=True), 1e-6)).astype(np.float32)
+    """:func:`e3jax.images.statistics.statistics` in 4 rings, float32 [4 * 6 + 2 * c]."""
+    return of_image(x, 4, jnp)

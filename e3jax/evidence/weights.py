@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from e3jax.evidence import registered
+from e3jax.evidence import fusion, registered
+from e3jax.evidence.network import NETWORK
 from e3jax.evidence.thresholds import deviations
 
 _TAIL, _USUAL, _MOST = 0.05, 2.5, 4.0
+_FIRST = 0.1  # share of a collection whose order is compared
 
 
 def collection_weights(evidence: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -32,3 +34,28 @@ def separation(values: np.ndarray) -> float:
     count = max(round(_TAIL * len(values)), 1)
     tail = np.sort(deviations(values))[-count:].mean()
     return float(min(max(tail / _USUAL, 0) ** 2, _MOST))
+
+
+def agreement(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> float | None:
+    """How far the network and the other evidence agree on what is unusual, in nats.
+
+    It is how much more surprising than on average the others find the most unusual tenth of either:
+    0 if they have nothing to do with each other, 2.3 if they agree entirely. None without others.
+
+    Args:
+      evidence: of a collection by kind, float [n], larger = more outlying.
+      weights: by kind.
+    """
+    others = {name: weight for name, weight in weights.items() if name != NETWORK}
+    if not others:
+        return None
+
+    def surprise(name: str) -> np.ndarray:
+        return fusion.distribution(evidence[name]).surprise(evidence[name])
+
+    network, rest = surprise(NETWORK), fusion.weighted_mean(surprise, others)
+    count = max(round(_FIRST * len(rest)), 1)
+    gains = [
+        b[np.argsort(a)[-count:]].mean() - b.mean() for a, b in ((network, rest), (rest, network))
+    ]
+    return float(np.mean(gains))

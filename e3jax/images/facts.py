@@ -1,4 +1,4 @@
-"""Facts of a picture's file, which a small square of its pixels no longer shows."""
+"""What a small square of a picture's pixels no longer shows: its file's facts, and its detail."""
 
 import io
 import math
@@ -9,7 +9,10 @@ import numpy as np
 from PIL import Image
 
 from e3jax.images import formats
+from e3jax.images.high_depth import HighDepthImage, ValueRange, common_range
 from e3jax.images.pillow import orientation
+from e3jax.images.squares import to_square
+from e3jax.images.statistics import SECTORS, statistics
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
 _QUARTER_TURNS = (
@@ -56,7 +59,23 @@ class Facts(NamedTuple):
         return cls(round(width), round(height), size, bool(vector[4]), name)
 
 
-LENGTH = len(Facts().vector())
+RINGS = 6  # of the spectrum
+_SIDE = 128
+# Columns of the vector of a file.
+FILE, DETAIL = slice(0, len(Facts().vector())), slice(len(Facts().vector()), None)
+LENGTH = FILE.stop + RINGS * SECTORS + 6
+# What to decode, see :func:`e3jax.images.decoding.decode`: of JPEG files only as much as it has.
+WANTED = (_SIDE // 2, lambda picture: to_square(picture, _SIDE, "squash"))
+
+
+def detail(square: Image.Image | HighDepthImage) -> np.ndarray:
+    """:func:`e3jax.images.statistics.statistics` of what is :data:`WANTED`, float32 [42].
+
+    Files of more than 8 bits have black and white of their own.
+    """
+    is_deep = isinstance(square, HighDepthImage)
+    pixels = square.to_uint8(common_range([square], ValueRange())) if is_deep else square
+    return statistics(np.asarray(pixels, np.float32) / 255, RINGS)
 
 
 def file_facts(source: str | os.PathLike | bytes) -> Facts:

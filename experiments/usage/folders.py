@@ -6,6 +6,7 @@ Labels make the folders and judge the ranking; the command sees only files.
 import csv
 import hashlib
 import itertools
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,10 +23,10 @@ from sweep.provenance import provenance
 
 from e3jax import datasets, metrics
 from e3jax.devices import runtime
+from e3jax.evidence import EVIDENCE
 
 CASES = ("photos", "few", "limits", "large", "clean")
 _CLICKS = 10  # pictures that a person judges, the most outlying
-_SEEDS = 3  # of folders that exist
 _LIMITS = {"mnist": "408", "fashion_mnist": "781"}
 # Kinds of inliers, inliers, outliers: one thing at a time differs from the first; the last one has
 # ten times the images, for the first seed.
@@ -67,12 +68,20 @@ def decided() -> list[Folder]:
     return [Folder("decided", dataset, c, 450, 50, 0) for c, dataset in sets]
 
 
-def real(archives: Path, features: Path | None = None) -> list[Folder]:
+def real(
+    archives: Path,
+    features: Path | None = None,
+    shares: Sequence[float] | None = None,
+    seeds: int = 3,
+) -> list[Folder]:
     """The folders in ZIP files, each with ``pictures/`` and ``truth.csv`` (file, outlier 0 or 1).
 
     Args:
       archives: the folder of the ZIP files.
       features: a model whose features take part, which the case is named by.
+      shares: of outliers, for as many folders of each with fewer of its outliers or of its inliers;
+        default: as it is.
+      seeds: of each folder, if it is as it is.
 
     Raises:
       ValueError: there are none.
@@ -82,7 +91,12 @@ def real(archives: Path, features: Path | None = None) -> list[Folder]:
         truth = _truth(archive)
         outliers = sum(truth.values())
         inliers = len(truth) - outliers
-        folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(_SEEDS)]
+        if shares is None:
+            folders += [Folder(case, archive.stem, "", inliers, outliers, s) for s in range(seeds)]
+        for share in shares or ():
+            fewer = min(round(inliers * share / (1 - share)), outliers)
+            kept = min(round(outliers * (1 - share) / share), inliers) if share else inliers
+            folders.append(Folder(f"{case}, shares", archive.stem, "", kept, fewer, 0))
     if not folders:
         raise ValueError(f"{archives} has no ZIP files of folders: name the folder that has them")
     return folders
@@ -94,13 +108,16 @@ def _truth(archive: Path) -> dict[str, bool]:
     return {row["file"]: row["outlier"] == "1" for row in csv.DictReader(lines)}
 
 
-def extract(archive: Path, path: Path) -> dict[str, bool]:
-    """Writes an archive's pictures; returns {path: is it an outlier}."""
-    truth = _truth(archive)
+def extract(folder: Folder, archive: Path, path: Path) -> dict[str, bool]:
+    """Writes as many of an archive's pictures; returns {path: is it an outlier}."""
+    truth, random = _truth(archive), np.random.default_rng(folder.seed)
+    kept = []
+    for is_outlier, count in ((False, folder.n_inliers), (True, folder.n_outliers)):
+        kept += list(random.permutation([n for n, t in truth.items() if t == is_outlier])[:count])
     with zipfile.ZipFile(archive) as content:
-        for name in truth:
+        for name in kept:
             (path / name).write_bytes(content.read(f"pictures/{name}"))
-    return {str(path / name): is_outlier for name, is_outlier in truth.items()}
+    return {str(path / name): truth[name] for name in kept}
 
 
 def make(folder: Folder, data: datasets.Dataset, path: Path) -> dict[str, bool]:
@@ -125,7 +142,9 @@ def measure(
 
     With n outliers, ``precision`` is the share of outliers among the first n images, and
     ``found_in_twice`` the share of all outliers that are among the first 2 n; ``flagged`` is the
-    share of images that are called outliers; ``auroc_KIND`` is of a kind of evidence alone.
+    share of images that are called outliers; ``auroc_KIND`` and ``aupr_out_KIND`` are of a
+    kind of evidence alone, and of all that is measured from images.
+    ``agreement`` and the interval ``least`` to ``most`` are what the command says of the folder.
     ``seconds`` is the time of the whole command.
 
     Args:
@@ -137,7 +156,7 @@ def measure(
         photos = Path(scratch, "photos")
         photos.mkdir()
         is_real = isinstance(data, Path)
-        is_outlier = extract(data, photos) if is_real else make(folder, data, photos)
+        is_outlier = extract(folder, data, photos) if is_real else make(folder, data, photos)
         ranked, run = _rank(folder, photos, options)
     return _row(folder, data, ranked, is_outlier) | run | provenance()
 
@@ -173,12 +192,15 @@ def _rank(folder: Folder, photos: Path, options: Sequence[str | Path]) -> tuple[
     report = photos.with_name("report")
     rank = [sys.executable, "-m", "e3jax", "rank", photos, "--out", report]
     rank += ["--seed", str(folder.seed), *map(str, options)]
-    rank += [] if folder.n_outliers else ["--contamination", "auto"]
     began = time.monotonic()
     done = subprocess.run(rank, capture_output=True, text=True)
     run = {"seconds": time.monotonic() - began, "warned": done.returncode, "cores": runtime.cores()}
     if done.returncode not in (0, 1):
         raise ValueError(f"e3jax rank failed: {done.stderr.strip()}")
+    agreement = re.search(r"\((\S+) of 2.3 nats\)", done.stderr)
+    interval = re.search(r"Likely not to belong: (\d+) to (\d+) images", done.stderr)
+    run |= {"agreement": agreement and float(agreement[1])}
+    run |= dict(zip(("least", "most"), map(int, interval.groups()), strict=True))
     return pd.read_csv(report / "scores.csv").drop(columns="decision", errors="ignore"), run
 
 
@@ -199,7 +221,13 @@ def _row(
         row |= {"precision": truth[:n].mean(), "found_in_twice": truth[: 2 * n].sum() / n}
     row["flagged"] = ranked["outlier"].mean()
     kinds = ranked.columns[ranked.columns.get_loc("copy_of") + 1 :] if n else ()
-    return row | {f"auroc_{kind}": metrics.auroc(-ranked[kind], truth) for kind in kinds}
+    alone = {kind: ranked[kind] for kind in kinds}
+    of_images = {k: EVIDENCE[k].weight for k in kinds if EVIDENCE[k].input == "images"}
+    if of_images:
+        alone["images"] = sum(weight * alone[kind] for kind, weight in of_images.items())
+    for (kind, surprise), measure in itertools.product(alone.items(), ("auroc", "aupr_out")):
+        row[f"{measure}_{kind}"] = getattr(metrics, measure)(-surprise, truth)
+    return row
 
 
 def _digest(path: Path) -> str:

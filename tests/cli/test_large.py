@@ -25,7 +25,8 @@ from e3jax.report import tables
 HOW = {"random_state": 0, "steps": 4, "network": "tiny-8", "operations": "PR"}
 # Four steps learn little.
 pytestmark = pytest.mark.filterwarnings("ignore::e3jax.evidence.health.HealthWarning")
-COLUMNS = [*tables.COLUMNS, "network", "shape", "layout", "statistics", "facts"]
+COLUMNS = [*tables.COLUMNS, "network", "shape", "coarse", "layout", "statistics"]
+COLUMNS += ["detail", "facts"]
 
 
 @pytest.fixture(autouse=True)
@@ -353,7 +354,7 @@ sys.exit(cli.main(arguments))
 """
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_killed_in_every_stage_it_ranks_the_same(photos, tmp_path):
     def start(stop, report):
         how = ["--steps", "40", "--network", "tiny-8", "--operations", "PR"]

@@ -159,25 +159,42 @@ def test_after_a_kill_at_any_line_the_same_bank_is_made(children, tmp_path, kind
     assert kill_at_every(step, kind, children, tmp_path, signal.SIGKILL) >= 2
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("kind", KINDS)
-def test_after_a_kill_at_each_of_many_lines_the_same_bank_is_made(children, tmp_path, kind, number):
-    kills = kill_at_every(step := 61, kind, children, tmp_path, number)
+def many_lines():
+    """Each kind of bank at fewer lines with one signal, by turns; nightly at more with both."""
+    for i, kind in enumerate(KINDS):
+        number = (signal.SIGKILL, signal.SIGINT)[i % 2]
+        yield pytest.param(kind, number, 151, marks=pytest.mark.campaign)
+        for number in (signal.SIGKILL, signal.SIGINT):
+            yield pytest.param(kind, number, 61, marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize(("kind", "number", "step"), [*many_lines()])
+def test_after_a_kill_at_each_of_many_lines_the_same_bank_is_made(
+    children, tmp_path, kind, number, step
+):
+    kills = kill_at_every(step, kind, children, tmp_path, number)
     assert kills >= KINDS[kind] // step
     print(kills, "kills")
 
 
-@pytest.mark.campaign
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(8, marks=pytest.mark.campaign),
+        pytest.param(20, marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_kills_at_random_and_two_commands_at_once_make_the_same_bank(children, tmp_path, kind):
+def test_kills_at_random_and_two_commands_at_once_make_the_same_bank(
+    children, tmp_path, kind, rounds
+):
     disk, command = started(kind, children, tmp_path)
     shutil.copytree(disk / "banks", tmp_path / "before")
     began = time.monotonic()
     assert children.run(command) == [0]
     takes, expected = time.monotonic() - began, content(disk)
     draw, kills = random.Random(0), 0
-    for _ in range(20):
+    for _ in range(rounds):
         restore(disk / "banks", tmp_path / "before")
         commands = [command] * draw.choice([1, 2])
         codes = children.run(*commands, after=draw.uniform(0, 1.2 * takes))

@@ -173,13 +173,13 @@ def test_thresholds_without_labels():
 def test_the_network_and_the_descriptors_both_have_to_find_an_image_remote():
     usual = np.exp(np.random.default_rng(0).normal(size=(3, 1000)))
     kinds = dict(zip(("network", "shape", "layout"), usual, strict=True))
-    kinds["network"][:3] = np.exp([9, 1.5, 2.2])
+    kinds["network"][:3] = np.exp([9, 1.5, 2.8])
     for name in ("shape", "layout"):
-        kinds[name][:3] = np.exp([1.5, 9, 2.2])
-    assert list(thresholds.remoteness(kinds)[:3] > 1) == [False, False, True]
-    assert (thresholds.remoteness(kinds)[3:] > 1).mean() < 0.01
+        kinds[name][:3] = np.exp([1.5, 9, 2.8])
+    assert list(thresholds.remoteness(kinds)[:3] > 2.5) == [False, False, True]
+    assert (thresholds.remoteness(kinds)[3:] > 2.5).mean() < 0.01
     alone = thresholds.remoteness({"network": kinds["network"]})
-    assert list(alone[:3] > 1) == [True, False, False]
+    assert list(alone[:3] > 2.5) == [True, False, True]
 
 
 # --- What can be given -------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_the_range_of_floats_is_inferred_and_announced(fitted, digits, lowest, h
 def test_folders_and_lists_of_files_score_as_arrays_do(fitted, digits, folder):
     detector = E3Outlier(**SMALL).fit(folder)
     assert [path.rsplit("/")[-1] for path in detector.paths_] == [f"{i}.png" for i in range(60)]
-    assert detector.evidence_.keys() - fitted.evidence_.keys() == {"facts"}
+    assert detector.evidence_.keys() - fitted.evidence_.keys() == {"detail", "facts"}
     for name, values in fitted.evidence_.items():
         np.testing.assert_array_equal(detector.evidence_[name], values)
     # Arrays of a detector of files are scored without what files tell.
@@ -497,8 +497,8 @@ def test_scores_are_made_of_the_evidence(fitted, digits, evidence):
         assert detector.surprises_ == {}
     else:
         network, *others = detector.surprises_.values()
-        assert list(detector.surprises_) == ["network", "shape", "layout", "statistics"]
-        fused = network / 2 + sum(others) / 6
+        assert list(detector.surprises_) == ["network", "shape", "coarse", "layout", "statistics"]
+        fused = network / 2 + sum(others) / 8
         np.testing.assert_allclose(detector.decision_scores_, fused)
 
 

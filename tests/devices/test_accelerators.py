@@ -10,6 +10,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from conftest import keeping
 from PIL import Image
 from tiny import Counted
 
@@ -39,10 +40,7 @@ def test_any_number_of_devices_of_a_plugin_does(digits, run_script, tmp_path):
     (folder / "photos").mkdir()
     for i, digit in enumerate(digits[:20]):
         Image.fromarray(digit[..., 0]).save(folder / "photos" / f"{i:02d}.png")
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "3",
-        "JAX_COMPILATION_CACHE_DIR": os.environ["E3JAX_CACHE_DIR"] + "/compiled",
-    }
+    env = os.environ | keeping() | {"JAX_NUM_CPU_DEVICES": "3"}
     for script, *arguments in (
         ("e3jax/__main__.py", "rank", folder / "photos", "--out", folder, *RANK),
         ("experiments/benchmark.py", *SWEEP, "--results-dir", folder / "sweep"),

@@ -91,6 +91,11 @@ def usual(digits, tmp_path_factory):
     return scores_of_a_detector(digits, tmp_path_factory.mktemp("usual"))
 
 
+@pytest.fixture(scope="module")
+def usual_of_methods(digits):
+    return scores_of_methods(digits)
+
+
 @pytest.fixture
 def as_in_a_new_process():
     """Nothing is traced yet, so that it is traced with a test's settings."""
@@ -99,7 +104,7 @@ def as_in_a_new_process():
 
 @pytest.mark.usefixtures("as_in_a_new_process")
 def test_a_detector_gives_the_same_scores_whatever_is_set(digits, usual, tmp_path):
-    """All settings at once; the campaign takes them one by one."""
+    """All settings at once; the nightly lane takes them one by one."""
     with settings(*SETTINGS):
         scores = scores_of_a_detector(digits, tmp_path)
     for a, b in zip(scores, usual, strict=True):
@@ -108,11 +113,27 @@ def test_a_detector_gives_the_same_scores_whatever_is_set(digits, usual, tmp_pat
 
 @pytest.mark.campaign
 @pytest.mark.usefixtures("as_in_a_new_process")
-@pytest.mark.parametrize("name", [*SETTINGS, *PASSIVE])
-def test_each_setting_changes_no_score(digits, usual, tmp_path, name):
-    with settings(name):
+def test_methods_give_the_same_scores_whatever_is_set(digits, usual_of_methods):
+    with settings(*SETTINGS):
+        scores = scores_of_methods(digits)
+    jax.tree.map(np.testing.assert_array_equal, scores, usual_of_methods)
+
+
+@pytest.mark.usefixtures("as_in_a_new_process")
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(list(PASSIVE), marks=pytest.mark.campaign, id="all that only watch"),
+        *(
+            pytest.param([name], marks=pytest.mark.nightly, id=name)
+            for name in [*SETTINGS, *PASSIVE]
+        ),
+    ],
+)
+def test_no_setting_changes_a_score(digits, usual, usual_of_methods, tmp_path, names):
+    with settings(*names):
         scores = scores_of_a_detector(digits, tmp_path), scores_of_methods(digits)
-    jax.tree.map(np.testing.assert_array_equal, scores, (usual, scores_of_methods(digits)))
+    jax.tree.map(np.testing.assert_array_equal, scores, (usual, usual_of_methods))
 
 
 def test_programs_are_traced_once_whatever_is_set(digits):

@@ -69,3 +69,9 @@ def test_statistics_see_brightness_and_contrast_of_each_channel():
         means, deviations = np.split(values, 2)
         np.testing.assert_allclose(means, np.mean(channels, (1, 2)), atol=1e-6)
         np.testing.assert_allclose(np.exp(deviations), np.std(channels, (1, 2)) + 1e-2, rtol=1e-4)
+
+
+def test_an_outline_is_the_shape_of_the_image_at_half_its_resolution():
+    image = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    halved = image.reshape(16, 2, 16, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(descriptors.coarse(image), descriptors.shape(halved), rtol=1e-5)

@@ -24,5 +24,5 @@ def test_it_is_the_square_of_the_tail_in_deviations():
 def test_only_features_count_by_how_far_they_set_images_apart():
     values = {name: evidence(5.0) for name in EVIDENCE}
     found = collection_weights(values)
-    assert found.pop(FEATURES) == pytest.approx(2 * separation(values[FEATURES]))
+    assert found.pop(FEATURES) == pytest.approx(2.5 * separation(values[FEATURES]))
     assert found == {name: EVIDENCE[name].weight for name in found}

@@ -103,6 +103,9 @@ def test_features_of_a_model_are_compared_with_and_without_ours(monkeypatch, cap
 
 
 def test_ablations_train_and_draw(monkeypatch, capsys, tmp_path, mnist):
+    """With a small network under the name of the protocol's."""
+    tiny = networks.NETWORKS["pwrn"]._replace(make=lambda k, depth, width, *how: Tiny(k, *how))
+    monkeypatch.setitem(networks.NETWORKS, "pwrn", tiny)
     arguments = ("--dataset", "mnist", "--source", "embedded", "--protocol", "quick")
     arguments += ("--max-images", 20, "--steps", 10, "--classes", 1, "--results-dir", tmp_path)
     code, _, err = here(

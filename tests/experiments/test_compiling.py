@@ -10,7 +10,7 @@ import jax
 import pytest
 from compiled import compiler
 from compiled.cases import Case, plan, program_of
-from conftest import ROOT
+from conftest import ROOT, keeping
 from sweep import rows
 from sweep.provenance import versions
 from timing.worker import COLUMNS
@@ -26,8 +26,9 @@ def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(tmp_path, cache):
         "import sys, first_gpu, jax._src.xla_bridge as backends; code = first_gpu.main()\n"
         "assert not backends.backends_are_initialized(); sys.exit(code)"
     )
-    env = os.environ | {"PYTHONPATH": str(ROOT / "experiments")}
-    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # nobody looks at these speeds
+    env = os.environ | {"PYTHONPATH": str(ROOT / "experiments")} | keeping()
+    # Nobody looks at these speeds.
+    env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

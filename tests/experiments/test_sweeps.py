@@ -17,7 +17,7 @@ import pytest
 import stub_sweep
 import tiny
 from commands import end, here, kill, rows, start, untimed, wait_until
-from conftest import PYTHONPATH, ROOT
+from conftest import PYTHONPATH, ROOT, keeping
 from sweep import flags, methods, plan, rows as csv_rows, store
 from sweep.plan import Protocol, Run
 from sweep.provenance import versions
@@ -520,7 +520,7 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
     undisturbed, tmp_path
 ):
     folder = tmp_path / "shared"
-    killed, other = start_stubs(folder, seconds=2), start_stubs(folder, seconds=2)
+    killed, other = start_stubs(folder), start_stubs(folder)
     wait_until(lambda: len({process for _, process in begun(folder)}) == 2, other)
     kill(killed)
     end(other)
@@ -542,7 +542,7 @@ def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, nu
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in errors
     assert "Traceback" not in errors and 0 < len(rows(folder)) < len(CLASSES)
-    end(start_stubs(folder))
+    end(start_stubs(folder, seconds=0))
     assert untimed(folder) == undisturbed
 
 
@@ -551,12 +551,14 @@ forks = pytest.mark.filterwarnings("ignore:os.fork")
 
 
 @pytest.fixture(scope="module")
-def cluster(cache):
+def cluster(cache, tmp_path_factory):
     """A Ray cluster of two nodes, each with a core as far as Ray knows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in keeping(tmp_path_factory.mktemp("compiled")).items():
+            patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 
         cluster = Cluster()
@@ -614,7 +616,7 @@ def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, clust
 
 
 @forks
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_ray_trains_as_this_process_does_bit_for_bit(cluster, tmp_path):
     end(start(tmp_path / "here", *REAL, "--classes", 4))
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)

@@ -24,7 +24,7 @@ def test_a_files_header_tells_its_facts(tmp_path, format):
     assert file_facts(of) == file_facts(tmp_path / "x") == expected
     vector = expected.vector()
     np.testing.assert_allclose(vector[:4], np.log2([40, 20, 2, len(of) / 800]), rtol=1e-6)
-    assert vector[4] == 0 and vector[5:].sum() == 1 and len(vector) == facts.LENGTH
+    assert vector[4] == 0 and vector[5:].sum() == 1 and len(vector) == facts.FILE.stop
 
 
 def test_a_photo_held_upright_is_high():

@@ -222,8 +222,8 @@ def test_a_detector_whose_training_fails_stays_as_it_was(evidence, digits):
     ("operations", "batch_size", "steps"),
     [
         (tuple(Operation(quarter_turns=turns) for turns in range(4)), 128, 150),
-        pytest.param("PR", 1024, 150, marks=pytest.mark.campaign),
-        pytest.param("RA+IA+PR", 4096, 150, marks=pytest.mark.campaign),
+        pytest.param("PR", 1024, 150, marks=pytest.mark.nightly),
+        pytest.param("RA+IA+PR", 4096, 150, marks=pytest.mark.nightly),
     ],
 )
 def test_each_operation_may_occur_any_number_of_times_in_a_batch(

@@ -7,19 +7,22 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, keeping
 from PIL import Image
 
-pytestmark = pytest.mark.campaign
 QUICK = ["--network", "tiny-8", "--operations", "PR", "--steps", "4"]
 # Of all operations so many are tried, evenly; 0: all of them.
-KILLS = int(os.environ.get("E3JAX_KILLS", 6))
+KILLS = [
+    pytest.param(3, marks=pytest.mark.campaign),
+    pytest.param(int(os.environ.get("E3JAX_KILLS", 12)), marks=pytest.mark.nightly),
+]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Runs a command in a child, perhaps killed, see forks.py; returns its code and operations."""
     env = os.environ | {"E3JAX_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    env |= keeping(tmp_path_factory.mktemp("compiled"))
     env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, ROOT / "tests" / "forks.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -54,10 +57,11 @@ def content(folder):
     return {name: p.read_bytes() for name, p in files.items() if not name.startswith("bank/")}
 
 
+@pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize(
     "command", [("rank", "photos"), ("rank", "bank"), ("score", "model", "bank")], ids=" ".join
 )
-def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, command):
+def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, command, kills):
     name, *inputs = command
 
     def start(out, kill_at=None):
@@ -69,7 +73,7 @@ def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, 
     code, operations = start("whole")
     assert code in (0, 1) and operations > 30
     whole = content(tmp_path / "whole")
-    step = max(operations // KILLS, 1) if KILLS else 1
+    step = max(operations // kills, 1) if kills else 1
     killed = range(1, operations + 1, step)
     for kill_at in killed:
         out = f"killed-{kill_at}"

@@ -335,7 +335,7 @@ def _read_block(block: tuple[Sequence[str], Reader]) -> list[dict]:
         if isinstance(result, Exception):
             row["reason"] = reason(result)
             continue
-        row["facts"] = result.facts.vector()
+        row["facts"] = result.facts
         if isinstance(result.pixels, HighDepthImage):
             row["values"] = storage.packed(result.pixels)
         else:
