@@ -10,6 +10,7 @@ _RARE = 0.02  # share of the collection
 # What fewer pictures have less of, and more of.
 _WORDS = (("darker", "brighter"), ("less contrast", "more contrast"))
 _WORDS += (("greyer", "more colourful"), ("blurrier", "sharper"))
+_ALIKE = (0.02, 0.1, 0.1, 0.1)  # differences of these that nobody sees, or rounding makes
 
 
 def reasons(model: References, vectors: np.ndarray) -> list[str]:
@@ -21,10 +22,10 @@ def reasons(model: References, vectors: np.ndarray) -> list[str]:
     """
     of_all, words = np.sort(_looks(model.vectors), axis=0), [[] for _ in vectors]
     least = np.ones(len(vectors))
-    for (less, more), ranked, values in zip(_WORDS, of_all.T, _looks(vectors).T, strict=True):
-        tolerance = 1e-3 * (ranked[-1] - ranked[0])
-        below = np.searchsorted(ranked, values - tolerance) / len(ranked)
-        above = 1 - np.searchsorted(ranked, values + tolerance, "right") / len(ranked)
+    looks = zip(_WORDS, _ALIKE, of_all.T, _looks(vectors).T, strict=True)
+    for (less, more), alike, ranked, values in looks:
+        below = np.searchsorted(ranked, values - alike) / len(ranked)
+        above = 1 - np.searchsorted(ranked, values + alike, "right") / len(ranked)
         beyond = np.maximum(below, above)
         for i in np.flatnonzero(beyond >= 1 - _RARE):
             words[i].append(less if above[i] > below[i] else more)
