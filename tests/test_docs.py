@@ -23,7 +23,14 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted(DOCS.glob("*.md"))
 # From top to bottom in one folder; ```console is what takes hours or installs.
-RUN = ("clean-a-folder", "extend", "from-python", "inlier-priority", "reproduce")
+RUN = [
+    pytest.param(page, marks=getattr(pytest.mark, lane))
+    for lane, pages in {
+        "campaign": ("clean-a-folder", "extend", "from-python"),
+        "nightly": ("inlier-priority", "reproduce"),
+    }.items()
+    for page in pages
+]
 NOTEBOOK = DOCS / "digits.ipynb"
 REGISTRIES = (rules.RULES, evidence.EVIDENCE, operations.FAMILIES)
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,7 +42,6 @@ def cells(kind):
 
 
 @pytest.mark.filterwarnings("ignore:.*TorchScript", "ignore:Constant folding")  # of torch.onnx
-@pytest.mark.campaign
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):

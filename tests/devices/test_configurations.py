@@ -111,7 +111,7 @@ def test_a_detector_gives_the_same_scores_whatever_is_set(digits, usual, tmp_pat
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.usefixtures("as_in_a_new_process")
 def test_methods_give_the_same_scores_whatever_is_set(digits, usual_of_methods):
     with settings(*SETTINGS):

@@ -192,7 +192,7 @@ def test_a_measurement_ends_with_a_line_for_programs_and_a_row(run_script, tmp_p
     assert 0 < float(row["train_utilisation"]) < 2
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_growth_has_a_row_for_every_size(run_script, tmp_path, one_device):
     options = ("--growth", "--growth-images", 20, 40, "--growth-devices", 1, *SMALL)
     ratios = last_line(run_script(SCRIPT, *options, "--results-dir", tmp_path))

@@ -306,6 +306,7 @@ def large(mnist, tmp_path_factory):
     return path
 
 
+@pytest.mark.nightly
 def test_ten_thousand_images_open_within_three_seconds(large, open_page):
     began = time.monotonic()
     page = open_page(large)
