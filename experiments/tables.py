@@ -15,7 +15,7 @@ from e3jax.work import files
 ROOT = Path(__file__).parents[1]
 # The tables that the page is made of, besides those of inlier priority.
 _READ = """quick quick_embedded ablations full_classes steps refinements operations_fused folders
-real memory theory""".split()
+featured real memory theory""".split()
 _MARK = "<!-- Written by experiments/tables.py of e3jax, which writes it anew. -->"
 
 
@@ -51,8 +51,8 @@ def work(args: argparse.Namespace) -> None:
 
 def page(results: Path) -> str:
     """The text of docs/results.md: the prose of paper/results.md with tables of the results."""
-    names = ("quick", "quick_embedded", "ablations", "refinements")
-    quick, embedded, ablations, refinements = (
+    names = ("quick", "quick_embedded", "ablations", "refinements", "featured")
+    quick, embedded, ablations, refinements, featured = (
         store.read_csv(results / f"{name}.csv") for name in names
     )
     runs = tables.frame([*quick, *ablations])
@@ -80,6 +80,7 @@ def page(results: Path) -> str:
         "fused": appendix.fusion_table(fused),
         "fewer": appendix.fusion_table(fused, fewer=True),
         "folders": appendix.folders_table(appendix.read_folders(results / "folders.csv")),
+        "featured": tables.markdown(featured, summary=True),
         "real": real.real_table(people),
         "intervals": real.interval_table(people),
         "agreement": real.agreement_table(people),
