@@ -41,7 +41,7 @@ def cells(kind):
     return [cell for cell in found if cell["cell_type"] == kind]
 
 
-@pytest.mark.filterwarnings("ignore:.*TorchScript", "ignore:Constant folding")  # of torch.onnx
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding")  # torch.onnx
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):

@@ -119,16 +119,10 @@ def test_methods_give_the_same_scores_whatever_is_set(digits, usual_of_methods):
     jax.tree.map(np.testing.assert_array_equal, scores, usual_of_methods)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("as_in_a_new_process")
 @pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(list(PASSIVE), marks=pytest.mark.campaign, id="all that only watch"),
-        *(
-            pytest.param([name], marks=pytest.mark.nightly, id=name)
-            for name in [*SETTINGS, *PASSIVE]
-        ),
-    ],
+    "names", [[name] for name in [*SETTINGS, *PASSIVE]], ids=lambda names: names[0]
 )
 def test_no_setting_changes_a_score(digits, usual, usual_of_methods, tmp_path, names):
     with settings(*names):
