@@ -12,7 +12,10 @@ from e3jax.images import decoding, formats
 
 
 def in_threads(
-    work: Callable, items: Sequence, on_item: Callable[[int], None], threads: int | None = None
+    work: Callable,
+    items: Sequence,
+    on_item: Callable[[int], None] = lambda done: None,
+    threads: int | None = None,
 ) -> list:
     """``work(item)`` per item, or the exception that it raised, in order.
 

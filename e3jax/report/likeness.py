@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from e3jax.collection import Reader, copies, reading
+from e3jax.collection import copies
+from e3jax.collection.threads import in_threads
 from e3jax.evidence import descriptors
 from e3jax.evidence.distances import described
+from e3jax.images import decoding, to_square
 
 # Outliers are grouped, of these the most outlying. Chosen on the development folders.
 _MOST, _APART, _LAYOUT = 2000, 0.7, 3.0
@@ -41,9 +43,9 @@ def likeness(thumbnails: Sequence[bytes], copy_of: np.ndarray, is_outlier: np.nd
       copy_of: int [n], equal for pictures that are known to be copies.
       is_outlier: bool [n]; others are ordinary. Some more than these are grouped.
     """
-    read = reading.read_each(thumbnails, Reader(_SIDE))
+    read = in_threads(_decoded, thumbnails)
     seen = np.flatnonzero([not isinstance(picture, Exception) for picture in read])
-    images = np.array([read[i].pixels for i in seen], np.uint8).reshape(-1, _SIDE, _SIDE, 3)
+    images = np.array([read[i] for i in seen], np.uint8).reshape(-1, _SIDE, _SIDE, 3)
     copy_of = _with_turned(images, seen, copy_of)
     n = len(copy_of)
     m = min(_MOST, n, max(2 * int(is_outlier.sum()), 50))
@@ -58,6 +60,11 @@ def likeness(thumbnails: Sequence[bytes], copy_of: np.ndarray, is_outlier: np.nd
             vectors[:first], copy_of[seen[:first]], vectors[is_ordinary], ordinary
         )
     return Likeness(copy_of, groups, nearest)
+
+
+def _decoded(content: bytes) -> np.ndarray:
+    [square] = decoding.decode(content, (_SIDE, lambda image: to_square(image, _SIDE, "squash")))
+    return np.asarray(square)
 
 
 def _with_turned(images: np.ndarray, seen: np.ndarray, copy_of: np.ndarray) -> np.ndarray:
