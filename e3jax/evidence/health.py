@@ -42,14 +42,14 @@ def check_accuracy(accuracy: float, k: int) -> str:
 
 # From this agreement on, in nats.
 _VERDICTS = (
-    (1.3, "agree", "90 to 100"),
-    (0.8, "agree in part", "80 to 90"),
-    (-np.inf, "hardly agree", "50 to 85"),
+    (1.3, "agree", "100 % (84 to 100)"),
+    (0.8, "agree in part", "93 % (77 to 100)"),
+    (-np.inf, "hardly agree", "79 % (52 to 100)"),
 )
 
 
 def verdict_of(agreement: float) -> tuple[str, str]:
-    """In words how far kinds of evidence agree, and the AUROC that came with it, in percent."""
+    """In words how far kinds of evidence agree, and the AUROC that came with it."""
     return next((words, auroc) for least, words, auroc in _VERDICTS if agreement >= least)
 
 
@@ -85,13 +85,13 @@ class Health(NamedTuple):
     def verdict(self) -> str:
         """How far the order can be believed, in one sentence; "" if nothing tells.
 
-        The figures are AUROCs that detectors of this agreement had on MNIST and the development
-        folders.
+        The figures are the median AUROC and the range in folders where they agreed as far, see
+        docs/results.md.
         """
         if self.agreement is None:
             return ""
         words, auroc = verdict_of(self.agreement)
         return (
             f"Network and other evidence {words} on what is unusual ({self.agreement:.1f} of 2.3 "
-            f"nats): in tests, AUROC was then {auroc} %"
+            f"nats): in tests, AUROC was then {auroc}"
         )

@@ -75,8 +75,8 @@ def outliers_between(remoteness: np.ndarray) -> tuple[int, int]:
     """Between how many and how many of a collection's images are likely outliers.
 
     At least those that are remote beyond doubt; at most twice as many as differ at all, and not
-    less than a tenth, as outliers may look like the others. With less than a tenth of outliers it
-    nearly always held in tests, with 30 % half of the time.
+    less than a tenth, as outliers may look like the others. In test folders with up to a tenth of
+    outliers it held in 43 of 44, with 30 % in 3 of 11.
 
     Args:
       remoteness: float [n], see :func:`remoteness`.

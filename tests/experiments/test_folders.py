@@ -14,6 +14,8 @@ from sweep import rows
 from sweep.provenance import versions
 from usage import folders as usage
 
+from e3jax.evidence import health
+
 FOLDER = usage.Folder("few", "mnist", "4+0", 20, 4, 1)
 FAST = ("--operations", "PR", "--steps", "1", "--image-size", "8")
 
@@ -71,6 +73,15 @@ def test_folders_that_people_have_are_measured_with_their_features(mnist, tmp_pa
     assert sum(kept.values()) == 4 and len(list((tmp_path / "third").iterdir())) == 12
     with pytest.raises(ValueError, match="has no ZIP files"):
         usage.real(tmp_path / "nothing")
+
+
+def test_a_verdict_says_what_was_measured():
+    kept = real.agreement_table(appendix.read_folders(ROOT / "results" / "real.csv"))
+    for line in kept.splitlines()[2:]:
+        words, _, span, median = (cell.strip() for cell in line.strip("|").split("|"))
+        assert (words, f"{median} % ({span})") in {
+            health.verdict_of(agreement) for agreement in (2, 1, 0)
+        }
 
 
 def test_every_folder_of_the_plan_is_another_one():
