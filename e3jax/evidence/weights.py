@@ -50,10 +50,8 @@ def agreement(evidence: Mapping[str, np.ndarray], weights: Mapping[str, float]) 
     if not others:
         return None
 
-    def surprise(name: str) -> np.ndarray:
-        return fusion.distribution(evidence[name]).surprise(evidence[name])
-
-    network, rest = surprise(NETWORK), fusion.weighted_mean(surprise, others)
+    network = fusion.fuse_collection(evidence, {NETWORK: 1.0})
+    rest = fusion.fuse_collection(evidence, others)
     count = max(round(_FIRST * len(rest)), 1)
     gains = [
         b[np.argsort(a)[-count:]].mean() - b.mean() for a, b in ((network, rest), (rest, network))
