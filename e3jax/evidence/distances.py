@@ -4,6 +4,7 @@ They are those to the nearest of at most 1,000 reference images, drawn from the 
 cost the same per image however large it is.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -94,7 +95,8 @@ def given(
       direction: whether they are compared by their directions only, after signed square roots, so
         that a few large numbers do not decide (Perronnin et al. 2010).
       whitened: see :func:`descriptor`.
-      weight, separated, reasons: see :class:`Kind`.
+      weight, separated: see :class:`Kind`.
+      reasons: likewise, of these columns.
     """
 
     def vectors(rows: AnyArray, context: Context) -> np.ndarray:
@@ -104,8 +106,18 @@ def given(
             array = array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
         return array
 
-    about = {"input": input, "weight": weight, "separated": separated, "reasons": reasons}
+    in_words = reasons and functools.partial(_reasons, reasons, columns)
+    about = {"input": input, "weight": weight, "separated": separated, "reasons": in_words}
     return _kind(vectors, name, whitened, **about)
+
+
+def _reasons(
+    reasons: Callable[[References, np.ndarray], list[str]],
+    columns: slice,
+    model: References,
+    rows: AnyArray,
+) -> list[str]:
+    return reasons(model, np.asarray(rows)[:, columns])
 
 
 def _kind(

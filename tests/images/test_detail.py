@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from e3jax.collection import Reader
 from e3jax.collection.reading import read_each
-from e3jax.evidence import detail
+from e3jax.evidence import EVIDENCE, Context, detail, facts as file_reasons
 from e3jax.evidence.distances import references
 from e3jax.images import facts
 from e3jax.images.statistics import statistics
@@ -83,6 +84,22 @@ def test_what_a_picture_looks_like_is_said_beside_the_others(change, word):
     [reason] = detail.reasons(model, vectors([change(scene(103))]))
     assert word in reason and bool(word) == bool(reason)
     assert not word or reason.endswith(("than 98 % of the pictures", "than 99 % of the pictures"))
+
+
+def test_evidence_says_it_of_all_that_is_kept_of_files():
+    """Each kind of evidence takes its columns of them: facts of the file, and detail."""
+    pictures = [*map(scene, range(100)), scene(103).filter(ImageFilter.GaussianBlur(3))]
+    kept = np.stack([read.facts for read in read_each(list(map(content, pictures)), Reader())])
+    parts = {
+        "detail": (detail.reasons, facts.DETAIL),
+        "facts": (file_reasons.reasons, facts.FILE),
+    }
+    for name, (in_words, columns) in parts.items():
+        kind = EVIDENCE[name]
+        fit = kind.fit(jax.random.key(0), kept, Context())
+        said = kind.reasons(fit.model, kept)
+        assert said == in_words(fit.model, kept[:, columns])
+        assert ("blurrier" in said[-1]) == (name == "detail")
 
 
 def test_nothing_is_said_of_what_all_pictures_share():
