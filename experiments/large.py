@@ -7,6 +7,7 @@ again when others need the space. Rows are added to a table.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -47,6 +48,8 @@ def main() -> int:
     )
     text = "number of operations used for scoring (default: auto)"
     add("--score-operations", type=flags.positive, default="auto", metavar="N", help=text)
+    text = "keeps banks and unfinished work: the same command goes on after a stop"
+    add("--folder", type=path, help=text)
     add("--out", type=path, default="runs/large.csv", help="table that rows are added to")
     rank.set_defaults(do=rank_all)
     args = parser.parse_args()
@@ -69,8 +72,11 @@ def rank_all(args: argparse.Namespace) -> None:
     """Adds a row for each number of images."""
     options = {"steps": args.steps, "score_operations": args.score_operations}
     for images in args.images:
-        with Worker("usage.banks") as worker:
-            row = worker.ask("measure", images=images, **options) | provenance()
+        with contextlib.ExitStack() as stack:
+            kept = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            (place := kept / str(images)).mkdir(parents=True, exist_ok=True)
+            worker = stack.enter_context(Worker("usage.banks"))
+            row = worker.ask("measure", images=images, folder=str(place), **options) | provenance()
         rows.append(args.out, [row])
         command.say(", ".join(f"{name} {value}" for name, value in list(row.items())[:-2]))
 

@@ -21,7 +21,7 @@ from e3jax.training import rules
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-PAGES += sorted(DOCS.glob("*.md"))
+PAGES += [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("results/*.md"))]
 # From top to bottom in one folder; ```console is what takes hours or installs.
 RUN = [
     pytest.param(page, marks=getattr(pytest.mark, lane))
@@ -125,7 +125,7 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "results" / "README.md"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("results/*.md")], ids=lambda p: p.stem)
 def test_no_text_touches_a_table_which_would_take_it_for_a_row(page):
     assert not re.findall(r"^\|.*\n[^|\n].*", page.read_text(), re.MULTILINE)
 

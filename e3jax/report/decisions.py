@@ -56,8 +56,11 @@ def read_junk(path: str | os.PathLike) -> list[str]:
 
 
 def _text(path: str | os.PathLike) -> str:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        return file.read()
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: give the file that the gallery saved") from None
 
 
 def _delimiter(text: str) -> str | None:

@@ -1,107 +1,19 @@
-"""Markdown tables of what else was measured: for the page of results, and for its commands."""
+"""Markdown tables of what else was measured: for the pages of results, and for its commands."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pandas as pd
 
 from paper import versions
-from paper.statistics import auroc_and_aupr_out, by_class, interval
+from paper.statistics import auroc_and_aupr_out, interval
 from paper.tables import frame, table
 
 STAGES = ("first", "second", "last")  # thirds of a training
 _RUN = ["inlier_class", "seed"]
-_METRICS = ("auroc", "aupr_out")
 
 
 # --- Runs of the benchmark ---------------------------------------------------------------------
-
-
-def paired_table(rows: Iterable[dict]) -> str:
-    """e3outlier+ against others on the same images, by the quick protocol: a line per set.
-
-    Differences are in points, of runs that both have, with 95 % t intervals over classes; a method
-    that is missing leaves its cell empty.
-    """
-    runs, lines = frame(rows), []
-    runs = runs[runs["protocol"].isin(["", "quick", "quick1"])]
-    for (dataset, ratio), of_set in runs.groupby(["dataset", "ratio"]):
-        for metric in _METRICS:
-            values = 100 * of_set.pivot_table(metric, _RUN, ["method", "protocol"])
-            if ("e3outlier+", "quick") not in values:
-                continue
-            ours, means = values["e3outlier+", "quick"], by_class(values).mean()
-            differences = values.rsub(ours, axis=0)
-            pixels = max(values.filter(like="pixel"), key=means.get, default=None)
-            others = [("e3outlier", "quick1"), ("hog-knn", ""), pixels]
-            cells = [interval(differences.get(other), "+.1f") for other in others]
-            cells[-1] += f", {pixels[0]}" if pixels else ""
-            name, mean = f"{dataset}, ρ = {100 * ratio:g} %", means["e3outlier+", "quick"]
-            lines.append([name, metric.replace("_", "-"), f"{mean:.1f}", *cells])
-    head = ["images", "metric", "e3outlier+", "- first edition of e3outlier", "- hog-knn"]
-    return table([*head, "- best pixel method"], lines) + versions.note(runs)
-
-
-def refinements_table(rows: Iterable[dict], refined: Iterable[dict]) -> str:
-    """Each refinement of e3outlier+ against the plain thing on the same images, on average.
-
-    Of the plain thing AUROC and AUPR-out in percent, of the others the differences in points.
-
-    Args:
-      rows: of the plain thing and of refinements, "e3outlier+NAME" and "factored-NAME".
-      refined: others, of which those of e3outlier+ as it is, at ρ = 10 %, become "default".
-    """
-    runs, lines = _with_default(rows, refined), []
-    methods = runs["method"][runs["method"].str.match(r"e3outlier\+.")].unique()
-    names = [method.removeprefix("e3outlier+") for method in methods]
-    for dataset, protocol, values in _refined_sets(runs):
-        for plain, prefix in (("factored", "factored-"), ("e3outlier+", "e3outlier+")):
-            means = (by_class(values[metric][plain]).mean() for metric in _METRICS)
-            cells = [" / ".join(f"{mean:.1f}" for mean in means)]
-            for method in (prefix + name for name in names):
-                there = [values[metric] for metric in _METRICS if method in values[metric]]
-                differences = [metric[method] - metric[plain] for metric in there]
-                count = f" ({differences[0].count()})" if differences else ""
-                means = (by_class(difference).mean() for difference in differences)
-                cells.append(" / ".join(f"{mean:+.1f}" for mean in means) + count)
-            lines.append([dataset, protocol, plain, values["auroc"][plain].count(), *cells])
-    head = ["images", "protocol", "score", "runs", "plain", *names]
-    return table(head, lines) + versions.note(runs)
-
-
-def refinement_intervals(rows: Iterable[dict], refined: Iterable[dict]) -> dict[str, str]:
-    """Differences of e3outlier+'s refinements to the plain thing, with their intervals.
-
-    Args:
-      rows, refined: see :func:`refinements_table`.
-
-    Returns:
-      Texts such as "+0.3 (+0.1 to +0.5)" by "NAME DATASET METRIC".
-    """
-    return {
-        f"{method.removeprefix('e3outlier+')} {dataset} {metric}": interval(
-            of_method - values[metric]["e3outlier+"], "+.1f"
-        )
-        for dataset, _, values in _refined_sets(_with_default(rows, refined))
-        for metric in _METRICS
-        for method, of_method in values[metric].filter(regex=r"^e3outlier\+.").items()
-    }
-
-
-def _with_default(rows: Iterable[dict], refined: Iterable[dict]) -> pd.DataFrame:
-    names = {"factored": "factored-default", "e3outlier+": "e3outlier+default"}
-    refined = [
-        row | {"method": names[row["method"]]}
-        for row in refined
-        if row["method"] in names and float(row["ratio"]) == 0.1
-    ]
-    return frame([*rows, *refined])
-
-
-def _refined_sets(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Data set, protocol, and percent by (inlier class, seed) and (metric, method)."""
-    for (dataset, protocol), of_set in runs.groupby(["dataset", "protocol"]):
-        yield dataset, protocol, 100 * of_set.pivot_table([*_METRICS], _RUN, "method")
 
 
 def steps_table(rows: Iterable[dict]) -> str:

@@ -9,32 +9,42 @@ from paper.tables import table
 _FOLDER = ["dataset", "n_inliers", "n_outliers"]
 _SHARES = ", shares"  # what the case of folders with fewer inliers or outliers ends with
 _PLANNED = (0, 0.01, 0.05, 0.1, 0.3)  # shares of outliers, which folders have nearly
-# What is compared: with features or without, columns, name.
-_COMPARED = (
-    (False, "_network", "network"),
-    (False, "_images", "all of the images"),
-    (False, "", "e3jax"),
-    (True, "_features", "features alone"),
-    (True, "", "e3jax with features"),
-)
+# What is compared: with features or without, the columns' ending, the name.
+_COMPARED = {
+    "network": (False, "_network", "network"),
+    "shape": (False, "_shape", "HOG + neighbours"),
+    "images": (False, "_images", "all of the images"),
+    "": (False, "", "e3jax"),
+    "features": (True, "_features", "features only"),
+    "all": (True, "", "e3jax with features"),
+}
+
+
+def means(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """AUROC and AUPR-out in percent by folder, means over seeds, of each kind of score."""
+    rows = _once(rows[~rows["case"].str.endswith(_SHARES)])
+    of_folders = {
+        featured: group.groupby(_FOLDER).mean(numeric_only=True)
+        for featured, group in rows.groupby(rows["case"] != "real")
+    }
+    return {
+        kind: 100 * of_folders[featured][[f"auroc{ending}", f"aupr_out{ending}"]]
+        for kind, (featured, ending, _) in _COMPARED.items()
+        if featured in of_folders
+    }
 
 
 def real_table(rows: pd.DataFrame) -> str:
     """AUROC / AUPR-out in each folder, means over seeds, and the mean of the folders."""
-    rows = _once(rows[~rows["case"].str.endswith(_SHARES)])
-    of_folders = dict(iter(rows.groupby(rows["case"] != "real")))
-    columns = {}
-    for featured, kind, name in _COMPARED:
-        if featured in of_folders:
-            means = of_folders[featured].groupby(_FOLDER).mean(numeric_only=True)
-            columns[name] = 100 * means[[f"auroc{kind}", f"aupr_out{kind}"]]
+    columns = means(rows)
     lines = [
         [*folder[:1], f"{folder[1]} + {folder[2]}"]
-        + [_pair(means.loc[folder]) for means in columns.values()]
-        for folder in columns["e3jax"].index
+        + [_pair(values.loc[folder]) for values in columns.values()]
+        for folder in columns[""].index
     ]
-    lines.append(["mean", "", *(_pair(means.mean()) for means in columns.values())])
-    return table(["folder", "inliers + outliers", *columns], lines) + versions.note(rows)
+    lines.append(["mean", "", *(_pair(values.mean()) for values in columns.values())])
+    titles = (title for kind, (*_, title) in _COMPARED.items() if kind in columns)
+    return table(["folder", "inliers + outliers", *titles], lines) + versions.note(rows)
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:

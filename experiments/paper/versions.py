@@ -34,7 +34,7 @@ def note(runs: pd.DataFrame) -> str:
 
 def sentence(tables: Iterable[pd.DataFrame]) -> str:
     """What made the rows of several tables, by how many of them name it."""
-    runs = pd.concat([rows[["versions"]] for rows in tables])
+    runs = pd.concat([rows.reindex(columns=["versions"]) for rows in tables])
     return _listed(counts(runs), len(runs))
 
 

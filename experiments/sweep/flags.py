@@ -8,7 +8,7 @@ from command import say
 from e3jax import datasets, devices
 from e3jax.cli.arguments import HelpFormatter, path, shard
 from e3jax.devices import runtime
-from sweep.plan import BASES, OPERATIONS, QUICK_IMAGES, Protocol
+from sweep.plan import BASES, IN_EPOCHS, OPERATIONS, QUICK_IMAGES, Protocol
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -51,7 +51,10 @@ def load(args: argparse.Namespace) -> datasets.Dataset:
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = f"quick: {QUICK_IMAGES} images per class, few steps; auto: quick on a CPU, else paper"
+    text = (
+        f"quick: {QUICK_IMAGES} images per class, few steps; narrow: all images and the paper's "
+        "epochs with quick's network; auto: quick on a CPU, else paper"
+    )
     add("--protocol", default="auto", choices=("auto", *BASES), help=text)
     add("--steps", type=positive, help="length of each training (default: the protocol's)")
     add_precision(parser)
@@ -81,7 +84,7 @@ def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
     base, max_images = args.protocol, args.max_images
     if base == "auto":
         base = "quick" if (platform or runtime.devices()[0].platform) == "cpu" else "paper"
-    if max_images is None and base != "paper":
+    if max_images is None and base not in IN_EPOCHS:
         max_images = QUICK_IMAGES
     network = getattr(args, "network", None) or ""
     operations = getattr(args, "operations", OPERATIONS)

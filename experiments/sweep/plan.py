@@ -29,7 +29,9 @@ FORMAT = 3
 # from its default, so it renames no finished run; whoever changes such a default adds it here.
 KEYED = """network operations optimizer learning_rate schedule weight_decay batch_size steps epochs
 precision""".split()
-BASES = ("paper", "quick", "quick1")
+BASES = ("paper", "quick", "narrow", "quick1")
+# Those with the paper's number of epochs over all images.
+IN_EPOCHS = ("paper", "narrow")
 # Methods with a network and operations of one's choice, and two editions of the quick protocol.
 OURS = (E3OUTLIER.name, E3OUTLIER_PLUS.name)
 
@@ -38,7 +40,8 @@ class Protocol(NamedTuple):
     """How runs are done, whatever their method.
 
     Attributes:
-      base: one of ``BASES``, each method's constants; "quick1" is E3Outlier's first edition.
+      base: one of ``BASES``, each method's constants; "narrow" trains the quick network for the
+        paper's epochs, "quick1" is E3Outlier's first edition of "quick".
       max_images: sets are cut to so many images; None keeps all.
       steps: length of a training; None is the base's.
       precision: see :class:`e3jax.TrainConfig`.
@@ -59,7 +62,8 @@ class Protocol(NamedTuple):
     @property
     def name(self) -> str:
         """The protocol in tables; network and operations have columns of their own."""
-        length = "by-epochs" if self.steps or self.base != "paper" else "equal-steps"
+        in_epochs = self.base in IN_EPOCHS and not self.steps
+        length = "equal-steps" if in_epochs else "by-epochs"
         steps = f"{self.steps}steps" if self.steps else ""
         precision = self.precision if self.precision != "float32" else ""
         parts = (self.base, steps, precision, length if self.other_length else "")
@@ -70,6 +74,8 @@ class Protocol(NamedTuple):
         config = method.paper_config(grey) if self.base == "paper" else method.quick_config()
         if self.base == "quick1" and method.name in OURS:
             config = quick_config(edition=1)
+        if self.base == "narrow" and method.name in OURS:
+            config = config._replace(steps=None)
         config = config._replace(steps=self.steps or config.steps, precision=self.precision)
         if method.name not in OURS:
             return config

@@ -38,7 +38,6 @@ _IDENTITY = (*COLUMNS[: COLUMNS.index("n_inliers")], "precision")
 _INTEGERS = "inlier_class seed train_seed max_images n_inliers n_outliers steps".split()
 _FLOATS = ["ratio", *tables.METRICS, "pretext_accuracy", "train_seconds", "score_seconds"]
 _NUMBERS = dict.fromkeys(_INTEGERS, int) | dict.fromkeys(_FLOATS, float)
-_LATER = ("train_seed", "max_images", "precision")  # columns that the oldest rows do not have
 # What tells that a file is ours.
 _RUN_MARK = '"made_by": "e3jax"'
 _SCORES_MARK = "is_outlier.npy"
@@ -222,8 +221,8 @@ def _read(texts: Iterable[dict[str, str]]) -> list[dict]:
     """Rows of texts with numbers as numbers; a number is None where a method has none."""
     made = []
     for row in texts:
-        row = dict.fromkeys(_LATER, "") | row
-        row |= {name: number(row[name]) if row[name] else None for name, number in _NUMBERS.items()}
+        numbers = {k: number(row[k]) if row[k] else None for k, number in _NUMBERS.items()}
+        row = row | numbers
         made.append(row | {"warning": _warning(row)})
     return made
 

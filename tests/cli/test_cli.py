@@ -151,7 +151,7 @@ def test_decisions_are_taken_into_account(ranked, photos, tmp_path, capsys):
     assert "elsewhere.png, which is not among the 21 images" in capsys.readouterr().err
     assert (out / "scores.csv").read_bytes() == before
     assert here("rank", photos, "--decisions", tmp_path / "none.csv", "--out", out) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert "none.csv does not exist: give the file" in capsys.readouterr().err
 
 
 def test_rank_that_finds_nothing_says_that_it_cannot_tell(tmp_path, capsys):

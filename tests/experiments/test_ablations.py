@@ -9,10 +9,11 @@ from sweep.plan import Protocol, Run
 from tiny import Tiny
 
 from e3jax import devices, training
+from e3jax.methods import METHODS
 from e3jax.training.checkpoint import TrainCheckpoint
 from e3jax.training.e3outlier import E3OUTLIER
 
-QUICK, PAPER = Protocol("quick", 500), Protocol("paper", None)
+QUICK, PAPER, NARROW = Protocol("quick", 500), Protocol("paper", None), Protocol("narrow", None)
 
 
 # --- Plans -----------------------------------------------------------------------------------
@@ -34,7 +35,7 @@ def test_every_factor_changes_itself_alone():
             assert ("e3outlier" not in names) == (factor == "epochs")
 
 
-@pytest.mark.parametrize("base", [QUICK, PAPER])
+@pytest.mark.parametrize("base", [QUICK, PAPER, NARROW])
 @pytest.mark.parametrize(("names", "k", "epochs"), [("RA", 72, 4), ("RA+IA", 88, 3)])
 def test_operations_are_compared_at_equal_lengths_and_at_the_papers(base, names, k, epochs):
     lengths = {
@@ -50,7 +51,15 @@ def test_operations_are_compared_at_equal_lengths_and_at_the_papers(base, names,
     assert by_epochs == pytest.approx(whole * epochs * k / (3 * 111), abs=1)
 
 
-OTHER = {"quick": "by-epochs", "paper": "equal-steps"}
+OTHER = {"quick": "by-epochs", "paper": "equal-steps", "narrow": "equal-steps"}
+
+
+def test_the_narrow_protocol_has_the_network_of_quick_and_the_length_of_the_paper():
+    quick, paper, narrow = (p.config(E3OUTLIER, grey=False) for p in (QUICK, PAPER, NARROW))
+    assert narrow.num_steps(6666) == paper.num_steps(6666) == 17_343
+    assert narrow == quick._replace(steps=None)
+    cae = METHODS["cae"]
+    assert NARROW.config(cae, grey=False) == QUICK.config(cae, grey=False)
 
 
 def test_a_rate_that_falls_to_zero_is_made_constant_for_ten_epochs():

@@ -52,6 +52,17 @@ def test_a_row_judges_the_ranking(mnist, tmp_path):
 
 @pytest.mark.campaign
 @pytest.mark.usefixtures("kept")
+def test_rows_without_and_with_decisions_are_of_all_pictures_that_were_not_judged(mnist):
+    options = (*FAST, "--contamination", "0.5")
+    undecided, decided = usage.measure_decided(FOLDER, mnist, options)
+    assert (undecided["case"], decided["case"]) == ("undecided", "decided")
+    assert undecided["judged"] == decided["judged"] <= 4
+    # Twelve are flagged: the ten that are judged, of the first ranking, and two more.
+    assert undecided["flagged"] == pytest.approx(2 / 14) and 0 <= decided["auroc"] <= 1
+
+
+@pytest.mark.campaign
+@pytest.mark.usefixtures("kept")
 def test_folders_that_people_have_are_measured_with_their_features(mnist, tmp_path):
     with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
         truth = usage.make(FOLDER, mnist, tmp_path)
@@ -131,12 +142,13 @@ def test_tables_of_folders_that_people_have():
     lines += [("real + m.onnx", *line[1:5], 0.95) for line in lines]
     made = pd.DataFrame(lines, columns=columns).assign(versions="jax=1")
     made["aupr_out"] = made["auroc"] / 2
-    for kind in ("network", "images", "features"):
+    for kind in ("network", "shape", "images", "features"):
         made[f"auroc_{kind}"], made[f"aupr_out_{kind}"] = 0.5, 0.25
     shown = real.real_table(made)
     half = "50.0 / 25.0"
-    assert f"| a | 90 + 10 | {half} | {half} | 85.0 / 42.5 | {half} | 95.0 / 47.5 |" in shown
-    assert f"| mean |  | {half} | {half} | 92.5 / 46.2 | {half} | 95.0 / 47.5 |" in shown
+    three = f"{half} | {half} | {half}"
+    assert f"| a | 90 + 10 | {three} | 85.0 / 42.5 | {half} | 95.0 / 47.5 |" in shown
+    assert f"| mean |  | {three} | 92.5 / 46.2 | {half} | 95.0 / 47.5 |" in shown
     shares = [("real, shares", "a", 90, 0, 0, None), ("real, shares", "b", 50, 0, 0, None)]
     shares += [("real, shares", "a", 90, 10, 0, 0.99), ("real, shares", "b", 12, 5, 0, 0.6)]
     told = pd.DataFrame(shares, columns=columns)

@@ -8,7 +8,7 @@ import scipy.stats
 import tables as command
 from commands import here
 from conftest import ROOT
-from paper import appendix, figures, statistics, tables, versions
+from paper import appendix, figures, headline, statistics, tables, versions
 from PIL import Image
 from sweep import rows as csv_rows, store
 
@@ -211,28 +211,69 @@ def test_the_paired_difference_is_to_the_best_of_the_others():
     assert "e3outlier - pixel-if: +20.0, 95 % interval -4.8 to +44.8" in text
 
 
-def test_the_plus_method_is_compared_with_the_first_edition_hog_and_the_best_of_pixels():
+UNTRAINED = {"hog-knn": 0.8, "pixel-if": 0.6, "pixel-knn": 0.5}
+
+
+def headline_rows():
+    """E3outlier+ has 0.9; e3outlier 0.6, 0.7, 0.8 on its three classes."""
     rows = [row("e3outlier+", c, auroc=0.9) for c in range(3)]
-    first = {"protocol": "quick1", "network": "wrn-10-1"}
-    rows += [row(inlier_class=c, auroc=0.6 + 0.1 * c, **first) for c in range(3)]
-    untrained = {"hog-knn": 0.8, "pixel-if": 0.6, "pixel-knn": 0.5}
-    rows += [row(m, c, auroc=a, protocol="") for m, a in untrained.items() for c in range(3)]
-    [_, _, auroc, aupr] = appendix.paired_table(rows).splitlines()
+    rows += [row(inlier_class=c, auroc=0.6 + 0.1 * c) for c in range(3)]
+    return rows + [row(m, c, auroc=a, protocol="") for m, a in UNTRAINED.items() for c in range(3)]
+
+
+def test_the_headline_has_the_best_of_pixels_the_folders_and_the_papers_number():
+    rows = [*headline_rows(), row("e3outlier+", auroc=0.1, ratio=0.2)]
+    folders = {"": pd.DataFrame({"auroc": [90.0, 80.0], "aupr_out": [50.0, 40.0]})}
+    _, _, of_set, of_folders = headline.headline_table(rows, folders).splitlines()
+    cells = "60.0 / 40.0 | 80.0 / 60.0 | 70.0 / 50.0 | 90.0 / 70.0 |  |  | 94.1 / –"
+    assert of_set == f"| MNIST, 500 images, 3 classes | {cells} |"
+    assert of_folders == "| 11 real folders |  |  |  | 85.0 / 45.0 |  |  |  |"
+
+
+def test_sets_of_all_images_stand_by_themselves_with_what_needs_no_training_on_them():
+    every = {"max_images": 0, "protocol": "quick-2600steps"}
+    rows = [row("e3outlier+", c, auroc=0.7, **every) for c in range(10)]
+    rows += [row("hog-knn", c, auroc=0.5, **every | {"protocol": ""}) for c in range(10)]
+    _, _, few, all_images, _ = headline.headline_table([*headline_rows(), *rows], {}).splitlines()
+    assert few.startswith("| MNIST, 500 images, 3 classes | 60.0 / 40.0 |")
+    found = all_images.split(" | ")
+    assert found[0] == "| MNIST, all images, quick, 2600 steps" and found[1] == ""
+    assert found[2:5] == ["50.0 / 30.0", "", "70.0 / 50.0"]
+
+
+def test_differences_are_paired_and_their_unit_is_the_class():
+    _, _, auroc, aupr = headline.differences_table(headline_rows()).splitlines()
     assert auroc == (
-        "| mnist, ρ = 10 % | auroc | 90.0 | +20.0 (-4.8 to +44.8) | +10.0 (+10.0 to +10.0) "
-        "| +30.0 (+30.0 to +30.0), pixel-if |"
+        "| MNIST, 500 images, 3 classes | AUROC | +20.0 (-4.8 to +44.8) | +10.0 (+10.0 to +10.0) "
+        "| +30.0 (+30.0 to +30.0) |  |  |"
     )
-    assert aupr.startswith("| mnist, ρ = 10 % | aupr-out | 70.0 |")
-    alone = appendix.paired_table([r for r in rows if r["method"] in ("e3outlier+", "hog-knn")])
-    [_, _, auroc, _] = alone.splitlines()
-    assert auroc == "| mnist, ρ = 10 % | auroc | 90.0 |  | +10.0 (+10.0 to +10.0) |  |"
+    assert aupr.startswith("| MNIST, 500 images, 3 classes | AUPR-out | +20.0 (-4.8 to +44.8) |")
+
+
+def test_table_1_has_the_papers_number_in_brackets_where_it_gives_one():
+    text = headline.reproduction_table([row("cae-if", c, auroc=0.8) for c in range(10)])
+    [line] = [line for line in text.splitlines() if line.startswith("| CAE-IF |")]
+    assert line.startswith("| CAE-IF | 80.0 (85.5) | – (81.5) | – (82.3) |")
+
+
+def test_the_whole_is_compared_with_its_halves_class_by_class():
+    halves = {"factored": (0.95, 0.5), "descriptors": (0.6, 0.6), "e3outlier+": (0.9, 0.7)}
+    rows = [
+        row(m, c, auroc=a, protocol="" if m == "descriptors" else "quick")
+        for m, of_classes in halves.items()
+        for c, a in enumerate(of_classes)
+    ]
+    *_, line = headline.halves_table(rows).splitlines()
+    assert line.endswith("| 80.0 / 60.0 | 72.5 / 52.5 | 60.0 / 40.0 | 1 of 2 classes |")
+    *_, combined, _, _ = headline.ingredients_table(rows, {}).splitlines()
+    assert combined == "| network and descriptors | 80.0 / 60.0 |  |  |  |"
 
 
 def of_classes(seeds, method="e3outlier+", **changed):
     """Runs of ten classes, whose AUROC depends on the class and the method, in each seed alike."""
-    extra = {"e3outlier+": lambda c: c % 4 / 20, "e3outlier+default": lambda c: c % 4 / 15}
-    more = extra.get(method, lambda c: 0)
-    return [row(method, c, s, 0.6 + c / 50 + more(c), **changed) for c in range(10) for s in seeds]
+    more = 1 / 20 if method == "e3outlier+" else 0
+    aurocs = [0.6 + c / 50 + more * (c % 4) for c in range(10)]
+    return [row(method, c, s, a, **changed) for c, a in enumerate(aurocs) for s in seeds]
 
 
 def summary_of(seeds):
@@ -246,15 +287,12 @@ def summary_of(seeds):
 
 
 INTERVALS = {
-    "paired": lambda seeds: appendix.paired_table(
+    "differences": lambda seeds: headline.differences_table(
         of_classes(seeds) + of_classes(seeds, "hog-knn", protocol="")
     ),
     "under a table": lambda seeds: tables.markdown(
         of_classes(seeds) + of_classes(seeds, "cae"), summary=True
     ).rpartition("\n\n")[2],
-    "refinements": lambda seeds: appendix.refinement_intervals(
-        of_classes(seeds) + of_classes(seeds, "e3outlier+default"), []
-    ),
     "priority": lambda seeds: appendix.priority_table(summary_of(seeds)).partition("\n")[2],
 }
 
@@ -284,17 +322,15 @@ def test_the_interval_is_over_the_means_of_classes():
 def test_the_intervals_of_the_results_are_over_ten_classes():
     """Class by class by another way: a table of class means, and SciPy's own interval."""
     rows = pd.read_csv(ROOT / "results" / "quick.csv").query("ratio == 0.1")
-    rows = rows[rows["protocol"].fillna("").isin(["", "quick"])]
-    text = appendix.paired_table(store.read_csv(ROOT / "results" / "quick.csv"))
-    for dataset in ("mnist", "fashion_mnist", "cifar10"):
+    text = headline.differences_table(store.read_csv(ROOT / "results" / "quick.csv"))
+    for dataset, title in headline.SETS.items():
         of_set = rows[rows["dataset"] == dataset]
         means = 100 * of_set.groupby(["inlier_class", "method"])["auroc"].mean().unstack()
         difference = means["e3outlier+"] - means["hog-knn"]
         found = scipy.stats.ttest_1samp(difference, 0).confidence_interval()
         cell = f"{difference.mean():+.1f} ({found.low:+.1f} to {found.high:+.1f})"
-        [line] = [line for line in text.splitlines() if f"| {dataset}, ρ = 10 % | auroc" in line]
-        assert line.split(" | ")[4] == cell
-    assert "+1.1 (-0.6 to +2.7)" in text and "+11.6 (+5.3 to +17.8)" in text
+        [line] = [line for line in text.splitlines() if f"| {title}, 500 images | AUROC" in line]
+        assert line.split(" | ")[3] == cell
 
 
 # --- Versions ----------------------------------------------------------------------------------
@@ -325,8 +361,9 @@ def test_rows_that_name_fewer_libraries_are_not_of_other_versions():
 
 
 MIXED = {
-    "paired": lambda rows: appendix.paired_table(rows),
-    "refinements": lambda rows: appendix.refinements_table(rows, []),
+    "headline": lambda rows: headline.headline_table(rows, {}),
+    "differences": lambda rows: headline.differences_table(rows),
+    "ingredients": lambda rows: headline.ingredients_table(rows, {}),
     "steps": lambda rows: appendix.steps_table(rows),
     "priority": lambda rows: appendix.priority_table(
         summary_of([0, 1]).assign(versions=[OLD, NEW] * 10)
@@ -352,22 +389,6 @@ def test_no_other_table_is_silent_about_versions_either(name):
         for seed, made in enumerate((OLD, NEW))
     ]
     assert NOTE + "python 3.11.7" in MIXED[name](rows)
-
-
-def test_refinements_are_compared_with_the_plain_method_and_may_be_missing():
-    values = {"e3outlier+": 0.9, "factored": 0.8, "e3outlier+trimmed": 0.92}
-    values["factored-trimmed"] = 0.75
-    rows = [row(m, c, auroc=a + c / 100) for m, a in values.items() for c in range(2)]
-    rows += [row(m, 0, auroc=values[m], dataset="cifar10") for m in ("e3outlier+", "factored")]
-    now = [row(m, 1, auroc=0.95) for m in ("e3outlier+", "factored", "e3outlier")]
-    now += [row("e3outlier+", 0, auroc=0, ratio=0.2)]
-    _, _, *lines = appendix.refinements_table(rows, now).splitlines()
-    assert lines == [
-        "| cifar10 | quick | factored | 1 | 80.0 / 60.0 |  |  |",
-        "| cifar10 | quick | e3outlier+ | 1 | 90.0 / 70.0 |  |  |",
-        "| mnist | quick | factored | 2 | 80.5 / 60.5 | -5.0 / -5.0 (2) | +14.0 / +14.0 (1) |",
-        "| mnist | quick | e3outlier+ | 2 | 90.5 / 70.5 | +2.0 / +2.0 (2) | +4.0 / +4.0 (1) |",
-    ]
 
 
 def test_steps_are_compared_by_the_median_of_their_times():
@@ -405,10 +426,14 @@ def test_tables_from_csv_and_from_json_are_the_same(tmp_path):
     assert tables.markdown(rows) == tables.markdown(again)
 
 
-def test_the_page_of_results_is_what_the_results_say():
-    assert (ROOT / "docs" / "results.md").read_text() == command.page(ROOT / "results"), (
-        "run: python experiments/tables.py --write docs/results.md"
-    )
+def test_the_pages_of_results_are_what_the_results_say():
+    pages = command.pages(ROOT / "results")
+    there = [path for path in (ROOT / "docs").rglob("*.md") if command.MARK in path.read_text()]
+    assert {str(path.relative_to(ROOT / "docs")) for path in there} == {*pages}
+    for name, text in pages.items():
+        said = "run: python experiments/tables.py --write docs"
+        assert (ROOT / "docs" / name).read_text() == text, said
+    assert len(pages["results.md"].splitlines()) <= 150
 
 
 @pytest.mark.parametrize(

@@ -332,19 +332,12 @@ def test_a_row_is_added_to_files_with_other_columns(tmp_path):
     assert path.read_text() == "a,b,c,d,e,f\n1,,,,,0.123457\n2,,,,x,\n"
 
 
-@pytest.mark.parametrize("name", ["quick", "quick_embedded", "ablations"])
+@pytest.mark.parametrize("name", ["quick", "ablations"])
 def test_the_repositorys_results_are_read(name):
     rows = store.read_csv(ROOT / "results" / f"{name}.csv")
     assert {row["max_images"] for row in rows} == {500}
     assert {row["precision"] for row in rows} == {"float32"}
     assert all(row["train_seed"] == row["seed"] for row in rows)
-
-
-def test_the_oldest_rows_of_the_repository_are_read():
-    """They have neither train_seed nor precision nor max_images."""
-    rows = store.read_csv(ROOT / "results" / "quick_bfloat16.csv")
-    assert {row["protocol"] for row in rows} == {"quick1-bfloat16"} and len(rows) == 30
-    assert {(row["train_seed"], row["max_images"]) for row in rows} == {(None, None)}
 
 
 def test_fifteen_thousand_finished_runs_are_found_and_read_in_ten_seconds(tmp_path, grid):

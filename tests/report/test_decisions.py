@@ -40,6 +40,12 @@ def test_a_selection_is_junk_line_by_line(tmp_path):
     assert decisions.read_junk(path) == []
 
 
+@pytest.mark.parametrize("read", [decisions.read, decisions.read_junk])
+def test_a_file_that_does_not_exist_is_one_sentence(read, tmp_path):
+    with pytest.raises(InputError, match="none.csv does not exist: give the file that the gallery"):
+        read(tmp_path / "none.csv")
+
+
 def test_images_are_named_by_paths_or_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ids = np.array([str(tmp_path / name) for name in ("a.png", "b.png")])
