@@ -1,8 +1,13 @@
-"""For mkdocs: links from a page to files beside docs/ lead to the repository."""
+"""For mkdocs: what pages and docstrings write for GitHub and Python becomes what a site shows."""
 
 import re
 
 
 def on_page_markdown(markdown, page, config, files):
-    """The page, with ](../FILE) made absolute."""
-    return re.sub(r"\]\(\.\./", f"]({config.repo_url.rstrip('/')}/blob/main/", markdown)
+    """Links to files beside docs/ lead to the repository."""
+    return re.sub(r"\]\(\.\./", f"]({config.extra['repository']}/blob/main/", markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Of :func:`e3jax.fit` the name is shown."""
+    return re.sub(r":(?:func|mod|class|data|meth|attr):(?=<code>)", "", html)
