@@ -1,4 +1,4 @@
-"""``python -m e3jax`` is the command ``e3jax``; imports take seconds, in which Ctrl-C is heard."""
+"""``python -m e3jax`` is the command ``e3jax``; Ctrl-C works while imports take their seconds."""
 
 import contextlib
 import sys

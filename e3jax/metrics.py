@@ -14,9 +14,22 @@ def auroc(scores: np.ndarray, is_outlier: np.ndarray) -> float:
 
 
 def aupr_in(scores: np.ndarray, is_outlier: np.ndarray) -> float:
-    """Area under the precision-recall curve, by trapezoids, with inliers as the positives.
+    """Area under the precision-recall curve, with inliers as the positives.
 
-    As in the authors' program this is ``auc(recall, precision)``, not average precision.
+    By trapezoids, as in the authors' program; that is not average precision.
+
+    Args:
+      scores: float [n], smaller = more outlying.
+      is_outlier: bool [n], with at least one inlier and one outlier.
+
+    Returns:
+      A fraction in [0, 1], larger = better.
+
+    Raises:
+      ValueError: if scores are not finite.
+
+    >>> aupr_in(np.array([0.1, 0.9, 0.8]), np.array([True, False, False]))
+    1.0
     """
     return _aupr(scores, ~np.asarray(is_outlier, bool))
 

@@ -91,9 +91,11 @@ def test_a_package_has_the_same_range_in_all_files_and_here():
     for name, of_file in requirements().items():
         for requirement in of_file:
             first = ranges.setdefault(requirement.name, requirement.specifier)
-            if requirement.name != "torch":  # measurements take any, tests one
-                assert requirement.specifier == first, f"{name}: {requirement}, elsewhere {first}"
-            if not requirement.marker or requirement.marker.evaluate():
+            assert requirement.specifier == first, f"{name}: {requirement}, elsewhere {first}"
+            # The tests run without pillow-heif, as most users' machines are.
+            if requirement.name != "pillow-heif" and (
+                not requirement.marker or requirement.marker.evaluate()
+            ):
                 assert importlib.metadata.version(requirement.name) in requirement.specifier
 
 

@@ -46,7 +46,7 @@ def _add_rank(commands) -> None:
         "--contamination",
         type=_contamination,
         default="auto",
-        help="share of outliers, e.g. 0.1 (auto: those that are remote)",
+        help="share of outliers, e.g. 0.1 (auto: those far from the rest)",
     )
     add("--save", type=path, metavar="MODEL", help="save the trained detector to this file")
     text = "seed of all randomness"
@@ -61,7 +61,7 @@ def _add_rank(commands) -> None:
         help="network: only the paper's method",
     )
     _add_features(parser)
-    text = "what the gallery saved of pictures that belong or do not, for one more round"
+    text = "decisions that the gallery saved, to rank once more"
     add("--decisions", type=path, metavar="FILE", help=text)
     add("--rule", default="ne", help="how the network scores a view: ne, pl or mp")
     add("--network", default="auto", help="e.g. wrn-10-4 (auto: by the hardware)")
@@ -106,7 +106,7 @@ def _add_shard(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_photos(parser: argparse.ArgumentParser, name: str) -> None:
-    text = "folders, of which all images below them are taken, and files"
+    text = "folders, including their subfolders, and files"
     parser.add_argument("paths", type=path, nargs="+", metavar=name, help=text)
 
 
@@ -139,7 +139,7 @@ def _add_quarantine(commands) -> None:
     what.add_argument(
         "--top", type=int, default=argparse.SUPPRESS, metavar="N", help="how many to move"
     )
-    text = "move those of a selection, or decided not to belong, that the gallery saved"
+    text = "move the files of a selection or of decisions that the gallery saved"
     what.add_argument("--list", type=path, dest="listing", metavar="FILE", help=text)
     what.add_argument("--undo", action="store_true", help="move all of them back")
 

@@ -26,7 +26,7 @@ def run(
         raise
     folder = report.absolute() / quarantine.FOLDER
     screen.print(f"{_count(moved)} moved to {folder}; --undo moves them back")
-    console.list_files(screen, "stays, since other files of its name stay", moved.shared)
+    console.list_files(screen, "stays, because other files of its name stay", moved.shared)
     return 0
 
 

@@ -78,7 +78,7 @@ def forget_work(screen: console.Console, out: Path, detector: E3Outlier) -> None
     """Deletes what was kept beside a report."""
     detector.forget_work()
     for kept in kept_work(out / WORK):
-        screen.print(f"{kept} has unfinished work of other options or versions")
+        screen.print(f"{kept} has unfinished work from other options or versions")
 
 
 def write(

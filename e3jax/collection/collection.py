@@ -29,7 +29,7 @@ class Collection(NamedTuple):
 
     Attributes:
       images: uint8 [n, h, w, c], h = w even, c 1 or 3.
-      ids: str [n], paths; or int64 [n], positions, of images that are no files.
+      ids: str [n], paths; or int64 [n], positions, of images that are not files.
       reader: how these images were read: whether they are RGB, the range of float arrays, and of
         files of more than 8 bits. New images are comparable when they are read with it.
       unreadable: files that could not be read, and what was :class:`Skipped`.

@@ -232,7 +232,7 @@ class Encoder:
         for row, made in zip(rows, squares, strict=True):
             if isinstance(made, Exception):
                 raise InputError(
-                    f"{collection.ids[row]} cannot be read any more ({reason(made)}): leave it out"
+                    f"{collection.ids[row]} can no longer be read ({reason(made)}): leave it out"
                 )
         return np.stack(squares)
 

@@ -1,4 +1,4 @@
-"""Whatever people keep pictures in becomes a collection."""
+"""Turns whatever holds pictures into a collection."""
 
 import functools
 import importlib.util
@@ -83,8 +83,8 @@ def read(
         return _read_array(sources, reader, least)
     if bank is not None and is_large(sources):
         _log.info(
-            f"{len(sources)} files are a large collection: caching it in {bank} first, which may "
-            "be ranked again instead of them"
+            f"{len(sources)} files are a large collection: caching it in {bank} first, which "
+            "can be ranked instead of them next time"
         )
         made = write(bank, sources, reader, left_out, on_progress, executor)
         return _suited(made, bank, reader, least)

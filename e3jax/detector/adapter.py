@@ -89,7 +89,7 @@ class E3OutlierDetector(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def _filled(self, X: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Images of rows, which are filled up with zeros if nobody gave their shape."""
+        """Images of rows, filled up with zeros if their shape was not given."""
         if self.image_shape is None:
             X = np.pad(X, ((0, 0), (0, math.prod(shape) - X.shape[1])))
         return _to_images(X, shape)

@@ -70,8 +70,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
 
     Attributes:
       decision_scores_: float [n] in nats, larger = more outlying: the mean surprise of all kinds of
-        evidence (:mod:`e3jax.evidence.fusion`); of the network alone the images' entropy, minus NE
-        (eq. 6).
+        evidence (:mod:`e3jax.evidence.fusion`); with the network only, the images' entropy, minus
+        NE (eq. 6).
       threshold_: images with larger scores are outliers.
       health_: :class:`e3jax.evidence.health.Health`; ``fit`` also warns if it is bad.
       model_: :class:`e3jax.evidence.model.Model`, all that scores an image: how it is read, the
@@ -222,8 +222,8 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
     def __getattr__(self, name: str):
         if name in _NOT_SAVED and "decision_scores_" in vars(self):
             raise AttributeError(
-                f"{name} is about the collection and not saved with a detector: fit again, or rank "
-                "the collection with rank(X)"
+                f"{name} describes the collection and is not saved with a detector: fit again, or "
+                "rank the collection with rank(X)"
             )
         if name in _NOT_SAVED:
             check_is_fitted(self, "decision_scores_")
@@ -367,7 +367,7 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
     def surprises_(self) -> dict[str, np.ndarray]:
         """By kind of evidence, float [n] in nats, how unusual each image of the collection is.
 
-        It is empty for the network alone.
+        It is empty with ``evidence="network"``.
         """
         lazy = self.ranking_.explanation.surprises
         return {name: values[:] for name, values in lazy.items()}

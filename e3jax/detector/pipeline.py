@@ -143,7 +143,7 @@ def _learnt(
     if is_learnt.sum() < 2:
         raise InputError(
             f"the decisions leave {is_learnt.sum()} of {m} pictures to learn from, expected at "
-            "least 2: say of more that they belong"
+            "least 2: mark more of them as belonging"
         )
     rows = np.flatnonzero(is_learnt)
     return {name: _taken(array, rows) for name, array in inputs.items()}, is_learnt

@@ -93,7 +93,7 @@ def check_target(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(
-            f"{path} cannot be written, {path.parent} is not a folder that one may write to: "
+            f"{path} cannot be written, {path.parent} is not a writable folder: "
             "choose another place for the detector"
         )
     files.check_output(path, _MARK)
@@ -110,10 +110,10 @@ def load(path: str | os.PathLike) -> E3Outlier:
         arrays, about = tensors.read(path)
     except ValueError as error:
         raise InputError(
-            f"{path} is damaged or not a detector of e3jax: fit and save it again"
+            f"{path} is damaged or not an e3jax detector: fit and save it again"
         ) from error
     if "format" not in about:
-        raise InputError(f"{path} is not a detector of e3jax: give a file that it saved")
+        raise InputError(f"{path} is not an e3jax detector: give a file that e3jax saved")
     if about["format"] != _FORMAT:
         raise InputError(
             f"{path} has format {about['format']}, expected {_FORMAT}: it was written by e3jax "

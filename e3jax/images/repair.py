@@ -97,7 +97,7 @@ def _webp(content: bytes) -> tuple[bytes, bytes]:
         at += 8 + length + length % 2
     names = [name for name in (b"VP8L", b"ALPH", b"VP8 ") if name in chunks]
     if b"ALPH" in names:
-        chunks[b"VP8X"] = b"\x10" + chunks.get(b"VP8X", b"")[1:]  # the flag of opacity alone
+        chunks[b"VP8X"] = b"\x10" + chunks.get(b"VP8X", b"")[1:]  # only the flag of opacity
         names.insert(0, b"VP8X")
     body = b"WEBP" + b"".join(
         struct.pack("<4sI", name, len(chunks[name])) + chunks[name] + bytes(len(chunks[name]) % 2)

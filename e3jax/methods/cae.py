@@ -32,7 +32,7 @@ def paper_config(grey: bool) -> training.TrainConfig:
 def quick_config() -> training.TrainConfig:
     """100 steps of 32 images: about 6 s for 500 grey images on one core, with a second start.
 
-    Chosen by results on MNIST alone: trained longer on so few images, it reconstructs outliers too.
+    Tuned on MNIST only: trained longer on so few images, it reconstructs outliers too.
     """
     return paper_config(grey=True)._replace(steps=100, batch_size=32)
 
@@ -74,7 +74,7 @@ CAE = Method(
 
 
 def variant(name: str, **changed: Any) -> Method:
-    """CAE with other values in its configs, and with its error alone as the score ``name``."""
+    """CAE with other values in its configs, and with only its error as the score ``name``."""
     return dataclasses.replace(
         CAE,
         scores={name: minus_error},

@@ -45,7 +45,7 @@ def paper_config(grey: bool) -> training.TrainConfig:
 def quick_config() -> training.TrainConfig:
     """200 steps of 64 images: about 20 s for 500 grey images on one core, with a second start.
 
-    Steps, batch and learning rate were chosen by results on MNIST alone.
+    Steps, batch and learning rate were tuned on MNIST only.
     """
     return paper_config(grey=True)._replace(steps=200, batch_size=64, learning_rate=1e-3)
 

@@ -64,7 +64,7 @@ HOG_KNN = Method(
 
 
 def featured(features: Path) -> list[Method]:
-    """Methods by a model of the user's: its features alone, and e3outlier+ with them, too.
+    """Methods by a model of the user's: its features, and e3outlier+ with them.
 
     Args:
       features: the model, see :class:`e3jax.collection.features.Encoder`.

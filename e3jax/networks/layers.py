@@ -31,7 +31,7 @@ def forward_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
     """Counts the FLOPs of a classifier's forward pass.
 
     They are two per multiplication by the kernels of convolutions and dense layers; everything else
-    is left out. They are counted from shapes alone, because not every compiler tells.
+    is left out. They are counted from shapes, because not every compiler reports them.
 
     Args:
       network: a classifier, see :func:`e3jax.networks.build`.

@@ -124,7 +124,7 @@ def views_of(
 def _views_by_products(
     operations: OperationSet, images: Float[jax.Array, "b h w c"], labels: Int[jax.Array, " b"]
 ) -> Float[jax.Array, "b h w c"]:
-    """:func:`views_of` by matrix products alone, about 50 MFLOP per view of three channels.
+    """:func:`views_of` by matrix products only, about 50 MFLOP per view of three channels.
 
     Each patch is selected by two matrices of zeros and ones. Then each image is rotated by all
     angles and only its own angle is kept, because labels are not known until the program runs.

@@ -28,7 +28,7 @@ class Update(NamedTuple):
     Attributes:
       de_facto: d_i = -grad L(X) . (-grad L_i / ||grad L_i||) (Sec. 3.2 and Fig. 3 of the paper), in
         nats per unit of parameter; positive where the step reduces L_i, 0 without a gradient.
-      leave_one_out: the same of the other data's loss alone, (d_i - w_i ||grad L_i||) / (1 - w_i);
+      leave_one_out: the same of the other data's loss, (d_i - w_i ||grad L_i||) / (1 - w_i);
         0 where there is no other.
       cosine: d_i / ||grad L(X)||, in [-1, 1].
       norm: ||grad L_i||, >= 0.

@@ -135,7 +135,7 @@ def undo(report: str | os.PathLike) -> Moved:
         if not homes and gone:
             raise InputError(
                 f"{folder} holds none of the {len(gone)} files that quarantine moved there: put "
-                "them back into it, or delete it if nobody needs them (nothing was moved)"
+                "them back into it, or delete it if they are not needed (nothing was moved)"
             )
         if not homes:
             raise InputError(f"{folder} holds nothing that quarantine moved: nothing to undo")
@@ -151,7 +151,7 @@ def undo(report: str | os.PathLike) -> Moved:
             else:
                 quarantine.note_return(move, home, as_it_came)
                 moved.append(move)
-        left |= dict.fromkeys(gone, f"is not in quarantine any more (delete {folder} to forget it)")
+        left |= dict.fromkeys(gone, f"is no longer in quarantine (delete {folder} to forget it)")
     return _result(moved, left, "remove the cause and run --undo again for the rest")
 
 
@@ -201,7 +201,7 @@ def _obstacle(path: str, state: FileState | None, held: Sequence[journal.Move]) 
     try:
         mode = os.lstat(path).st_mode
     except (OSError, ValueError):
-        return "is not there any more: rank the folder again"
+        return "no longer exists: rank the folder again"
     if is_quarantine(os.path.dirname(path)):
         return "is in another quarantine: rank the folder again"
     if not stat.S_ISLNK(mode) and not stat.S_ISREG(mode):

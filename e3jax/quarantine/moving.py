@@ -77,7 +77,7 @@ def _copy(source: str, target: str) -> None:
     if stat.S_ISLNK(before.st_mode):
         os.symlink(os.readlink(source), target)
     else:
-        # For the time being nobody can open it who cannot open the source.
+        # Until then only those who can open the source can open it.
         rights = stat.S_IRUSR | stat.S_IWUSR | (before.st_mode & 0o077)
 
         def opener(path: str, flags: int) -> int:

@@ -46,8 +46,10 @@ def on_disk(path: str, names: Callable[[str], Mapping[str, list[str]]] = names_i
 
 def portable(number: int, path: str) -> str:
     """A numbered name for a file that any file system takes, "00001-a.png"."""
-    # Without what Windows and its file systems refuse, and bytes that are not UTF-8.
-    name = re.sub(r'[\x00-\x1f\x7f<>:"\\|?*\ud800-\udfff]', "_", os.path.basename(path))
+    # Without what Windows and its file systems refuse, or drop at the end of a name, and bytes that
+    # are not UTF-8.
+    refused = r'[\x00-\x1f\x7f<>:"\\|?*\ud800-\udfff]|[. ](?=[. ]*$)'
+    name = re.sub(refused, "_", os.path.basename(path))
     stem, ending = os.path.splitext(f"{number:05d}-{name}")
     room = max(_LONGEST - len(ending.encode()), 6)
     return stem.encode()[:room].decode(errors="ignore") + ending

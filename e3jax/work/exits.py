@@ -1,4 +1,4 @@
-"""How commands end: Ctrl-C is heard at every moment, and a crash is no report."""
+"""How commands end: Ctrl-C works at any moment, and a crash is not taken for a result."""
 
 import os
 import signal

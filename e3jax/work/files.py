@@ -195,5 +195,5 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
         return Path(cache_dir or os.environ.get("E3JAX_CACHE_DIR") or system).expanduser()
     except RuntimeError as error:
         raise InputError(
-            "there is no home folder to keep files in: set E3JAX_CACHE_DIR to a folder of your own"
+            "there is no home folder for the cache: set E3JAX_CACHE_DIR to another folder"
         ) from error

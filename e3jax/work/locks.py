@@ -112,7 +112,9 @@ def opened(path: Path, *, shared: bool = False, wait: bool = False) -> BinaryIO:
 
 
 def _foreign(path: Path) -> InputError:
-    return InputError(f"{path} has a name of e3jax's and is not e3jax's: move it (it was left)")
+    return InputError(
+        f"{path} has a name that e3jax uses, but e3jax did not write it: move it (it was left)"
+    )
 
 
 def _holder(lock: Path) -> str:

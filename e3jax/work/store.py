@@ -69,7 +69,7 @@ _KEPT = ("*.npz", "*.npy", ".*.e3jax.partial", "training/state.safetensors", "tr
 class Store:
     """Results of a long computation, kept in a folder as they come, so that it can be stopped.
 
-    Each computation has a folder of its own in ``folder``, and leaves all others alone.
+    Each computation has its own folder in ``folder``, and leaves all others as they are.
 
     Args:
       folder: where computations are kept, in files of NumPy's; None keeps this one in memory.
@@ -101,7 +101,7 @@ class Store:
         if not self.folder:
             self._kept[name] = arrays
             return
-        if not self.folder.exists():  # somebody tidied up
+        if not self.folder.exists():  # it was deleted meanwhile
             write_text(self.folder / _ABOUT, _MARK)
         write_atomically(self._path(name), functools.partial(np.savez, **arrays))
 

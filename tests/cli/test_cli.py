@@ -207,7 +207,7 @@ def test_the_version():
             "invalid time 'soon': use e.g. 90s, 5m or 1h",
         ),
         (["rank", "single", "--image-size", "31"], "image_size is 31"),
-        (["score", "file", "single"], "file is damaged or not a detector of e3jax"),
+        (["score", "file", "single"], "file is damaged or not an e3jax detector"),
         (["score", "nowhere", "single"], "No such file or directory: 'nowhere'"),
         (["views", "file.png"], "error: file.png cannot be read (not an image)"),
         (["quarantine", "empty", "--top", "3"], "does not exist, expected a report"),

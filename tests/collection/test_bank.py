@@ -140,7 +140,7 @@ def test_what_was_finished_before_a_stop_is_not_read_again(photos, tmp_path, aft
     names = []
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "bank", photos, executor=Counted(names, stop_before=after))
-    with pytest.raises(InputError, match="unfinished: give the command that made it once more"):
+    with pytest.raises(InputError, match="unfinished: run the command that made it again"):
         bank.open_bank(tmp_path / "bank")
     again = Counted(names)
     found = write(tmp_path / "bank", photos, executor=again)

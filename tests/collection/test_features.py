@@ -122,5 +122,5 @@ def test_features_of_other_shapes_and_lost_files_are_one_sentence(folder, tmp_pa
     with pytest.raises(InputError, match=r"gives \(4, 3, 16\), expected"):
         attached(collection, model(tmp_path / "x.onnx", ["n", 3, 16, 16], axes=(2,)))
     (folder / "2.png").unlink()
-    with pytest.raises(InputError, match="2.png cannot be read any more"):
+    with pytest.raises(InputError, match="2.png can no longer be read"):
         attached(collection, model(tmp_path / "x.onnx", ["n", 3, 16, 16]))

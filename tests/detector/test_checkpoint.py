@@ -168,7 +168,7 @@ def test_what_cannot_be_saved_or_found_says_so(fitted, tmp_path):
         load(tmp_path / "model")
     (tmp_path / "photo.png").write_bytes(b"a photo")
     for path, sentence in (
-        (tmp_path / "no" / "model", "no is not a folder that one may write to"),
+        (tmp_path / "no" / "model", "no is not a writable folder"),
         (tmp_path, "is a folder, expected a file"),
         (tmp_path / "photo.png", "exists and was not written by e3jax"),
     ):

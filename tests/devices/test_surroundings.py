@@ -40,7 +40,7 @@ def photos(digits, tmp_path_factory):
         (["--seed", "-1"], "random_state is -1, expected an integer from 0"),
         (["--operations", "RA+XX"], "operation set 'RA+XX': expected families"),
         (["--steps", "0"], "steps is 0"),
-        (["--save", "no/such/model"], "no/such is not a folder that one may write to"),
+        (["--save", "no/such/model"], "no/such is not a writable folder"),
         (
             ["--save", "photos/a.png"],
             "a.png exists and was not written by e3jax, so it is not overwritten",

@@ -427,7 +427,7 @@ def test_none_back_is_an_error_and_keeps_the_list(tmp_path, capsys):
     (tmp_path / listed[0]["name"]).rename(report / "quarantine" / listed[0]["name"])
     assert run(report, "--undo") == 3
     said = capsys.readouterr().err
-    assert "00002-a.png is not in quarantine any more (delete" in said
+    assert "00002-a.png is no longer in quarantine (delete" in said
     assert f"moved: {listed[0]['path']}" in said and "1 of 2 files were moved: remove" in said
     assert moves(report) == listed[1:]
     assert run(report, "--top", 1) == 0
@@ -505,7 +505,7 @@ def test_an_older_report_takes_nothing_out_of_a_quarantine(tmp_path, capsys):
     assert run(older, "--top", 1) == 2
     assert "is in another quarantine: rank the folder again" in capsys.readouterr().err
     assert run(write_report(tmp_path / "second", paths), "--top", 2) == 2
-    assert "a.png is not there any more: rank the folder again (nothing" in capsys.readouterr().err
+    assert "a.png no longer exists: rank the folder again (nothing" in capsys.readouterr().err
     assert content(tmp_path) == before and not moves(older)
 
 
@@ -600,7 +600,7 @@ def test_what_is_changed_while_others_move_stays(tmp_path, place, monkeypatch, c
     monkeypatch.setattr(moving, "move", move_and_replace)
     assert run(report, "--top", 4) == 3
     said = capsys.readouterr().err
-    assert "b/a.png was changed or replaced" in said and "n.png is not there any more" in said
+    assert "b/a.png was changed or replaced" in said and "n.png no longer exists" in said
     assert [path.exists() for path in paths] == [False, True, False, False, True]
     assert [Path(move["path"]) for move in moves(report)] == [paths[0], paths[3]]
 
@@ -914,10 +914,10 @@ def test_one_file_that_is_missing_or_none_leaves_the_others(tmp_path, place, cap
     paths[2].unlink()
     paths[2].mkdir()
     assert run(report, "--top", 1) == 2
-    assert f"{paths[0]} is not there any more" in capsys.readouterr().err
+    assert f"{paths[0]} no longer exists" in capsys.readouterr().err
     assert run(report, "--top", 4) == 3
     said = capsys.readouterr().err
-    assert f"stays: {paths[0]} is not there any more" in said and "n.png is not a file" in said
+    assert f"stays: {paths[0]} no longer exists" in said and "n.png is not a file" in said
     assert [os.path.exists(path) for path in paths] == [False, False, True, False, True]
     assert run(report, "--top", 4) == 2, "nothing more can be moved"
     assert "(nothing was moved)" in capsys.readouterr().err
@@ -975,7 +975,7 @@ def test_from_python_the_reasons_are_values(tmp_path):
     gone = str(tmp_path / "gone.png")
     with pytest.raises(quarantine.NotMoved) as caught:
         quarantine.move_aside(tmp_path, [gone])
-    assert caught.value.left == {gone: "is not there any more: rank the folder again"}
+    assert caught.value.left == {gone: "no longer exists: rank the folder again"}
     with pytest.raises(quarantine.PartlyMoved) as caught:
         quarantine.move_aside(tmp_path, [gone, paths[0]])
     assert caught.value.moved == [str(paths[0])] and list(caught.value.left) == [gone]

@@ -55,7 +55,7 @@ def test_what_is_not_ours_under_our_names_is_left(tmp_path, make):
             path.mkdir()
         else:
             getattr(path, make)(tmp_path / "diary")
-    with pytest.raises(InputError, match="has a name of e3jax's and is not e3jax's"):
+    with pytest.raises(InputError, match="has a name that e3jax uses, but e3jax did not write it"):
         files.write_text(tmp_path / "a.txt", "text")
     with pytest.raises(InputError, match="is not e3jax's"), locks.held(tmp_path, "rank"):
         pass

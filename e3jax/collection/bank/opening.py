@@ -129,8 +129,8 @@ def _load(place: _Place) -> Shard:
     shard = storage.load(place.path, place.renamed)
     if not files.state_of(place.path).is_same(place.state):
         raise InputError(
-            f"{place.path.parent} was changed, or removed, while it was read: give the command "
-            "once more"
+            f"{place.path.parent} was changed, or removed, while it was being read: run the "
+            "command again"
         )
     if shard is None:
         raise storage.damaged(place.path)

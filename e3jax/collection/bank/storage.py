@@ -21,7 +21,7 @@ from e3jax.work.files import FileState
 
 ABOUT = "bank.json"
 SHARDS = "[0-9]" * 7 + ".arrow"
-AGAIN = "give the command that made it once more, which continues"
+AGAIN = "run the command that made it again, which continues"
 FORMAT = 5
 _MARK = "e3jax: a shard of a bank"
 _DAMAGED = (OSError, ValueError, EOFError, KeyError)  # what reading half a file, or none, raises
