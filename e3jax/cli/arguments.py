@@ -31,6 +31,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_score(commands)
     _add_views(commands)
     _add_quarantine(commands)
+    _add_doctor(commands)
     args = parser.parse_args(arguments)
     if getattr(args, "ray_address", None) and args.engine != "ray":
         parser.error("--ray-address needs --engine ray")
@@ -158,6 +159,13 @@ def _add_quarantine(commands) -> None:
     text = "move those of a selection, or decided not to belong, that the gallery saved"
     what.add_argument("--list", type=path, dest="listing", metavar="FILE", help=text)
     what.add_argument("--undo", action="store_true", help="move all of them back")
+
+
+def _add_doctor(commands) -> None:
+    text = "examine whether this machine computes what it should, and how fast; needs no data"
+    parser = _command(commands, "doctor", text)
+    text = "print everything as JSON"
+    parser.add_argument("--json", action="store_true", dest="as_json", help=text)
 
 
 def _command(commands, name: str, text: str) -> argparse.ArgumentParser:
