@@ -17,11 +17,11 @@ from e3jax.training import fitting
 
 NUMBERS = Path(__file__).with_name("numbers.npz")  # by tests/golden/make.py --doctor
 # Largest difference from the recorded numbers, a CPU's in float32, by precision: some times what
-# rounding to 24, 11 and 8 bits amounts to in a network of ten layers.
+# rounding to 24, 11 and 8 bits amounts to in a network of ten layers. On TPUs views are products.
 LIMITS = {
     "float32": {"views": 1e-5, "logits": 1e-3, "step": 1e-2, "scores": 1e-3},
-    "tensorfloat32": {"views": 1e-5, "logits": 2e-2, "step": 5e-2, "scores": 1e-2},
-    "bfloat16": {"views": 1e-5, "logits": 1e-1, "step": 3e-1, "scores": 5e-2},
+    "tensorfloat32": {"views": 1e-4, "logits": 2e-2, "step": 5e-2, "scores": 1e-2},
+    "bfloat16": {"views": 1e-4, "logits": 1e-1, "step": 3e-1, "scores": 5e-2},
 }
 _COUNT = 16  # images
 

@@ -76,7 +76,8 @@ def test_scores_and_labels_are_pyods(fitted, digits):
     np.testing.assert_array_equal(fitted.paths_, np.arange(60))
 
 
-def test_a_detector_says_at_what_precision_it_computes(fitted, digits, tmp_path):
+def test_a_detector_says_at_what_precision_it_computes(digits, tmp_path):
+    fitted = E3Outlier(**SMALL | {"network": "tiny-8"}).fit(digits)  # a function is not saved
     save(fitted, tmp_path / "model")
     again = load(tmp_path / "model")
     assert again.precision == "auto" and again.model_.network.precision == "float32"
