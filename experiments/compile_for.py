@@ -1,7 +1,7 @@
 """Compiles e3jax's own programs for accelerators that may be absent, and tables what came of it.
 
 TPUs need libtpu (pip install libtpu; 700 MB, Google Cloud's terms), GPUs a JAX with CUDA's
-libraries (pip install "jax[cuda12]"; 6 GB), but neither a device nor a driver. Each row is one
+libraries (pip install ".[cuda12]"; 6 GB), but neither a device nor a driver. Each row is one
 program; what the table has already, by the same versions, is not compiled again. Peak memory and
 cycles are the compiler's estimates. Where it ends the process, as some versions do, a row says so.
 Where it takes too long or too much memory, JAX_OPTIMIZATION_LEVEL=O0 has it optimise less; rows say

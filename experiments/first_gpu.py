@@ -2,15 +2,16 @@
 
 Each part is a process of its own, which has the device to itself.
 
-numerics: views, logits, a training step and scores against this machine's CPU. speed: trained and
+doctor: ``e3jax doctor``, whose findings are rows. speed: trained and
 scored views per second of the paper's network, by precision, with and without XLA's Triton
 products. class: the paper's protocol on MNIST class 4. classes: as many of the ten as fit; the same
-command again does the rest. Rows are added to first_gpu.csv in --results-dir. Ends with 1 if
-numbers differ by more than their limits, or a part failed.
+command again does the rest. Rows are added to first_gpu.csv in --results-dir. Ends with 1 if the
+doctor finds something wrong, or a part failed.
 """
 
 import argparse
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import command
 import pandas as pd
 from sweep import flags, rows
 from sweep.provenance import provenance
-from timing.accelerator import numerics, speeds
+from timing.accelerator import speeds
 from timing.worker import COLUMNS
 
 from e3jax.cli.arguments import path
@@ -53,12 +54,21 @@ def work(args: argparse.Namespace) -> Iterator[str]:
             for row in PARTS[part](args):
                 row |= {"part": part} | provenance()
                 rows.append(args.results_dir / "first_gpu.csv", [row], columns)
-                if row.get("limit") and not row["value"] <= row["limit"]:
-                    yield f"{part}: {row['what']}"
+                if row.get("wrong"):
+                    yield f"{part}: {row['wrong']}"
                 print(*(row.get(name, "") for name in columns[:-2]), flush=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             yield f"{part}: {error}"
         print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def doctor(args: argparse.Namespace) -> Iterator[dict]:
+    """What ``e3jax doctor`` finds."""
+    words = [sys.executable, "-m", "e3jax", "doctor", "--json"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=60 * args.minutes)
+    for finding in json.loads(done.stdout)["findings"]:
+        what = f"{finding['part']}: {finding['what']}"
+        yield {name: finding[name] for name in ("value", "unit", "wrong")} | {"what": what}
 
 
 def benchmark(inlier_classes: Sequence[int], args: argparse.Namespace) -> Iterator[dict]:
@@ -86,7 +96,7 @@ def benchmark(inlier_classes: Sequence[int], args: argparse.Namespace) -> Iterat
 
 
 PARTS = {
-    "numerics": numerics,
+    "doctor": doctor,
     "speed": speeds,
     "class": functools.partial(benchmark, [4]),
     "classes": functools.partial(benchmark, range(10)),

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "e3jax"
 # A file may import from its own wing and from those before it.
 WINGS = """version choices errors shapes metrics work operations images devices networks datasets
-collection training priority evidence methods report quarantine detector cli __main__""".split()
+collection training priority evidence methods report quarantine detector doctor cli
+__main__""".split()
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 LAZY = {"PIL", "matplotlib", "mlxtend", "tensorflow", "tensorflow_datasets"}

@@ -1,9 +1,9 @@
 """The command line: finds the images of a folder that do not belong.
 
-Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why); 2 bad
-input or arguments, nothing was changed; 3 quarantine moved some files, which are listed, and not
-the others (--undo moves back what it had moved aside); 4 a fault of e3jax, whose traceback is in a
-file that is named; 130 interrupted by Ctrl-C (--undo likewise).
+Exit codes: 0 done; 1 done, but the scores are likely to mean little (a warning says why), or the
+doctor found something wrong; 2 bad input or arguments, nothing was changed; 3 quarantine moved some
+files, which are listed, and not the others (--undo moves back what it had moved aside); 4 a fault
+of e3jax, whose traceback is in a file that is named; 130 interrupted by Ctrl-C (--undo likewise).
 """
 
 import argparse
@@ -31,6 +31,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_score(commands)
     _add_views(commands)
     _add_quarantine(commands)
+    _add_doctor(commands)
     args = parser.parse_args(arguments)
     if getattr(args, "ray_address", None) and args.engine != "ray":
         parser.error("--ray-address needs --engine ray")
@@ -69,6 +70,7 @@ def _add_rank(commands) -> None:
     text = "number of operations used for scoring (default: depends on collection size)"
     add("--score-operations", type=int, default=argparse.SUPPRESS, metavar="N", help=text)
     _add_shape(parser)
+    _add_numbers(parser, "auto")
     _add_engine(parser)
     _add_shard(parser)
 
@@ -94,6 +96,20 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
     add("--resize", default="squash", choices=choices.FITS, help="how images become square")
 
 
+def _add_numbers(parser: argparse.ArgumentParser, precision: str | None) -> None:
+    add = parser.add_argument
+    text = "of the network's products; auto: float32 on CPUs, tensorfloat32 on GPUs, bfloat16 on "
+    text += "TPUs" if precision else "TPUs (default: what the detector was given)"
+    add("--precision", default=precision, choices=choices.PRECISIONS, help=text)
+    add_deterministic(parser)
+
+
+def add_deterministic(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of :func:`e3jax.devices.make_deterministic`."""
+    text = "same seed, same numbers on a GPU, too, which costs speed; on a CPU they always are"
+    parser.add_argument("--deterministic", action="store_true", help=text)
+
+
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--engine", default="local", choices=("local", "ray"), help="where to run heavy work")
@@ -117,6 +133,7 @@ def _add_score(commands) -> None:
     # Not the default of rank, whose report it would replace.
     parser.add_argument("--out", type=path, default="report-new", help="folder for the report")
     _add_features(parser)
+    _add_numbers(parser, None)
     _add_engine(parser)
     _add_shard(parser)
 
@@ -142,6 +159,13 @@ def _add_quarantine(commands) -> None:
     text = "move the files of a selection or of decisions that the gallery saved"
     what.add_argument("--list", type=path, dest="listing", metavar="FILE", help=text)
     what.add_argument("--undo", action="store_true", help="move all of them back")
+
+
+def _add_doctor(commands) -> None:
+    text = "examine whether this machine computes what it should, and how fast; needs no data"
+    parser = _command(commands, "doctor", text)
+    text = "print everything as JSON"
+    parser.add_argument("--json", action="store_true", dest="as_json", help=text)
 
 
 def _command(commands, name: str, text: str) -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ from e3jax.cli import console, report, source
 from e3jax.collection import Reader
 from e3jax.detector import saving
 from e3jax.detector.estimator import E3Outlier
-from e3jax.devices import runtime
 from e3jax.evidence.health import HealthWarning
 from e3jax.report import decisions as decision_files
 from e3jax.training.checkpoint import TrainCheckpoint
@@ -24,6 +23,7 @@ def run(
     shard: tuple[int, int],
     engine: str,
     ray_address: str | None,
+    deterministic: bool,
     **parameters: Any,
 ) -> int:
     """Learns a collection and ranks it; returns the exit code.
@@ -38,8 +38,7 @@ def run(
         report.check_model(save, out)
     decided = decision_files.read(decisions) if decisions else None
     photos = source.find(paths)
-    runtime.prepare()
-    runtime.devices()
+    source.start_devices(deterministic)
     executor = source.executor(engine, ray_address)
     with report.folder(out, "rank", photos, shard), console.bars(screen) as on_progress:
         collection = photos.read(reader, out / "bank", executor, on_progress, least=2)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from e3jax import devices
 from e3jax.cli import console, report, source
 from e3jax.detector import saving
 from e3jax.devices import runtime
@@ -17,18 +18,20 @@ def run(
     shard: tuple[int, int],
     engine: str,
     ray_address: str | None,
+    precision: str | None,
+    deterministic: bool,
 ) -> int:
     """Ranks new images; returns the exit code."""
     detector = saving.load(model)
+    if precision:
+        detector.set_params(precision=precision)
     if features:
         detector.set_params(features=features)
     detector.check_parameters()
     photos = source.find(paths)
-    runtime.prepare()
-    runtime.devices()
-    network = detector.model_.network
-    used = (runtime.describe_devices(), str(network.network), network.precision)
-    screen.print(f"Device: {', '.join(used)}")
+    source.start_devices(deterministic)
+    network = detector.model_.network.network
+    screen.print(runtime.describe_work(network, devices.resolved(detector.precision)))
     executor = source.executor(engine, ray_address)
     with report.folder(out, "score", photos, shard), console.bars(screen) as on_progress:
         detector.on_progress = on_progress

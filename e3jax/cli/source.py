@@ -5,9 +5,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+from e3jax import devices
 from e3jax.cli import console
 from e3jax.collection import Collection, Reader, Skipped, Unreadable, bank, finding, opening
-from e3jax.devices import engines
+from e3jax.devices import engines, runtime
 from e3jax.errors import InputError
 from e3jax.images.high_depth import ValueRange
 from e3jax.work.files import printable
@@ -62,6 +63,14 @@ def find(photos: Sequence[Path]) -> Photos:
             "images; e3jax bank joins several banks into one"
         )
     return Photos(bank=photos[0].absolute())
+
+
+def start_devices(deterministic: bool) -> None:
+    """Starts what work is done on; ``deterministic`` as on the command line."""
+    runtime.prepare()
+    if deterministic:
+        devices.make_deterministic()
+    runtime.devices()
 
 
 def executor(engine: str, ray_address: str | None) -> Executor | None:

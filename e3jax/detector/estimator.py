@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from e3jax import devices
 from e3jax.collection import Collection, copies, read
 from e3jax.collection.features import with_features
 from e3jax.collection.lazy import AnyArray
@@ -65,6 +66,10 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
       resize: how images that are not square become so, see :class:`e3jax.collection.Reader`.
       value_range: (smallest, largest) value of float arrays; None infers it from those given to
         ``fit`` and says so in a warning.
+      precision: of the network's products: "float32" on every device; "tensorfloat32", to which
+        accelerators round factors; "bfloat16", in which convolutions are computed; "auto": float32
+        on CPUs, tensorfloat32 on GPUs, bfloat16 on TPUs. ``set_params`` changes that of new images'
+        scores at once.
       random_state: int, ``numpy.random.RandomState`` or None, the source of all randomness.
       on_progress: called as ``(stage, done, total)``; it may raise to end the fit.
 
@@ -111,6 +116,7 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         image_size=32,
         resize="squash",
         value_range=None,
+        precision="auto",
         random_state=None,
         on_progress=no_progress,
     ):
@@ -127,6 +133,7 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
         self.image_size = image_size
         self.resize = resize
         self.value_range = value_range
+        self.precision = precision
         self.random_state = random_state
         self.on_progress = on_progress
 
@@ -267,7 +274,7 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
           sklearn.exceptions.NotFittedError: before ``fit``.
         """
         collection = self._readable(X)
-        measurement = models.measure(self.model_, collection.inputs, self._context())
+        measurement = models.measure(self._model_here(), collection.inputs, self._context())
         assert measurement, "only a shard leaves blocks to others"
         return self._scores(collection.images, measurement)
 
@@ -280,13 +287,18 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
           InputError, NotFittedError: see ``decision_function``.
         """
         images = self._readable(X).images
-        return self.model_.network.view_scores(images, self._context(), "scoring")
+        return self._model_here().network.view_scores(images, self._context(), "scoring")
 
     def _readable(self, X) -> Collection:
         """A collection of images all of which must be readable."""
         collection = self.read(X)
         collection.check_complete()
         return collection
+
+    def _model_here(self) -> models.Model:
+        """The model, at the precision that scores new images on this machine."""
+        parameters.check_precision(self.precision)
+        return self.model_.at(devices.resolved(self.precision))
 
     def _context(self, store: Store | None = None) -> Context:
         return Context(on_progress=self.on_progress, store=store or Store())
@@ -333,15 +345,13 @@ class E3Outlier(pipeline.Fitted, OutlierContract, BaseEstimator):
 
     def _rank(self, X, work: Work) -> Ranking | None:
         collection = self.read(X, folder=work.folder)
-        images, store = collection.images, Store()
+        images, store, model = collection.images, Store(), self._model_here()
         if work.folder:
             with work.locked():
-                key = work_key(work="rank", inputs=collection.input_digests, model=self.model_)
+                key = work_key(work="rank", inputs=collection.input_digests, model=model)
                 store = Store(work.folder, key)
             self._keep(store)
-        measurement = models.measure(
-            self.model_, collection.inputs, self._context(store), work=work
-        )
+        measurement = models.measure(model, collection.inputs, self._context(store), work=work)
         if measurement is None:
             return None
         scores = self._scores(images, measurement)

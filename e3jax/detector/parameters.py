@@ -14,6 +14,7 @@ from e3jax import choices, devices, networks, operations, training
 from e3jax.collection import Reader
 from e3jax.collection.features import check_source
 from e3jax.collection.lazy import AnyArray
+from e3jax.devices import runtime
 from e3jax.evidence import EVIDENCE, NETWORK, Context, thresholds
 from e3jax.training import fitting
 from e3jax.training.e3outlier import E3OUTLIER, FACTORED
@@ -56,6 +57,7 @@ def check(parameters: Mapping[str, Any]) -> None:
             f"resize is {parameters['resize']!r}, expected one of {', '.join(choices.FITS)}"
         )
     check_value_range(parameters["value_range"])
+    check_precision(parameters["precision"])
     if not isinstance(parameters["operations"], (str, Iterable)):
         raise ValueError(
             f"operations is {parameters['operations']!r}, expected names or operations"
@@ -80,6 +82,13 @@ def check_value_range(value_range: Any) -> None:
         lowest = highest = math.nan
     if not (math.isfinite(lowest) and math.isfinite(highest) and lowest < highest):
         raise ValueError(f"value_range is {value_range!r}, expected two numbers, the smaller first")
+
+
+def check_precision(precision: Any) -> None:
+    """Raises a ValueError unless it is one of ``choices.PRECISIONS``."""
+    if precision not in choices.PRECISIONS:
+        known = ", ".join(choices.PRECISIONS)
+        raise ValueError(f"precision is {precision!r}, expected one of {known}")
 
 
 def _is_integer(value: Any) -> bool:
@@ -151,14 +160,22 @@ def context(
     )
 
 
+def default_network(platform: str) -> str:
+    """What network="auto" is on a platform: the paper's, but on a CPU a narrow one."""
+    return str(training.quick_config().network) if platform == "cpu" else "wrn-10-4"
+
+
 def _config(parameters: Mapping[str, Any], n: int) -> training.TrainConfig:
-    on_cpu = devices.is_cpu(devices.device_mesh())
+    platform = runtime.devices()[0].platform
+    on_cpu = platform == "cpu"
     batch_size, network, steps = (parameters[p] for p in ("batch_size", "network", "steps"))
     config = training.quick_config()._replace(
-        operations=operation_names(parameters), batch_size=batch_size
+        operations=operation_names(parameters),
+        batch_size=batch_size,
+        precision=devices.resolved(parameters["precision"], platform),
     )
     if network == "auto":
-        network = config.network if on_cpu else "wrn-10-4"
+        network = default_network(platform)
     if steps == "auto":
         epochs = 0.5 if on_cpu else 1.0
         least = min(config.num_steps(n), config._replace(steps=None).num_steps(n))

@@ -38,7 +38,9 @@ from e3jax.devices.programs import (
     compiler_options as compiler_options,
     dtype as dtype,
     in_float32 as in_float32,
+    make_deterministic as make_deterministic,
     on_mesh as on_mesh,
     products as products,
+    resolved as resolved,
     run_once as run_once,
 )

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from joblib.externals import loky
 
-from e3jax.devices import runtime
+from e3jax.devices import programs, runtime
 from e3jax.errors import InputError
 
 # A process has one thread for linear algebra, as there is a process per core.
@@ -211,7 +211,9 @@ def environment(shares: dict[str, float]) -> dict[str, str]:
     if "TPU" in shares:  # Ray tells libtpu which chips
         return {}
     if (gpus := shares.get("GPU")) is not None:  # Ray tells CUDA which
-        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.2f}"} if gpus < 1 else {}
+        flags = {"XLA_FLAGS": text} if (text := programs.flags()) else {}
+        part = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.2f}"} if gpus < 1 else {}
+        return flags | part
     cores = max(int(shares["CPU"]), 1)
     parts = str(runtime.cpu_devices(cores))
     # NPROC is XLA's threads; rounding depends on them, so on every node the same.

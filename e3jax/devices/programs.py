@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from e3jax.devices import runtime
 from e3jax.devices.configuration import with_settings
 from e3jax.devices.mesh import EVERYWHERE, is_cpu
 
@@ -25,6 +26,8 @@ _PRECISIONS = {
     "bfloat16": (jnp.bfloat16, "tensorfloat32"),
 }
 PRECISIONS = tuple(_PRECISIONS)
+# What "auto" is: the fastest whose scores rank images as float32 does; on CPUs nothing is faster.
+_BY_PLATFORM = {"gpu": "tensorfloat32", "cuda": "tensorfloat32", "tpu": "bfloat16"}
 # On CPUs a loop may be split into tasks that overwrite what others have still to read, when no
 # thread is free to do them at once: in training two networks side by side, gradients of the fourth
 # step were off by 10 %. There is a device for each core, so nothing is lost.
@@ -32,6 +35,22 @@ _CPU_OPTIONS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 # Compiler options on GPUs. Before jax 0.12 fusions of Triton's products can abort the process on
 # strided reads (openxla/xla#47381).
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ < (0, 12) else {}
+
+
+_DETERMINISTIC = "xla_gpu_deterministic_ops"
+
+
+def make_deterministic() -> None:
+    """Makes GPUs add in the same order each time, in all programs built from now on.
+
+    They are slower then, and the same key gives the same numbers, as it always does on a CPU.
+    """
+    GPU_OPTIONS[_DETERMINISTIC] = True
+
+
+def flags() -> str:
+    """What XLA_FLAGS should be in another process, for the same."""
+    return f"--{_DETERMINISTIC}=true" if _DETERMINISTIC in GPU_OPTIONS else ""
 
 
 class Program(NamedTuple):
@@ -42,6 +61,18 @@ class Program(NamedTuple):
 
     function: Callable
     arguments: tuple
+
+
+def resolved(precision: str, platform: str | None = None) -> str:
+    """A precision, where "auto" is replaced by what suits a platform.
+
+    Args:
+      precision: "auto" or one of ``PRECISIONS``.
+      platform: "cpu", "gpu" or "tpu"; None: of the first device, which starts JAX.
+    """
+    if precision != "auto":
+        return precision
+    return _BY_PLATFORM.get(platform or runtime.devices()[0].platform, "float32")
 
 
 def dtype(precision: str) -> Any:

@@ -86,6 +86,12 @@ def describe_devices() -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
+def describe_work(network: Any, *details: str) -> str:
+    """What works on what, in a line: "Device: 1 x NVIDIA H100, wrn-10-4, tensorfloat32"."""
+    name = str(getattr(network, "__name__", network))
+    return f"Device: {', '.join([describe_devices(), name, *details])}"
+
+
 def _is_cpu_chosen() -> bool:
     """Whether the user asked for the CPU, or hid all GPUs, as batch systems do."""
     platforms = setting("platforms") or jax.config.values.get("jax_platform_name") or ""

@@ -55,6 +55,11 @@ class Model(NamedTuple):
         """The network's part."""
         return self.evidence[NETWORK]
 
+    def at(self, precision: str) -> "Model":
+        """The model, its network computing at a precision."""
+        network = self.network._replace(precision=precision)
+        return self._replace(evidence=self.evidence | {NETWORK: network})
+
 
 class Measurement(NamedTuple):
     """What a model's evidence says about n images.

@@ -32,7 +32,8 @@ class TrainedNetwork(NamedTuple):
       operations: those that it tells apart, by their families or one by one.
       operation_indices: those that score an image; None: all.
       side, channels: of its images.
-      steps, precision: of its training.
+      steps: of its training.
+      precision: of its products, one of :data:`e3jax.devices.PRECISIONS`.
       rule: by which views score, of :data:`e3jax.training.rules.RULES`.
       median: float [k] in nats, the collection's median entropy of each scoring operation.
       weights: float [k], of mean 1, of the scoring operations.
@@ -102,9 +103,8 @@ def _fit(key: jax.Array, images: AnyArray, context: Context) -> Fit:
     """Trains the network, and evaluates it on the collection or on 5,000 images of a large one."""
     n, side, _, channels = images.shape
     config = context.config
-    name = str(getattr(config.network, "__name__", config.network))
-    used = (runtime.describe_devices(), name, f"{config.steps} steps", config.precision)
-    _log.info(f"Device: {', '.join(used)}")
+    steps = f"{config.num_steps(n):,} steps"
+    _log.info(runtime.describe_work(config.network, steps, config.precision))
     trained = context.store.get_or_compute("trained", lambda: _train(key, images, context))
     model = TrainedNetwork(
         {"batch_stats": {}} | nested(trained),  # which a network need not have

@@ -5,7 +5,7 @@ CPU's host holds those already; other devices each hold a part of the bank.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -110,28 +110,43 @@ class BatchLoader:
       mesh: devices that each batch is split over.
       batch_size: views per step.
       k: operations; 1 draws images only.
-      steps: drawn at a time.
+      steps: drawn at a time, at most.
+      fixed: draws ``steps`` or one, and no other number.
     """
 
-    def __init__(self, mesh: Mesh, batch_size: int, k: int, steps: int):
-        self.mesh, self.steps = mesh, steps
-        self._draw = functools.partial(draw_pairs, steps=steps, batch_size=batch_size, k=k)
-        self._draw_pairs = devices.on_mesh(self._draw, mesh, _PRECISION)
-        in_specs = (*[devices.EVERYWHERE] * 4, devices.SPLIT)
-        out_specs = (SPECS, devices.EVERYWHERE)
-        self._draw_rows = devices.on_mesh(self._rows, mesh, _PRECISION, in_specs, out_specs)
+    def __init__(self, mesh: Mesh, batch_size: int, k: int, steps: int, fixed: bool = False):
+        self.mesh, self.steps, self.is_fixed = mesh, steps, fixed
+
+        in_specs, out_specs = (
+            (*[devices.EVERYWHERE] * 4, devices.SPLIT),
+            (SPECS, devices.EVERYWHERE),
+        )
+        self._draw_pairs, self._draw_rows = {}, {}  # by the number of steps
+        for length in {steps, 1} if fixed else {steps}:
+            draw = functools.partial(draw_pairs, steps=length, batch_size=batch_size, k=k)
+            rows = functools.partial(_rows, draw)
+            self._draw_pairs[length] = devices.on_mesh(draw, mesh, _PRECISION)
+            self._draw_rows[length] = devices.on_mesh(rows, mesh, _PRECISION, in_specs, out_specs)
+
+    def next_count(self, left: int) -> int:
+        """How many of the steps that are left come next."""
+        return 1 if self.is_fixed and left < self.steps else min(left, self.steps)
+
+    def _length(self, count: int) -> int:
+        """How many steps are drawn where ``count`` will be done."""
+        return count if self.is_fixed else self.steps
 
     def batches(
         self, shuffle_key: jax.Array, position: jax.Array, bank: Any, n: int, counts: Iterable[int]
     ) -> Iterator[DrawnBatches]:
-        """Yields batches of ``steps`` steps at a time.
+        """Yields the batches of some steps at a time.
 
         Args:
           shuffle_key, position: of the first step, see :func:`draw_pairs`.
           bank: :func:`place_bank`'s, of n images.
           n: images.
-          counts: for each time, the steps that will be done of those drawn; the next time goes on
-            after them.
+          counts: for each time, how many steps will be done, see :meth:`next_count`; where more are
+            drawn, the next time goes on after those.
         """
         # Copies, for the state that they are part of is donated.
         shuffle_key, position = devices.copied((shuffle_key, position))
@@ -141,7 +156,8 @@ class BatchLoader:
 
     def _from_host(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
         for count in counts:
-            drawn = self._draw_pairs(shuffle_key, position, place_number(self.mesh, n))
+            draw = self._draw_pairs[self._length(count)]
+            drawn = draw(shuffle_key, position, place_number(self.mesh, n))
             image, operation, positions = devices.fetched(drawn)
             images = bank[image.ravel()].reshape(*image.shape, -1)
             batches = DrawnBatches(images, image, operation, image, positions)
@@ -151,22 +167,9 @@ class BatchLoader:
     def _from_devices(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
         for count in counts:
             numbers = (place_number(self.mesh, n), place_number(self.mesh, count))
-            batches, position = self._draw_rows(shuffle_key, position, *numbers, bank)
+            draw = self._draw_rows[self._length(count)]
+            batches, position = draw(shuffle_key, position, *numbers, bank)
             yield batches
-
-    def _rows(self, shuffle_key, position, n, count, bank) -> tuple[DrawnBatches, jax.Array]:
-        """Inside a program: batches from a split bank, and the position after ``count`` steps."""
-        image, operation, positions = self._draw(shuffle_key, position, n)
-
-        def of_device(_: tuple, pairs: tuple[jax.Array, jax.Array]) -> tuple[tuple, Any]:
-            # Every device draws the same batch and takes its own part of it.
-            indices = tuple(map(devices.part_of_device, pairs))
-            return (), (devices.rows_of_split(bank, pairs[0]), *indices)
-
-        _, parts = jax.lax.scan(of_device, (), (image, operation))
-        images, image_index, operation_index = parts
-        batches = DrawnBatches(images, image_index, operation_index, image, positions)
-        return batches, positions[count - 1]
 
     def program(self, shuffle_key, position, n: int, pixels: int) -> devices.Program:
         """What draws from n images of so many pixels, channels counted, split over the devices.
@@ -178,7 +181,24 @@ class BatchLoader:
         whole = (shuffle_key, position, np.int32(n), np.int32(n))
         arguments = devices.shapes(self.mesh, whole)
         arguments = (*arguments, devices.shapes(self.mesh, bank, devices.SPLIT))
-        return devices.Program(self._draw_rows, arguments)
+        return devices.Program(self._draw_rows[self.steps], arguments)
+
+
+def _rows(
+    draw: Callable, shuffle_key: jax.Array, position: jax.Array, n: Any, count: Any, bank: jax.Array
+) -> tuple[DrawnBatches, jax.Array]:
+    """Inside a program: batches from a split bank, and the position after ``count`` steps."""
+    image, operation, positions = draw(shuffle_key, position, n)
+
+    def of_device(_: tuple, pairs: tuple[jax.Array, jax.Array]) -> tuple[tuple, Any]:
+        # Every device draws the same batch and takes its own part of it.
+        indices = tuple(map(devices.part_of_device, pairs))
+        return (), (devices.rows_of_split(bank, pairs[0]), *indices)
+
+    _, parts = jax.lax.scan(of_device, (), (image, operation))
+    images, image_index, operation_index = parts
+    batches = DrawnBatches(images, image_index, operation_index, image, positions)
+    return batches, positions[count - 1]
 
 
 def made_ahead(items: Iterator) -> Iterator:

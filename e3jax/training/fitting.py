@@ -136,8 +136,8 @@ def fit(
     """Trains a method on a collection of images.
 
     Args:
-      key: of all randomness: same key, same images, same devices, same numbers. GPUs add in another
-        order each time unless ``XLA_FLAGS=--xla_gpu_deterministic_ops=true`` is set.
+      key: of all randomness: same key, same images, same devices, same numbers; on GPUs, which add
+        in another order each time, only after :func:`e3jax.devices.make_deterministic`.
       images: uint8 [n, h, w, c], h = w, n >= 2; an array, or what is indexed like one, see
         :class:`e3jax.collection.lazy.LazyArray`.
       method: what to train.
@@ -179,10 +179,10 @@ def fit(
 
     until = num_steps if until is None else min(until, num_steps)
     rounds = [math.ceil(num_steps * (i + 1) / method.rounds) for i in range(method.rounds)]
-    ends = _ends(step, until, trainer.steps_per_call, rounds)
+    ends = _ends(step, until, trainer.next_count, rounds)
     batches = trainer.batches(state, bank, n, np.diff([step, *ends]).tolist())
     for end in ends:
-        state, log = trainer.run_steps(state, next(batches), num_steps, end, probe_data)
+        state, log = trainer.run_steps(state, next(batches), num_steps, end - step, probe_data)
         logs.add(end, end - step, log)
         step = end
         if step in rounds and method.renew:
@@ -260,12 +260,12 @@ def _check_state(state: training.TrainState, step: int) -> None:
             raise TrainingError(f"training diverged: {text}, {_ADVICE}")
 
 
-def _ends(step: int, until: int, steps_per_call: int, rounds: list[int]) -> list[int]:
+def _ends(step: int, until: int, next_count: Callable[[int], int], rounds: list[int]) -> list[int]:
     """The steps at which the calls of a training end that goes on from a step."""
     ends = [step]
     while ends[-1] < until:
         at = ends[-1]
-        ends.append(min(next(r for r in rounds if r > at), until, at + steps_per_call))
+        ends.append(at + next_count(min(next(r for r in rounds if r > at), until) - at))
     return ends[1:]
 
 

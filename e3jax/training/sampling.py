@@ -3,6 +3,7 @@
 Legend: ``n`` images, ``k`` operations, ``b`` views per batch.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,10 +19,20 @@ Size = jax.Array | int
 
 
 def choose(key: Any, n: int, count: int) -> Int32[np.ndarray, " {count}"]:
-    """Draws ``count`` of n images, each at most once; in ascending order."""
+    """Draws ``count`` <= n of n images, each at most once; in ascending order.
+
+    It costs the same for any n, and one program serves all: the images are the first of an epoch's
+    order, see :func:`draw_batch`.
+    """
     key = devices.as_key(key)
     with devices.settings():
-        return np.sort(jax.random.choice(key, n, (count,), replace=False))
+        return np.sort(_first_images(key, np.int32(n), count))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _first_images(key: jax.Array, n: jax.Array, count: int) -> jax.Array:
+    shuffle_key = jax.random.bits(key, (ROUNDS,))
+    return draw_batch(shuffle_key, jnp.zeros(3, jnp.int32), count, n, 1)[0]
 
 
 def draw_batch(

@@ -4,6 +4,7 @@ A step is ``(state, batch) -> (state, log)`` and runs on every device with its p
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ class StepLog(NamedTuple):
     """What there is to see of a call's steps: arrays with a leading axis of steps.
 
     Attributes:
-      loss: float32 [steps], mean loss of the batch; NaN where no step was left to do.
+      loss: float32 [steps], mean loss of the batch; NaN where no step was taken.
       metrics: float32 [steps] by name, what the objective's ``metrics`` returned.
       probe: what the trainer's probe returned; NaN or -1 in steps without; () without a probe.
     """
@@ -171,29 +172,33 @@ def make_batch(
     return Batch(views, *index, factors)
 
 
-def scan_steps(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:
-    """Scans a step over batches with an axis of steps.
+def repeat_step(step: Callable[..., tuple[TrainState, StepLog]]) -> Callable:
+    """Takes a step with each of some batches, which have an axis of steps.
 
     Returns:
-      ``(state, batches, (num_steps, until), *data) -> (state, log)``; from step ``until`` on
-      nothing is done.
+      ``(state, batches, (num_steps, count), *data) -> (state, log)``; the first ``count`` batches
+      are used, or all where it is None.
     """
 
-    def scan(state: TrainState, batches: Any, numbers: Sequence[jax.Array], *data):
-        num_steps, until = numbers
+    def repeat(state: TrainState, batches: Any, numbers: Sequence[jax.Array | None], *data):
+        num_steps, count = numbers
 
-        def step_if_left(state, batch):
-            _, log = jax.eval_shape(step, state, batch, num_steps, *data)
-            return jax.lax.cond(
-                state.step < until,
-                lambda state: step(state, batch, num_steps, *data),
-                lambda state: (state, _blank(log)),
-                state,
-            )
+        def take(state: TrainState, batch: Any) -> tuple[TrainState, StepLog]:
+            return step(state, batch, num_steps, *data)
 
-        return jax.lax.scan(step_if_left, state, batches)
+        if count is None:
+            return jax.lax.scan(take, state, batches)
 
-    return scan
+        def take_next(i: jax.Array, carried: tuple) -> tuple:
+            of_step = functools.partial(jax.lax.dynamic_index_in_dim, index=i, keepdims=False)
+            with_step = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
+            state, log = take(carried[0], jax.tree.map(of_step, batches))
+            return state, jax.tree.map(with_step, carried[1], log)
+
+        _, shapes = jax.eval_shape(functools.partial(jax.lax.scan, take), state, batches)
+        return jax.lax.fori_loop(0, count, take_next, (state, _blank(shapes)))
+
+    return repeat
 
 
 def probe_every(steps: int, probe: Probe) -> Probe:

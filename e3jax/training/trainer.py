@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from e3jax import devices, networks, operations
 from e3jax.training import sampling
 from e3jax.training.batches import SPECS, BatchLoader, DrawnBatches, place_number
-from e3jax.training.step import Objective, Probe, Step, StepLog, TrainState, scan_steps
+from e3jax.training.step import Objective, Probe, Step, StepLog, TrainState, repeat_step
 
 
 def make_trainer(
@@ -43,7 +43,7 @@ def make_trainer(
       mesh: devices to split each batch over (default: all), as many of them as ``batch_size``
         divides over. It may span the processes of a job, which then make the same calls in the same
         order; what comes out of them is whole in each.
-      steps_per_call: steps per call of ``run_steps``.
+      steps_per_call: steps per call of ``run_steps``, at most.
       probe: observes the run, e.g. :func:`e3jax.priority.make_probe`; its results are in the log.
         It is called in every step, see :func:`e3jax.training.probe_every`.
 
@@ -55,8 +55,16 @@ def make_trainer(
     k = len(operation_set) if operation_set else 1
     network = networks.build(network, k, devices.dtype(precision), devices.AXIS)
     step = Step(network, objective, optimizer, side, probe)
-    loader = BatchLoader(mesh, batch_size, k, steps_per_call)
+    loader = BatchLoader(mesh, batch_size, k, steps_per_call, fixed=_must_loops_be_fixed(mesh))
     return Trainer(loader, step, operation_set, precision)
+
+
+def _must_loops_be_fixed(mesh: Mesh) -> bool:
+    """Whether the number of turns of a loop should be a program's constant.
+
+    On GPUs the host runs loops: it would wait for each turn to know whether there is another.
+    """
+    return mesh.devices.flat[0].platform not in ("cpu", "tpu")
 
 
 class Trainer:
@@ -70,7 +78,8 @@ class Trainer:
 
     Attributes:
       mesh: devices that the batch is split over.
-      steps_per_call: steps that a call of ``run_steps`` takes.
+      steps_per_call: most steps that a call of ``run_steps`` takes.
+      step: what is done with each batch.
     """
 
     def __init__(
@@ -81,18 +90,25 @@ class Trainer:
         precision: str,
     ):
         self.mesh, self.steps_per_call = loader.mesh, loader.steps
-        self._side, self._loader, self._tables = step.side, loader, tables
+        self.step, self._loader, self._tables = step, loader, tables
         self._init = devices.run_once(functools.partial(_initial_state, step), self.mesh)
         whole = devices.EVERYWHERE
         in_specs = (whole, SPECS, whole, whole, whole)
         self._train = devices.on_mesh(
-            scan_steps(step), self.mesh, precision, in_specs, donate_argnums=0
+            repeat_step(step), self.mesh, precision, in_specs, donate_argnums=0
         )
 
     def init(self, key: Any, channels: int, extra: Any = ()) -> TrainState:
         """The state before the first step, for images of so many channels."""
         state = self._init(devices.as_key(key), channels)
         return state._replace(extra=devices.place(self.mesh, extra))
+
+    def next_count(self, left: int) -> int:
+        """How many steps the next call takes of those that are left.
+
+        So few numbers occur on GPUs that each has a program of its own.
+        """
+        return self._loader.next_count(left)
 
     def batches(
         self, state: TrainState, bank: Any, n: int, counts: Iterable[int]
@@ -106,7 +122,7 @@ class Trainer:
           state: that the first call begins with.
           bank: :func:`e3jax.training.place_bank`'s, of n images.
           n: images.
-          counts: the steps that each call is to do.
+          counts: the steps that each call is to do, see :meth:`next_count`.
         """
         return self._loader.batches(state.shuffle_key, state.epoch_position, bank, n, counts)
 
@@ -115,20 +131,21 @@ class Trainer:
         state: TrainState,
         batches: DrawnBatches,
         num_steps: int,
-        until: int | None = None,
+        count: int | None = None,
         probe_data: Any = (),
     ) -> tuple[TrainState, StepLog]:
-        """Takes ``steps_per_call`` steps; the program depends on none of these numbers.
+        """Takes some steps; on CPUs and TPUs the program depends on none of these numbers.
 
         Args:
           state: is donated.
           batches: the next ones that :meth:`batches` yields.
           num_steps: length of the run, and so of its schedule.
-          until: no step is done beyond this one (default: ``num_steps``).
+          count: steps to take, that :meth:`batches` was asked for (default: ``steps_per_call``).
           probe_data: for the probe.
         """
-        until = num_steps if until is None else until
-        numbers = (place_number(self.mesh, num_steps), place_number(self.mesh, until))
+        count = self.steps_per_call if count is None else count
+        taken = None if self._loader.is_fixed else place_number(self.mesh, count)
+        numbers = (place_number(self.mesh, num_steps), taken)
         return self._train(state, batches, numbers, self._placed_tables, probe_data)
 
     @functools.cached_property
@@ -147,10 +164,11 @@ class Trainer:
         key = jax.eval_shape(lambda: devices.key(0))
         state = shapes(self._init.trace(key, channels).out_info._replace(extra=extra))
         place = (state.shuffle_key, state.epoch_position)
-        draw = self._loader.program(*place, n, self._side**2 * channels)
+        draw = self._loader.program(*place, n, self.step.side**2 * channels)
         batches, _ = draw.function.trace(*draw.arguments).out_info
         batches = jax.tree.map(shapes, batches, SPECS)
-        others = shapes(((np.int32(n), np.int32(n)), self._tables, probe_data))
+        numbers = (np.int32(n), None if self._loader.is_fixed else np.int32(n))
+        others = shapes((numbers, self._tables, probe_data))
         return {
             "init": devices.Program(self._init, (key, channels)),
             "draw": draw,

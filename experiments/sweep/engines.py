@@ -37,6 +37,8 @@ def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], Executor]]:
     Raises:
       ValueError: the job or the cluster cannot be joined.
     """
+    if args.deterministic:
+        devices.make_deterministic()
     if args.engine == "ray":
         cluster = _connect(args.ray_address)
         best = next((name for name in ("GPU", "TPU") if cluster.get(name)), "CPU")

@@ -5,8 +5,8 @@ import re
 
 from command import say
 
-from e3jax import datasets, devices
-from e3jax.cli.arguments import HelpFormatter, path, shard
+from e3jax import choices, datasets, devices
+from e3jax.cli.arguments import HelpFormatter, add_deterministic, path, shard
 from e3jax.devices import runtime
 from sweep.plan import BASES, IN_EPOCHS, OPERATIONS, QUICK_IMAGES, Protocol
 
@@ -63,8 +63,9 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    text = "precision of convolutions and products; on a CPU tensorfloat32 is float32"
-    parser.add_argument("--precision", default="float32", choices=devices.PRECISIONS, help=text)
+    text = "precision of convolutions and products; on a CPU tensorfloat32 is float32; auto: "
+    text += "float32 on CPUs, tensorfloat32 on GPUs, bfloat16 on TPUs"
+    parser.add_argument("--precision", default="auto", choices=choices.PRECISIONS, help=text)
 
 
 def add_network_and_operations(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +83,15 @@ def protocol(args: argparse.Namespace, platform: str | None = None) -> Protocol:
       platform: "cpu", "gpu" or "tpu", where runs are done (default: the first device's).
     """
     base, max_images = args.protocol, args.max_images
+    platform = platform or runtime.devices()[0].platform
     if base == "auto":
-        base = "quick" if (platform or runtime.devices()[0].platform) == "cpu" else "paper"
+        base = "quick" if platform == "cpu" else "paper"
     if max_images is None and base not in IN_EPOCHS:
         max_images = QUICK_IMAGES
     network = getattr(args, "network", None) or ""
     operations = getattr(args, "operations", OPERATIONS)
-    return Protocol(base, max_images or None, args.steps, args.precision, network, operations)
+    precision = devices.resolved(args.precision, platform)
+    return Protocol(base, max_images or None, args.steps, precision, network, operations)
 
 
 # --- How a sweep is done ---------------------------------------------------------------------
@@ -112,6 +115,7 @@ def sweep_parser(description: str) -> argparse.ArgumentParser:
     add("--runs-at-once", type=_auto_or_positive, default="auto", metavar="N", help=text)
     text = "do only every N-th run, from the I-th on (default: all runs)"
     add("--shard", type=shard, default=(1, 1), metavar="I/N", help=text)
+    add_deterministic(sweep)
     _add_cluster(sweep.add_argument_group("a cluster", "Each run is a task of a Ray cluster."))
     text = "Every process runs the same command; only the first one writes."
     _add_job(sweep.add_argument_group("several processes", text))

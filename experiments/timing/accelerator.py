@@ -1,4 +1,4 @@
-"""The parts of first_gpu.py that measure an accelerator, each in a process of its own."""
+"""The part of first_gpu.py that measures speed, each case in a process of its own."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from e3jax import devices, training
+from e3jax import training
 from timing.worker import Worker
 
 _SIZES = ((1, 128), (3, 128), (1, 1024))  # channels and batch size
@@ -31,16 +31,6 @@ def _worker(seconds: float, name: str, **options: Any) -> Iterator[Worker]:
 def _config(toy: bool, channels: int = 1, **changes: Any) -> training.TrainConfig:
     small = {"network": "wrn-10-1", "operations": "PR"} if toy else {}
     return training.paper_config(channels == 1)._replace(**small, **changes)
-
-
-def numerics(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of differences from a CPU, by precision."""
-    images = {"count": 4 if args.toy else 32, "source": args.source}
-    images["data_dir"] = args.data_dir and str(args.data_dir)
-    with _worker(60 * args.minutes, "timing.numerics") as worker:
-        for precision in devices.PRECISIONS[: 1 if args.toy else None]:
-            config = _config(args.toy)._asdict()
-            yield from worker.ask("differences", precision=precision, config=config, **images)
 
 
 def speeds(args: argparse.Namespace) -> Iterator[dict]:

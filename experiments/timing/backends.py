@@ -103,12 +103,14 @@ class Ours(Backend):
     def __init__(self, config: dict, shape: list[int], gpu_options: dict | None = None):
         devices.GPU_OPTIONS.update(gpu_options or {})
         runtime.prepare()
+        config["precision"] = devices.resolved(config["precision"])
         self.mesh, self.config = devices.device_mesh(), training.TrainConfig(**config)
         super().__init__(devices.is_cpu(self.mesh), shape)
         self.operation_set = operations.operation_set(self.config.operations, self.side)
 
     def hello(self) -> dict:
         about = {"device": devices.describe(self.mesh), "devices": self.mesh.size}
+        about["precision"] = self.config.precision
         return about | {"platform": self.mesh.devices.flat[0].platform, "cores": runtime.cores()}
 
     def make_train(self, mesh: Any = None) -> tuple[Callable, int]:

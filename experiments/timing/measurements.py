@@ -33,7 +33,7 @@ def compare(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
     start = functools.partial(_start, args, folder)
     protocol, torch = training.quick_config(), {}
     # Workers are asked for the platform: here JAX would take an accelerator's memory.
-    with start("backends:Ours", protocol) as worker:
+    with start("backends:Ours", protocol._replace(precision=args.precision)) as worker:
         ours = worker.ask("hello")
     if not args.without_torch:
         with start("pytorch:Straightforward", protocol) as worker:
@@ -47,7 +47,8 @@ def compare(args: argparse.Namespace, folder: str) -> Iterator[list[dict]]:
         args.protocol = "quick" if ours["platform"] == "cpu" else "paper"
     if args.protocol == "paper":
         protocol = training.paper_config(args.channels == 1)
-    protocol = protocol._replace(precision=args.precision, steps=args.steps or protocol.steps)
+    precision = ours["precision"]
+    protocol = protocol._replace(precision=precision, steps=args.steps or protocol.steps)
     configs = []
     for name in args.network or [protocol.network]:
         size = args.batch_size or (64 if name.endswith("-1") else 128)

@@ -76,6 +76,16 @@ def test_scores_and_labels_are_pyods(fitted, digits):
     np.testing.assert_array_equal(fitted.paths_, np.arange(60))
 
 
+def test_a_detector_says_at_what_precision_it_computes(digits, tmp_path):
+    fitted = E3Outlier(**SMALL | {"network": "tiny-8"}).fit(digits)  # a function is not saved
+    save(fitted, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.precision == "auto" and again.model_.network.precision == "float32"
+    again.set_params(precision="bfloat16")
+    scores, changed = (detector.decision_function(digits[:4]) for detector in (fitted, again))
+    assert 0 < np.abs(scores - changed).max() < 0.1
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered in sqrt")  # PyOD's
 def test_probabilities_and_confidences_are_pyods(fitted, digits):
     """Their own code on our scores."""
@@ -411,6 +421,7 @@ def test_bad_images_are_one_sentence(images, sentence):
         ({"image_size": 7}, "image_size is 7, expected an even number"),
         ({"resize": "stretch"}, "resize is 'stretch', expected one of squash"),
         ({"value_range": (1, 0)}, "value_range is .1, 0., expected two numbers"),
+        ({"precision": "half"}, "precision is 'half', expected one of auto, float32"),
         ({"network": "vgg"}, "unknown network 'vgg'"),
         ({"network": "cae-64"}, "'cae-64' reconstructs images: choose a classifier"),
         ({"operations": "XY"}, "operation set 'XY'"),

@@ -14,7 +14,8 @@ from conftest import keeping
 from PIL import Image
 from tiny import Counted
 
-from e3jax import E3Outlier, devices, methods, training
+from e3jax import E3Outlier, choices, devices, methods, training
+from e3jax.devices import engines, programs, runtime
 from e3jax.training import e3outlier, fitting
 
 CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=None)
@@ -181,3 +182,32 @@ def test_an_image_alone_takes_its_own_time(digits):
 
     seconds(64)
     assert min(seconds(1) for _ in range(5)) <= min(seconds(64) for _ in range(3)) / 10
+
+
+def test_auto_is_the_precision_that_suits_the_platform():
+    assert choices.PRECISIONS == ("auto", *devices.PRECISIONS)
+    found = {name: devices.resolved("auto", name) for name in ("cpu", "gpu", "tpu", "other")}
+    expected = {"cpu": "float32", "gpu": "tensorfloat32", "tpu": "bfloat16", "other": "float32"}
+    assert found == expected and devices.resolved("auto") == "float32"
+    assert devices.resolved("bfloat16", "cpu") == "bfloat16"
+
+
+def test_deterministic_programs_are_asked_of_xla(monkeypatch):
+    """XLA refuses options that it does not know."""
+    monkeypatch.setattr(programs, "GPU_OPTIONS", dict(programs.GPU_OPTIONS))
+    gpu = {"GPU": 1}
+    assert "XLA_FLAGS" not in engines.environment(gpu)
+    devices.make_deterministic()
+    assert engines.environment(gpu)["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+    for options in (programs.GPU_OPTIONS, {"xla_gpu_no_such_option": True}):
+        total = jax.jit(jax.numpy.sum, compiler_options=options)
+        if options is programs.GPU_OPTIONS:
+            assert total(np.ones(3)) == 3
+        else:
+            with pytest.raises(Exception, match="xla_gpu_no_such_option"):
+                total(np.ones(3))
+
+
+def test_one_line_says_what_works_on_what():
+    line = runtime.describe_work("wrn-10-4", f"{17344:,} steps", "tensorfloat32")
+    assert line == "Device: CPU, 2 devices, wrn-10-4, 17,344 steps, tensorfloat32"

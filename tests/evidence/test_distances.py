@@ -1,11 +1,15 @@
 """Distances to a collection, by one descriptor."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 import scipy.stats
+from scipy.spatial.distance import cdist
 
 import e3jax
+from e3jax import devices
 from e3jax.evidence import EVIDENCE, Context, distances, fit_and_measure
 from e3jax.metrics import auroc
 
@@ -38,6 +42,25 @@ def test_equal_images_are_at_one_distance_in_any_company():
     fitted = references(features, whitened=True)
     together = fitted.distances(features)
     assert len({*together[[0, 7, 33, 49]], *fitted.distances(features[:1])}) == 1
+
+
+@pytest.mark.parametrize("count", [2, 30, 1000, 1800])
+def test_distances_are_scipys(count):
+    features = np.random.default_rng(0).normal(size=(count, 40)).astype(np.float32)
+    distances = np.sort(cdist(features, features))
+    nearest = distances[:, 1 : math.ceil(0.05 * count) + 1]
+    np.testing.assert_allclose(references(features).distances(features), nearest.mean(1), rtol=1e-6)
+
+
+def test_one_program_measures_collections_of_any_size():
+    measure = distances._measurer(devices.device_mesh())
+    before = None
+    for count in (10, 700, 1000):
+        features = np.random.default_rng(0).normal(size=(count, 7)).astype(np.float32)
+        references(features).distances(features)
+        size = measure._program.__wrapped__._cache_size()
+        assert before in (None, size)
+        before = size
 
 
 def test_features_that_are_all_the_same_are_at_distance_0():

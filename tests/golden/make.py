@@ -8,6 +8,8 @@ With --add it leaves the numbers as they are and adds those of this machine, by 
 to be right, where rounding takes a training elsewhere. jaxlib 0.10.0 and 0.10.1 sum less exactly on
 a CPU than later ones, so their first step differs by 0.02 already: Adam goes by signs.
 
+With --doctor it writes the numbers of ``e3jax doctor``.
+
 Every function takes the images of the tests' ``digits`` fixture, uint8 [60, 32, 32, 1].
 """
 
@@ -23,6 +25,8 @@ import jaxlib
 import numpy as np
 
 from e3jax import E3Outlier, networks, operations
+from e3jax.detector import parameters
+from e3jax.doctor import numerics
 
 NUMBERS = Path(__file__).with_name("numbers.npz")
 STEPS = (1, 100)  # of the trained detectors
@@ -100,6 +104,13 @@ def with_this_machine(numbers: Mapping[str, np.ndarray], images: np.ndarray) -> 
     return {**numbers} | {name: np.stack([*numbers[name], row]) for name, row in rows.items()}
 
 
+def doctors_numbers() -> dict[str, np.ndarray]:
+    """What ``e3jax doctor`` compares with, of the networks that are defaults somewhere."""
+    names = map(parameters.default_network, ("cpu", "gpu"))
+    found = {name: numerics.numbers(name, "float32") for name in names}
+    return {f"{name} {what}": a for name, of in found.items() for what, a in of.items()}
+
+
 def main() -> None:
     from e3jax import datasets
     from e3jax.datasets import contamination
@@ -107,6 +118,9 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mnist = datasets.load("mnist", source="embedded", announce=lambda line: None)
     digits = contamination.contaminate(mnist.images, mnist.labels, 4, 0.1, 0, max_images=60).images
+    if sys.argv[1:] == ["--doctor"]:
+        np.savez_compressed(numerics.NUMBERS, **doctors_numbers())
+        return
     is_added = sys.argv[1:] == ["--add"]
     found = with_this_machine(np.load(NUMBERS), digits) if is_added else record(digits)
     np.savez_compressed(NUMBERS, **found)

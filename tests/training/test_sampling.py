@@ -68,6 +68,24 @@ def test_images_alone_are_shuffled_too():
     assert len(set(steps)) > 2500 and abs(np.corrcoef(image[1:], image[:-1])[0, 1]) < 0.05
 
 
+@pytest.mark.parametrize("n", [1001, 10**5, 2 * 10**9])
+def test_a_sample_is_of_different_images_from_all_over(n):
+    sample = sampling.choose(jax.random.key(0), n, 1000)
+    assert len(set(sample)) == 1000 and (np.diff(sample) > 0).all()
+    assert 0 <= sample[0] and sample[-1] < n
+    # As evenly as 1,000 random ones: a tenth of them has a standard deviation of 9.5.
+    tenths, _ = np.histogram(sample, 10, (0, n))
+    assert np.abs(tenths - 100).max() < 4 * 9.5
+    assert not np.array_equal(sampling.choose(jax.random.key(1), n, 1000), sample)
+
+
+def test_samples_of_collections_of_any_size_share_a_program():
+    sampling._first_images.clear_cache()
+    for n in (10**3, 10**5, 10**6):
+        sampling.choose(jax.random.key(0), n, 20)
+    assert sampling._first_images._cache_size() == 1
+
+
 def test_an_order_may_be_longer_than_int32():
     n, k = 30_000_000, 111
     start = jnp.asarray([0, n - 2, 50], jnp.int32)

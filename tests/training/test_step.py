@@ -176,14 +176,18 @@ def test_a_probe_may_take_its_turn_and_is_blank_in_between(digits):
     )
 
 
-def test_a_scan_does_nothing_from_a_step_on():
+def test_so_many_steps_are_taken_as_are_asked_for():
     def step(state, batch, num_steps, data):
         log = training.StepLog(batch * data, {"left": num_steps - state.step})
         return state._replace(step=state.step + 1), log
 
     state = training.TrainState({}, (), jnp.int32(5), None, None)
-    batches, numbers = jnp.arange(4.0), (jnp.int32(20), jnp.int32(7))
-    state, log = jax.jit(steps.scan_steps(step))(state, batches, numbers, jnp.float32(2))
-    assert state.step == 7
+    repeat, batches = jax.jit(steps.repeat_step(step)), jnp.arange(4.0)
+    after, log = repeat(state, batches, (jnp.int32(20), jnp.int32(2)), jnp.float32(2))
+    assert after.step == 7
     np.testing.assert_array_equal(log.loss, [0, 2, np.nan, np.nan])
     np.testing.assert_array_equal(log.metrics["left"], [15, 14, -1, -1])
+    after, log = repeat(state, batches, (jnp.int32(20), None), jnp.float32(2))
+    assert after.step == 9
+    np.testing.assert_array_equal(log.loss, [0, 2, 4, 6])
+    np.testing.assert_array_equal(log.metrics["left"], [15, 14, 13, 12])

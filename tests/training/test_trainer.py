@@ -37,6 +37,29 @@ def test_one_compilation_serves_all_sizes_lengths_and_seeds(trainer, digits):
     jax.monitoring.clear_event_listeners()
 
 
+def test_no_step_is_conditional(trainer, digits):
+    """On a GPU the host would wait for each of them."""
+    program = trainer.programs(len(digits), 1)["train"]
+    text = program.function.lower(*program.arguments).compile().as_text()
+    assert "while" in text and " conditional(" not in text
+
+
+def test_where_the_host_runs_loops_few_lengths_have_programs_of_their_own(trainer, digits):
+    """On GPUs, and here as if it were one."""
+    loader = training.BatchLoader(trainer.mesh, 32, len(OPERATIONS), steps=4, fixed=True)
+    assert [loader.next_count(left) for left in (1, 3, 4, 100)] == [1, 1, 4, 4]
+    fixed = training.Trainer(loader, trainer.step, OPERATIONS, "float32")
+    (state, log), (expected, logs) = (run(t, digits, num_steps=6) for t in (fixed, trainer))
+    assert int(state.step) == 6 and len(log.loss) == 6 and np.isnan(logs.loss[6:]).all()
+    np.testing.assert_allclose(log.loss, logs.loss[:6], rtol=1e-5)
+    chex.assert_trees_all_close(state.variables, expected.variables, rtol=1e-4, atol=1e-5)
+    on_devices = training.place_bank(fixed.mesh, digits, on_host=False)
+    again = fixed.init(jax.random.key(0), 1)
+    for count, batches in zip((4, 1), fixed.batches(again, on_devices, 60, (4, 1)), strict=True):
+        again, log_again = fixed.run_steps(again, batches, 6, count)
+    np.testing.assert_array_equal(log_again.loss, log.loss[4:5])
+
+
 def test_steps_end_where_they_are_told_to(trainer, digits):
     state, log = run(trainer, digits, num_steps=6)
     assert int(state.step) == 6
@@ -45,8 +68,8 @@ def test_steps_end_where_they_are_told_to(trainer, digits):
     # The same steps, with a stop on the way.
     bank, again = training.place_bank(trainer.mesh, digits), trainer.init(jax.random.key(0), 1)
     drawn = trainer.batches(again, bank, len(digits), (3, 3))
-    for until, batches in zip((3, 6), drawn, strict=True):
-        again, _ = trainer.run_steps(again, batches, 6, until)
+    for batches in drawn:
+        again, _ = trainer.run_steps(again, batches, 6, 3)
     chex.assert_trees_all_equal(again, state)
 
 

@@ -1,7 +1,5 @@
 """A trainer of the tiny network, and its whole runs."""
 
-import math
-
 import jax
 import numpy as np
 from tiny import Tiny
@@ -32,10 +30,11 @@ def make_trainer(loss=losses.surrogate_supervision, steps_per_call=4, config=CON
 def run(trainer, images, seed=0, num_steps=8, extra=()):
     """The state and the logs of a run."""
     state = trainer.init(jax.random.key(seed), images.shape[-1], extra)
-    bank, logs = training.place_bank(trainer.mesh, images), []
-    calls = math.ceil(num_steps / trainer.steps_per_call)
-    counts = [trainer.steps_per_call] * calls
-    for batches in trainer.batches(state, bank, len(images), counts):
-        state, log = trainer.run_steps(state, batches, num_steps)
+    bank, counts, logs = training.place_bank(trainer.mesh, images), [], []
+    while left := num_steps - sum(counts):
+        counts.append(trainer.next_count(left))
+    drawn = trainer.batches(state, bank, len(images), counts)
+    for count, batches in zip(counts, drawn, strict=True):
+        state, log = trainer.run_steps(state, batches, num_steps, count)
         logs.append(jax.device_get(log))
     return state, jax.tree.map(lambda *parts: np.concatenate(parts), *logs)
