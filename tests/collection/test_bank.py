@@ -441,7 +441,7 @@ def test_values_of_more_than_8_bits_that_are_damaged_are_read_again(photos, tmp_
     at = whole.index(b"NUMPY") + 200  # in the values
     shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     paths.append(photos / "3.png")
-    with pytest.raises(InputError, match="is damaged, shard 0 is missing or not whole: give the"):
+    with pytest.raises(InputError, match="is damaged, shard 0 is missing or not whole: run the"):
         bank.write(folder, paths)
     assert (bank.write(folder, paths, executor=Counted(names)).images[:-1] == before).all()
     assert len(names) == 8
