@@ -487,13 +487,13 @@ def test_whoever_reads_a_bank_that_is_changed_is_told(photos, tmp_path):
     opening._mapped.cache_clear()  # as a process has that did not read before
     for each in (opened, again, pickle.loads(pickle.dumps(opened))):
         for column in (each.images, each.ids, each.thumbnails, each.states):
-            with pytest.raises(InputError, match="was changed, or removed, while it was being read"):
+            with pytest.raises(InputError, match="changed, or removed, while it was being read"):
                 column[[12]]
     opened = bank.open_bank(tmp_path / "bank")
     assert np.abs(np.int64(opened.images[:]) - images).max()
     shutil.rmtree(tmp_path / "bank")
     opening._mapped.cache_clear()
-    with pytest.raises(InputError, match="was changed, or removed, while it was being read"):
+    with pytest.raises(InputError, match="changed, or removed, while it was being read"):
         opened.images[3]
 
 
