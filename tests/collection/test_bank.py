@@ -441,7 +441,7 @@ def test_values_of_more_than_8_bits_that_are_damaged_are_read_again(photos, tmp_
     at = whole.index(b"NUMPY") + 200  # in the values
     shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     paths.append(photos / "3.png")
-    with pytest.raises(InputError, match="is damaged, shard 0 is missing or not whole: give the"):
+    with pytest.raises(InputError, match="is damaged, shard 0 is missing or not whole: run the"):
         bank.write(folder, paths)
     assert (bank.write(folder, paths, executor=Counted(names)).images[:-1] == before).all()
     assert len(names) == 8
@@ -487,13 +487,13 @@ def test_whoever_reads_a_bank_that_is_changed_is_told(photos, tmp_path):
     opening._mapped.cache_clear()  # as a process has that did not read before
     for each in (opened, again, pickle.loads(pickle.dumps(opened))):
         for column in (each.images, each.ids, each.thumbnails, each.states):
-            with pytest.raises(InputError, match="was changed, or removed, while it was read"):
+            with pytest.raises(InputError, match="changed, or removed, while it was being read"):
                 column[[12]]
     opened = bank.open_bank(tmp_path / "bank")
     assert np.abs(np.int64(opened.images[:]) - images).max()
     shutil.rmtree(tmp_path / "bank")
     opening._mapped.cache_clear()
-    with pytest.raises(InputError, match="was changed, or removed, while it was read"):
+    with pytest.raises(InputError, match="changed, or removed, while it was being read"):
         opened.images[3]
 
 

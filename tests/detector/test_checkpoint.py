@@ -134,7 +134,7 @@ def test_damaged_and_foreign_files_are_refused_in_a_sentence(saved, damage):
     content = DAMAGES[damage](saved)
     assert content != saved.read_bytes()
     saved.write_bytes(content)
-    with pytest.raises(InputError, match="model is (damaged|not a detector)") as caught:
+    with pytest.raises(InputError, match="model is (damaged|not an e3jax detector)") as caught:
         load(saved)
     assert "\n" not in str(caught.value)
 
