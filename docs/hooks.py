@@ -5,7 +5,8 @@ import re
 
 def on_page_markdown(markdown, page, config, files):
     """Links to files beside docs/ lead to the repository."""
-    return re.sub(r"\]\(\.\./", f"]({config.extra['repository']}/blob/main/", markdown)
+    out = r"\]\(" + r"\.\./" * (page.file.src_uri.count("/") + 1)
+    return re.sub(out, f"]({config.extra['repository']}/blob/main/", markdown)
 
 
 def on_page_content(html, page, config, files):
