@@ -17,12 +17,12 @@ _RUN = ["inlier_class", "seed"]
 # Of the headline: a method of the runs, a kind of evidence in the rows of folders (see
 # :func:`paper.real.means`), and the column's title.
 _HEADLINE = (
-    ("pixels", None, "raw pixels, the best of three"),
-    ("hog-knn", "shape", "HOG + neighbours"),
+    ("pixels", None, "raw pixels"),
+    ("hog-knn", "shape", "HOG"),
     ("e3outlier", None, "E³Outlier"),
     ("e3outlier+", "", "e3jax"),
-    ("features", "features", "features of a pretrained model"),
-    ("e3outlier+features", "all", "e3jax with these features"),
+    ("features", "features", "features"),
+    ("e3outlier+features", "all", "e3jax + features"),
 )
 _INGREDIENTS = (
     ("e3outlier", None, "network, trained and scored as in the paper"),
