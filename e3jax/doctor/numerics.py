@@ -34,7 +34,7 @@ def pictures() -> np.ndarray:
 
 def config(network: str, precision: str) -> training.TrainConfig:
     """A training that ends when it has been seen enough of."""
-    return training.TrainConfig(network, steps=2**30, precision=precision)
+    return training.TrainConfig(network, steps=2**17, precision=precision)
 
 
 def numbers(network: str, precision: str) -> dict[str, np.ndarray]:
