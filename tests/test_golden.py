@@ -2,10 +2,10 @@
 
 How exactly a number returns depends on how far rounding grows. Measured with the instruction sets
 of four kinds of CPU (XLA_FLAGS=--xla_cpu_max_isa): 1e-9 for views, 2e-6 for logits, 5e-7 for scores
-of untrained weights, and 1e-6 after one step of training; but 1e-3 after one step between CPUs of two
-makers, as Adam goes by signs, and 0.03 to 0.12 after 100 steps, because training is chaotic. So what
-was trained is held to 1e-5 where compiler and CPU are recorded ones, and elsewhere to 5e-3 and 0.1,
-less than half of what one step and 100 steps differ by, of the first of them.
+of untrained weights, and 1e-6 after one step of training; but 1e-3 after one step between CPUs of
+two makers, as Adam goes by signs, and 0.03 to 0.12 after 100 steps, because training is chaotic. So
+what was trained is held to 1e-5 where compiler and CPU are recorded ones, and elsewhere to 5e-3 and
+0.1, less than half of what one step and 100 steps differ by, of the first of them.
 """
 
 import jaxlib
