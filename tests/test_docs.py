@@ -201,7 +201,7 @@ def test_links_of_the_site_lead_somewhere_and_nothing_is_loaded_from_elsewhere(s
             assert not anchor or target.suffix != ".html" or f'id="{anchor}"' in target.read_text()
 
 
-def test_the_gallery_on_the_site_is_small_and_tells_nothing_of_the_machine():
-    text = (DOCS / "demo.html").read_text()
+def test_the_gallery_on_the_site_is_small_and_tells_nothing_of_the_machine(site):
+    text = (site / "demo.html").read_text()
     assert len(text) < 750_000 and text.startswith("<!doctype html>")
     assert not re.search(r"/home/|/tmp/|/root/|/Users/", text)

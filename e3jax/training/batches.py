@@ -116,11 +116,8 @@ class BatchLoader:
 
     def __init__(self, mesh: Mesh, batch_size: int, k: int, steps: int, fixed: bool = False):
         self.mesh, self.steps, self.is_fixed = mesh, steps, fixed
-
-        in_specs, out_specs = (
-            (*[devices.EVERYWHERE] * 4, devices.SPLIT),
-            (SPECS, devices.EVERYWHERE),
-        )
+        in_specs = (*[devices.EVERYWHERE] * 4, devices.SPLIT)
+        out_specs = (SPECS, devices.EVERYWHERE)
         self._draw_pairs, self._draw_rows = {}, {}  # by the number of steps
         for length in {steps, 1} if fixed else {steps}:
             draw = functools.partial(draw_pairs, steps=length, batch_size=batch_size, k=k)

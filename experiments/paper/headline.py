@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from paper import versions
-from paper.statistics import by_class, interval
+from paper.statistics import by_class, interval, joined
 from paper.tables import PAPER, frame, num_classes, table
 
 SETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10 (JPEG)"}
@@ -65,7 +65,7 @@ def headline_table(rows: Iterable[dict], folders: dict[str, pd.DataFrame]) -> st
     for label, of_set in _sets(runs[runs["ratio"] == 0.1]):
         numbers = PAPER.loc[of_set["dataset"].iloc[0], 0.1, "e3outlier"][list(_METRICS)]
         cells = [_pair(of_set, method) for method, *_ in _HEADLINE]
-        lines.append([label, *cells, _text(numbers)])
+        lines.append([label, *cells, joined(numbers)])
     lines.append([FOLDERS, *(_of_folders(folders, kind) for _, kind, _ in _HEADLINE), ""])
     head = ["images", *(title for *_, title in _HEADLINE), "the paper"]
     return table(head, lines) + _note(runs)
@@ -107,16 +107,11 @@ def _pair(runs: pd.DataFrame, method: str | None) -> str:
     found = [values_of(runs, metric) for metric in _METRICS]
     if method not in found[0]:
         return ""
-    return _text(by_class(values[method]).mean() for values in found)
+    return joined(by_class(values[method]).mean() for values in found)
 
 
 def _of_folders(folders: dict[str, pd.DataFrame], kind: str | None) -> str:
-    return _text(folders[kind].mean()) if kind in folders else ""
-
-
-def _text(values: Iterable[float]) -> str:
-    texts = (f"{value:.1f}" for value in values)
-    return " / ".join(texts).replace("nan", "–")
+    return joined(folders[kind].mean()) if kind in folders else ""
 
 
 def differences_table(rows: Iterable[dict]) -> str:
@@ -151,7 +146,7 @@ def reproduction_table(rows: Iterable[dict]) -> str:
             there = (runs["dataset"] == dataset) & (runs["ratio"] == ratio)
             aurocs = runs[there & (runs["method"] == method)].set_index(_RUN)["auroc"]
             paper = PAPER["auroc"].get((dataset, ratio, method), np.nan)
-            text = _text([100 * by_class(aurocs).mean()])
+            text = joined([100 * by_class(aurocs).mean()])
             cells.append(text if np.isnan(paper) else f"{text} ({paper:.1f})")
         lines.append([title, *cells])
     head = [f"{SETS[dataset]}, ρ = {100 * ratio:g} %" for dataset, ratio in places]

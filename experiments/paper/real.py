@@ -4,6 +4,7 @@ import pandas as pd
 
 from e3jax.evidence import health
 from paper import versions
+from paper.statistics import joined
 from paper.tables import table
 
 _FOLDER = ["dataset", "n_inliers", "n_outliers"]
@@ -39,20 +40,16 @@ def real_table(rows: pd.DataFrame) -> str:
     columns = means(rows)
     lines = [
         [*folder[:1], f"{folder[1]} + {folder[2]}"]
-        + [_pair(values.loc[folder]) for values in columns.values()]
+        + [joined(values.loc[folder]) for values in columns.values()]
         for folder in columns[""].index
     ]
-    lines.append(["mean", "", *(_pair(values.mean()) for values in columns.values())])
+    lines.append(["mean", "", *(joined(values.mean()) for values in columns.values())])
     titles = (title for kind, (*_, title) in _COMPARED.items() if kind in columns)
     return table(["folder", "inliers + outliers", *titles], lines) + versions.note(rows)
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates(["case", *_FOLDER, "seed"], keep="last")
-
-
-def _pair(values: pd.Series) -> str:
-    return " / ".join(f"{value:.1f}" for value in values)
 
 
 def interval_table(rows: pd.DataFrame) -> str:

@@ -1,5 +1,7 @@
 """Means of runs and their uncertainty. The unit is the class, never class x seed."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -31,6 +33,11 @@ def interval(values: pd.Series | None, form: str = ".3g") -> str:
     mean, low, high = mean_and_interval(values)
     ends = "" if np.isnan(low) else f" ({low:{form}} to {high:{form}})"
     return f"{mean:{form}}{ends}"
+
+
+def joined(percents: Iterable[float]) -> str:
+    """Percents as a text such as "97.5 / 84.4", with "–" for NaN."""
+    return " / ".join(f"{value:.1f}" for value in percents).replace("nan", "–")
 
 
 def auroc_and_aupr_out(runs: pd.DataFrame, rows: list[str], columns: str) -> pd.DataFrame:

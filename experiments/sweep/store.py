@@ -221,8 +221,7 @@ def _read(texts: Iterable[dict[str, str]]) -> list[dict]:
     """Rows of texts with numbers as numbers; a number is None where a method has none."""
     made = []
     for row in texts:
-        numbers = {k: number(row[k]) if row[k] else None for k, number in _NUMBERS.items()}
-        row = row | numbers
+        row |= {name: number(row[name]) if row[name] else None for name, number in _NUMBERS.items()}
         made.append(row | {"warning": _warning(row)})
     return made
 
