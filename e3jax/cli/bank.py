@@ -24,7 +24,7 @@ def run(
         photos = source.find(paths)
         if photos.bank:
             raise InputError(f"{photos.bank} is a bank already: give folders of images")
-        executor = source.executor(engine, ray_address)
+        executor = source.decoding_engine(engine, ray_address)
         with console.bars(screen) as on_progress:
             made = bank.write(
                 out,

@@ -39,9 +39,10 @@ def run(
     decided = decision_files.read(decisions) if decisions else None
     photos = source.find(paths)
     source.start_devices(deterministic)
-    executor = source.executor(engine, ray_address)
+    decoding = source.decoding_engine(engine, ray_address)
+    scoring = source.scoring_engine(screen, engine, ray_address)
     with report.folder(out, "rank", photos, shard), console.bars(screen) as on_progress:
-        collection = photos.read(reader, out / "bank", executor, on_progress, least=2)
+        collection = photos.read(reader, out / "bank", decoding, on_progress, least=2)
         detector.set_params(on_progress=on_progress)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HealthWarning)  # printed at the end
@@ -50,7 +51,7 @@ def run(
                 collection,
                 decisions=decided,
                 shard=shard,
-                executor=executor,
+                executor=scoring,
                 checkpoint=TrainCheckpoint,
             )
         if not is_fitted:

@@ -32,12 +32,13 @@ def run(
     source.start_devices(deterministic)
     network = detector.model_.network.network
     screen.print(runtime.describe_work(network, devices.resolved(detector.precision)))
-    executor = source.executor(engine, ray_address)
+    decoding = source.decoding_engine(engine, ray_address)
+    scoring = source.scoring_engine(screen, engine, ray_address)
     with report.folder(out, "score", photos, shard), console.bars(screen) as on_progress:
         detector.on_progress = on_progress
         reader = detector.model_.reader
-        collection = photos.read(reader, out / "bank", executor, on_progress)
-        ranking = detector.rank_in(out / report.WORK, collection, shard=shard, executor=executor)
+        collection = photos.read(reader, out / "bank", decoding, on_progress)
+        ranking = detector.rank_in(out / report.WORK, collection, shard=shard, executor=scoring)
         if ranking is None:
             return report.print_shard(screen, shard)
         report.write(out, ranking, collection, paths, on_progress)

@@ -73,9 +73,22 @@ def start_devices(deterministic: bool) -> None:
     runtime.devices()
 
 
-def executor(engine: str, ray_address: str | None) -> Executor | None:
-    """Where heavy work is run; None for this machine."""
+def decoding_engine(engine: str, ray_address: str | None) -> Executor | None:
+    """Where files are decoded; None for this machine."""
     return engines.on_ray(ray_address) if engine == "ray" else None
+
+
+def scoring_engine(
+    screen: console.Console, engine: str, ray_address: str | None
+) -> Executor | None:
+    """Where blocks of images are scored, which is printed; None for this process."""
+    if engine != "ray":
+        return None
+    ray = engines.on_ray(ray_address, "best")
+    workers = f"{ray.nodes} node(s) score on {ray.at_once} x {ray.platform.upper()}"
+    slow = ray.platform == "cpu" != runtime.devices()[0].platform
+    screen.print(f"Ray: {workers}{', much slower than this machine' if slow else ''}")
+    return ray
 
 
 def print_left_out(

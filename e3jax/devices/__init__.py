@@ -24,6 +24,8 @@ from e3jax.devices.mesh import (
     describe as describe,
     device_mesh as device_mesh,
     fetched as fetched,
+    fits as fits,
+    host_mesh as host_mesh,
     is_cpu as is_cpu,
     part_for_batch as part_for_batch,
     place as place,

@@ -5,6 +5,7 @@ An engine does not know what it is used for, so a command may be stopped, and an
 
 import collections
 import importlib.util
+import itertools
 import logging
 import os
 import re
@@ -39,7 +40,8 @@ def ordered_map(
     Args:
       executor: calls the function; None: this thread does, one call after the other.
       function: for processes and other machines, one that can be imported by its name.
-      items: taken only as they are needed, so it may be a generator of large arrays.
+      items: taken only as they are needed, so it may be a generator of large arrays. A call takes
+        several where the executor says so, see :class:`Ray`.
       ahead: calls under way at a time; default: twice the executor's workers.
     """
     if executor is None:
@@ -47,21 +49,25 @@ def ordered_map(
         return
     # All executors of the standard library have it.
     ahead = ahead or 2 * executor._max_workers  # pyright: ignore[reportAttributeAccessIssue]
-    futures = collections.deque()
+    futures, items, together = collections.deque(), iter(items), getattr(executor, "together", 1)
     try:
-        for item in items:
-            futures.append(executor.submit(function, item))
+        while group := list(itertools.islice(items, together)):
+            futures.append(executor.submit(_each, function, group))
             if len(futures) >= ahead:
-                yield futures[0].result()
+                yield from futures[0].result()
                 futures.popleft()
         while futures:
-            yield futures[0].result()
+            yield from futures[0].result()
             futures.popleft()
     finally:
         if isinstance(executor, _Processes) and not all(future.done() for future in futures):
             executor.shutdown()  # a command that is stopped does not wait for what has begun
         for future in futures:
             future.cancel()
+
+
+def _each(function: Callable[[Any], Any], items: list) -> list:
+    return list(map(function, items))
 
 
 def local() -> Executor | None:
@@ -93,20 +99,26 @@ class _Processes(Executor):
         pool.shutdown(wait)
 
 
-def on_ray(address: str | None = None) -> "Ray":
+def on_ray(address: str | None = None, share: str = "CPU") -> "Ray":
     """An executor whose calls are tasks of a Ray cluster, which repeats those of lost nodes.
 
-    Code and items travel, so nodes need only Python packages, and no shared file system. Tasks
-    compute on CPUs, also on nodes with GPUs: of a network that was chosen for a GPU that is slow.
+    Code and items travel, so nodes need only Python packages, and no shared file system.
 
     Args:
-      address: of the cluster, of which each task takes a CPU core; default: one on this machine.
+      address: of the cluster; default: one on this machine.
+      share: what each task takes one of: "CPU", a core; "best", a GPU or TPU chip where the cluster
+        has any.
 
     Raises:
       InputError: Ray is not installed, or there is no such cluster.
     """
-    connect(address)
-    return Ray({"CPU": 1})
+    cluster = connect(address)
+    return Ray({best(cluster) if share == "best" else share: 1})
+
+
+def best(cluster: Mapping[str, float]) -> str:
+    """The fastest kind of device that a cluster has: "GPU", "TPU" or "CPU"."""
+    return next((name for name in ("GPU", "TPU") if cluster.get(name)), "CPU")
 
 
 class Ray(Executor):
@@ -118,12 +130,15 @@ class Ray(Executor):
     Attributes:
       nodes: how many the cluster has.
       at_once: calls that it has room for now.
+      platform: what a call computes on: "cpu", "gpu" or "tpu".
+      together: items that a call should take; each call starts the accelerator anew.
     """
 
     def __init__(self, shares: dict[str, float]):
         import ray
 
-        self._ray, self._platform = ray, platform(shares)
+        self._ray, self.platform = ray, platform(shares)
+        self.together = 1 if self.platform == "cpu" else 8
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.nodes = len(nodes)
         room = [min(node.get(name, 0) / n for name, n in shares.items()) for node in nodes]
@@ -134,7 +149,7 @@ class Ray(Executor):
             num_gpus=shares.get("GPU", 0),
             resources={name: n for name, n in shares.items() if name == "TPU"},
             # A process keeps the accelerators that it saw first.
-            max_calls=0 if self._platform == "cpu" else 1,
+            max_calls=0 if self.platform == "cpu" else 1,
             # Losses of its worker or node; a call that kills its worker must end, too.
             max_retries=3,
             runtime_env={"env_vars": environment(shares)},
@@ -142,7 +157,7 @@ class Ray(Executor):
 
     def submit(self, function: Callable, /, *args, **kwargs) -> Future:
         """Calls a function on a worker; a future that is cancelled ends the call."""
-        reference = self._task.remote(self._platform, function, *args, **kwargs)
+        reference = self._task.remote(self.platform, function, *args, **kwargs)
         future = reference.future()
 
         def cancel(future: Future) -> None:

@@ -1,9 +1,12 @@
 """The mesh that work is split over, and arrays on it."""
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,6 +18,11 @@ from e3jax.shapes import Shaped
 # The mesh has this one axis: images of a batch are split over it, everything else is replicated.
 AXIS = "batch"
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+# The smallest part of a batch that an accelerator's time is worth: below, its devices wait for
+# each other in every batch normalisation.
+_LEAST_VIEWS = 128
+_UNKNOWN_MEMORY = 16 << 30  # of a device that does not tell
+_BLOCK = 4096  # images that move to a device at a time
 
 
 def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -28,18 +36,33 @@ def device_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 def part_for_batch(mesh: Mesh, batch_size: int) -> Mesh:
     """As many devices of a mesh as a batch divides over; the others stay idle.
 
+    On accelerators each takes at least 128 of its views, unless the mesh spans processes.
+
     Raises:
       ValueError: if the mesh spans processes and the batch does not divide over all of it.
     """
-    devices = list(mesh.devices.flat)
-    used = max(d for d in range(1, len(devices) + 1) if batch_size % d == 0)
-    if used == len(devices):
-        return mesh
+    devices, least = list(mesh.devices.flat), 1 if is_cpu(mesh) else _LEAST_VIEWS
     if len({device.process_index for device in devices}) > 1:
-        raise ValueError(
-            f"batch_size {batch_size} must be a multiple of the {len(devices)} devices of the job"
-        )
-    return device_mesh(devices[:used])
+        if batch_size % len(devices):
+            raise ValueError(
+                f"batch_size {batch_size} must be a multiple of the {len(devices)} devices of the "
+                "job"
+            )
+        return mesh
+    most = min(len(devices), max(batch_size // least, 1))
+    used = max(d for d in range(1, most + 1) if batch_size % d == 0)
+    return mesh if used == len(devices) else device_mesh(devices[:used])
+
+
+def host_mesh(mesh: Mesh) -> Mesh:
+    """A mesh of one CPU device of this process, which computes while others train.
+
+    It is ``mesh`` itself where JAX was started without a CPU.
+    """
+    try:
+        return device_mesh(jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:
+        return mesh
 
 
 def is_cpu(mesh: Mesh) -> bool:
@@ -94,17 +117,36 @@ def broadcast_from_first(tree: Any) -> Any:
     return jax.tree.map(lambda a, b: b.view(a.dtype).reshape(a.shape), tree, content)
 
 
+def fits(mesh: Mesh, nbytes: int) -> bool:
+    """Whether so many bytes, split over a mesh, take at most a quarter of its devices' memory."""
+    stats = mesh.local_devices[0].memory_stats() or {}
+    return 4 * nbytes <= stats.get("bytes_limit", _UNKNOWN_MEMORY) * mesh.size
+
+
 @settings()
-def place_split(mesh: Mesh, rows: Shaped[np.ndarray, "n d"]) -> Shaped[jax.Array, "rows d"]:
-    """Splits rows [n, d] over a mesh, n rounded up to a multiple of its devices by rows of 0."""
-    count = -(-len(rows) // mesh.size)
+def place_split(mesh: Mesh, images: Any) -> Shaped[jax.Array, "rows d"]:
+    """Splits images [n, ...] over a mesh, as rows [n, d].
 
-    def of_device(index: Any) -> np.ndarray:
-        part = rows[index[0]]
-        return np.pad(part, ((0, count - len(part)), (0, 0))) if len(part) < count else part
+    They move a few thousand at a time, so those on a disk need not fit into the host's memory; n is
+    rounded up to a multiple of the devices by rows of 0.
+    """
+    count, d = -(-len(images) // mesh.size), math.prod(images.shape[1:])
+    shape, sharding = (count * mesh.size, d), NamedSharding(mesh, SPLIT)
+    parts = []
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        first, end, _ = index[0].indices(shape[0])
+        part = jnp.zeros((count, d), images.dtype, device=device)
+        for start in range(first, min(end, len(images)), _BLOCK):
+            block = images[start : min(start + _BLOCK, end)]
+            rows = jax.device_put(block.reshape(len(block), d), device)
+            part = _written(part, rows, start - first)
+        parts.append(part)
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
-    shape, sharding = (count * mesh.size, rows.shape[1]), NamedSharding(mesh, SPLIT)
-    return jax.make_array_from_callback(shape, sharding, of_device)
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(whole: jax.Array, rows: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, rows, start, 0)
 
 
 def shapes(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:

@@ -103,7 +103,9 @@ def _fit(key: jax.Array, images: AnyArray, context: Context) -> Fit:
     """Trains the network, and evaluates it on the collection or on 5,000 images of a large one."""
     n, side, _, channels = images.shape
     config = context.config
-    steps = f"{config.num_steps(n):,} steps"
+    mesh = context.mesh or devices.device_mesh()
+    used = devices.part_for_batch(mesh, config.batch(n)).size
+    steps = f"{config.num_steps(n):,} steps{f' on {used} of them' if used < mesh.size else ''}"
     _log.info(runtime.describe_work(config.network, steps, config.precision))
     trained = context.store.get_or_compute("trained", lambda: _train(key, images, context))
     model = TrainedNetwork(

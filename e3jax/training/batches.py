@@ -1,10 +1,12 @@
 """Batches: the views that a training's steps see, and where their images come from.
 
-A batch is pairs of an image's and an operation's number, drawn on the devices, and the images. A
-CPU's host holds those already; other devices each hold a part of the bank.
+A batch is pairs of an image's and an operation's number, and the images. Where the bank is small,
+accelerators hold a part of it each, and draw; otherwise the host draws, ahead of them.
 """
 
+import collections
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -49,6 +51,7 @@ SPECS = DrawnBatches(
 )
 
 _PRECISION = "float32"  # of no product: drawing has none
+_AHEAD = 2  # calls of a training whose batches are made before they are asked for
 
 
 def place_bank(mesh: Mesh, images: AnyArray, on_host: bool | None = None) -> Any:
@@ -58,17 +61,15 @@ def place_bank(mesh: Mesh, images: AnyArray, on_host: bool | None = None) -> Any
       mesh: the devices that train.
       images: an array, or what is indexed like one, see :class:`e3jax.collection.lazy.LazyArray`.
       on_host: leaves the images where they are. Default: on a CPU, whose memory holds them already,
-        and images that are no array.
+        and where they would take more than a quarter of the devices' memory.
 
     Returns:
       The images; or rows uint8 [n and more, h * w * c] that are split over the devices. Rows are
       stored as they are; a TPU would store images of three channels in four times the space.
     """
     if on_host is None:
-        on_host = devices.is_cpu(mesh) or not isinstance(images, np.ndarray)
-    if on_host:
-        return images
-    return devices.place_split(mesh, np.asarray(images).reshape(len(images), -1))
+        on_host = devices.is_cpu(mesh) or not devices.fits(mesh, math.prod(images.shape))
+    return images if on_host else devices.place_split(mesh, images)
 
 
 @functools.lru_cache(256)
@@ -116,13 +117,14 @@ class BatchLoader:
 
     def __init__(self, mesh: Mesh, batch_size: int, k: int, steps: int, fixed: bool = False):
         self.mesh, self.steps, self.is_fixed = mesh, steps, fixed
+        self._host = devices.host_mesh(mesh)
         in_specs = (*[devices.EVERYWHERE] * 4, devices.SPLIT)
         out_specs = (SPECS, devices.EVERYWHERE)
         self._draw_pairs, self._draw_rows = {}, {}  # by the number of steps
         for length in {steps, 1} if fixed else {steps}:
             draw = functools.partial(draw_pairs, steps=length, batch_size=batch_size, k=k)
             rows = functools.partial(_rows, draw)
-            self._draw_pairs[length] = devices.on_mesh(draw, mesh, _PRECISION)
+            self._draw_pairs[length] = devices.on_mesh(draw, self._host, _PRECISION)
             self._draw_rows[length] = devices.on_mesh(rows, mesh, _PRECISION, in_specs, out_specs)
 
     def next_count(self, left: int) -> int:
@@ -146,20 +148,21 @@ class BatchLoader:
             drawn, the next time goes on after those.
         """
         # Copies, for the state that they are part of is donated.
-        shuffle_key, position = devices.copied((shuffle_key, position))
+        start = (shuffle_key, position)
         if isinstance(bank, jax.Array):
-            return self._from_devices(shuffle_key, position, bank, n, counts)
-        return made_ahead(self._from_host(shuffle_key, position, bank, n, counts))
+            return self._from_devices(*devices.copied(start), bank, n, counts)
+        start = devices.place(self._host, devices.fetched(start))
+        return made_ahead(self._from_host(*start, bank, n, counts))
 
     def _from_host(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
         for count in counts:
             draw = self._draw_pairs[self._length(count)]
-            drawn = draw(shuffle_key, position, place_number(self.mesh, n))
+            drawn = draw(shuffle_key, position, place_number(self._host, n))
             image, operation, positions = devices.fetched(drawn)
             images = bank[image.ravel()].reshape(*image.shape, -1)
             batches = DrawnBatches(images, image, operation, image, positions)
             yield jax.tree.map(functools.partial(devices.place, self.mesh), batches, SPECS)
-            position = devices.place(self.mesh, positions[count - 1])
+            position = devices.place(self._host, positions[count - 1])
 
     def _from_devices(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
         for count in counts:
@@ -199,9 +202,12 @@ def _rows(
 
 
 def made_ahead(items: Iterator) -> Iterator:
-    """The items of an iterator, each made in a thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(next, items, None)
-        while (item := waiting.result()) is not None:
-            waiting = thread.submit(next, items, None)
+    """The items of an iterator, made in a thread while the one or two before are in use."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        waiting = collections.deque(thread.submit(next, items, None) for _ in range(_AHEAD))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, items, None))
             yield item
+    finally:
+        thread.shutdown(cancel_futures=True)

@@ -41,8 +41,7 @@ def prepare(args: argparse.Namespace) -> tuple[str, Callable[[int], Executor]]:
         devices.make_deterministic()
     if args.engine == "ray":
         cluster = _connect(args.ray_address)
-        best = next((name for name in ("GPU", "TPU") if cluster.get(name)), "CPU")
-        shares = dict(args.share or [(best, 1)])
+        shares = dict(args.share or [(engines.best(cluster), 1)])
         return engines.platform(shares), lambda trainings: Ray(shares)
     runtime.prepare()
     if args.distributed:

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import Counted
 
 from e3jax import E3Outlier, choices, devices, methods, training
-from e3jax.devices import engines, programs, runtime
+from e3jax.devices import engines, mesh as mesh_module, programs, runtime
 from e3jax.training import e3outlier, fitting
 
 CONFIG = training.quick_config()._replace(operations="PR", batch_size=4, steps=None)
@@ -119,6 +119,13 @@ def test_a_batch_takes_as_many_devices_as_it_divides_over():
     mesh = devices.device_mesh()
     assert devices.part_for_batch(mesh, 64) is mesh
     assert devices.part_for_batch(mesh, 33).size == 1
+
+
+def test_an_accelerator_takes_at_least_128_views_of_a_batch(monkeypatch):
+    """With fewer, devices would wait for each other in every batch normalisation."""
+    monkeypatch.setattr(mesh_module, "is_cpu", lambda mesh: False)
+    sizes = [devices.part_for_batch(devices.device_mesh(), n).size for n in (64, 128, 255, 256)]
+    assert sizes == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ def test_results_are_in_order_and_items_are_taken_as_they_are_needed(workers):
     assert list(engines.ordered_map(executor, slow_if_even, [])) == []
 
 
+def test_a_call_takes_several_items_where_its_start_is_slow():
+    executor, log = ThreadPoolExecutor(1), []
+    executor.together, submit = 8, executor.submit
+    executor.submit = lambda *call: log.append(call) or submit(*call)
+    assert list(engines.ordered_map(executor, operator.neg, range(20))) == [*range(0, -20, -1)]
+    assert len(log) == 3
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_what_has_not_begun_is_cancelled_when_a_call_fails_or_nobody_takes_results(fails):
     begun, may_end = [], threading.Event()

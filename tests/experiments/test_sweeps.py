@@ -26,6 +26,7 @@ import e3jax
 from e3jax import training
 from e3jax.collection import bank
 from e3jax.datasets.contamination import Contaminated
+from e3jax.devices import engines
 from e3jax.errors import InputError
 from e3jax.work import files
 
@@ -668,3 +669,19 @@ def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, mnist, tmp
     end(score("", "here"))
     found = [np.load(tmp_path / f"{name}.npy") for name in ("ray", "here")]
     np.testing.assert_array_equal(*found)
+
+
+@forks
+@pytest.mark.campaign
+def test_scoring_takes_gpus_where_a_cluster_has_them(cluster):
+    """Here a node claims one, so its task starts, and finds none."""
+    assert engines.on_ray(cluster.address, "best").platform == "cpu"
+    node = cluster.add_node(num_cpus=1, num_gpus=1)
+    try:
+        ray = engines.on_ray(cluster.address, "best")
+        assert (ray.platform, ray.at_once) == ("gpu", 1) and ray.together > 1
+        assert engines.on_ray(cluster.address).platform == "cpu"
+        with pytest.raises(RuntimeError, match="JAX finds no gpu in a worker"):
+            ray.submit(len, []).result()
+    finally:
+        cluster.remove_node(node)
