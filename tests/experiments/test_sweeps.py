@@ -678,10 +678,11 @@ def test_scoring_takes_gpus_where_a_cluster_has_them(cluster):
     assert engines.on_ray(cluster.address, "best").platform == "cpu"
     node = cluster.add_node(num_cpus=1, num_gpus=1)
     try:
+        assert engines.on_ray(cluster.address).platform == "cpu"
         ray = engines.on_ray(cluster.address, "best")
         assert (ray.platform, ray.at_once) == ("gpu", 1) and ray.together > 1
-        assert engines.on_ray(cluster.address).platform == "cpu"
         with pytest.raises(RuntimeError, match="JAX finds no gpu in a worker"):
             ray.submit(len, []).result()
+        ray.shutdown()  # else the cluster cannot remove the node that was joined
     finally:
         cluster.remove_node(node)
