@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     add("--programs", nargs="+", default=PROGRAMS, choices=PROGRAMS, help="what to compile")
     add("--network", default="wrn-10-4", help="network of E3Outlier's programs")
     add("--images", type=int, default=7777, help="images in the bank")
-    add("--batch-size", type=int, default=128, help="views per step")
+    add("--batch-size", type=int, default=128, help="views per step and device")
     add("--out", type=path, default="results/compiled.csv", help="table that rows are added to")
     add("--hlo", type=path, metavar="FOLDER", help="also keep the optimised programs there")
     args = parser.parse_args()

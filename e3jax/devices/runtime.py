@@ -21,6 +21,8 @@ _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
 # On CPUs these versions refuse the programs that they kept, with a page of warnings for each
 # (jax-ml/jax issue 38445).
 _REFUSES_KEPT = jax.__version_info__ < (0, 10, 2)
+# Of the default network's programs on two cores (results/compiled.csv), to the next half a minute.
+_COMPILE_SECONDS = {"gpu": 30, "tpu": 60}
 # What JAX's plug-ins for accelerators are called, as modules and as distributions.
 _ACCELERATORS = (
     "jax_cuda12_plugin",
@@ -87,9 +89,16 @@ def describe_devices() -> str:
 
 
 def describe_work(network: Any, *details: str) -> str:
-    """What works on what, in a line: "Device: 1 x NVIDIA H100, wrn-10-4, tensorfloat32"."""
+    """What works on what, in a line: "Device: 1 x NVIDIA H100, wrn-10-4, tensorfloat32".
+
+    It also says how long programs take to compile, on accelerators for which none are kept.
+    """
     name = str(getattr(network, "__name__", network))
-    return f"Device: {', '.join([describe_devices(), name, *details])}"
+    line = f"Device: {', '.join([describe_devices(), name, *details])}"
+    seconds = _COMPILE_SECONDS.get(devices()[0].platform)
+    folder = Path(setting("compilation_cache_dir") or os.devnull)
+    is_kept = folder.is_dir() and any(folder.iterdir())
+    return f"{line}; compiling, about {seconds} s" if seconds and not is_kept else line
 
 
 def _is_cpu_chosen() -> bool:

@@ -38,7 +38,7 @@ def plan(args: argparse.Namespace) -> list[Case]:
     for target, count, channels, precision, name in itertools.product(*options):
         network = "" if " " in name else args.network
         precision = precision if network and name not in ("init", "draw") else "float32"
-        sizes = (channels, args.images, args.batch_size)
+        sizes = (channels, args.images, args.batch_size * count)
         cases[Case(target, count, name, network, precision, *sizes)] = None
     return list(cases)
 
@@ -65,7 +65,9 @@ def program_of(case: Case, mesh: jax.sharding.Mesh) -> devices.Program:
     grey, shape = case.channels == 1, (case.images, _SIDE, _SIDE, case.channels)
     if part:
         method = METHODS[name]
-        return fitting.programs(method, method.paper_config(grey), shape, mesh)[part]
+        config = method.paper_config(grey)
+        config = config._replace(batch_size=config.batch(case.images) * case.devices)
+        return fitting.programs(method, config, shape, mesh)[part]
     config = training.paper_config(grey)._replace(
         network=case.network, precision=case.precision, batch_size=case.batch_size
     )

@@ -215,6 +215,13 @@ def test_deterministic_programs_are_asked_of_xla(monkeypatch):
                 total(np.ones(3))
 
 
-def test_one_line_says_what_works_on_what():
-    line = runtime.describe_work("wrn-10-4", f"{17344:,} steps", "tensorfloat32")
-    assert line == "Device: CPU, 2 devices, wrn-10-4, 17,344 steps, tensorfloat32"
+def test_one_line_says_what_works_on_what(monkeypatch, tmp_path):
+    details = ("wrn-10-4", f"{17344:,} steps", "tensorfloat32")
+    line = "Device: CPU, 2 devices, wrn-10-4, 17,344 steps, tensorfloat32"
+    assert runtime.describe_work(*details) == line
+    # As if the first start on an accelerator were slow.
+    monkeypatch.setattr(runtime, "_COMPILE_SECONDS", {"cpu": 60})
+    monkeypatch.setattr(runtime, "setting", lambda name: str(tmp_path))
+    assert runtime.describe_work(*details) == f"{line}; compiling, about 60 s"
+    (tmp_path / "a program").touch()
+    assert runtime.describe_work(*details) == line
