@@ -123,6 +123,12 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "results/README.md"], ids=lambda p: p.stem)
+def test_files_of_the_project_that_pages_name_exist(page):
+    named = re.findall(r"`((?:e3jax|experiments|tests|docs|results)/[\w./*-]+)`", page.read_text())
+    assert [name for name in named if not list(ROOT.glob(name))] == []
+
+
 def anchors(page):
     """Of the headings of a page, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)

@@ -253,8 +253,8 @@ def _rank(x: str | float) -> tuple:
 def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, xlabel: str) -> None:
     """Draws AUROC against a factor, a panel per data set, as Figs. 5 and 6 of the paper.
 
-    Numbers are joined by lines, names are not. Bars are one standard deviation over seeds; hollow
-    diamonds are the paper's numbers.
+    Numbers are joined by lines, names are not; of lines only those that reach all numbers of their
+    panel. Bars are one standard deviation over seeds; hollow diamonds are the paper's numbers.
 
     Args:
       path: PNG, PDF or SVG file.
@@ -264,6 +264,7 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
     """
     figure = Figure(figsize=(2.8 + 3.2 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title)
+    panels = {heading: _without_short_lines(panel) for heading, panel in panels.items()}
     points = pd.concat(panels.values())
     names = tables.ordered(set(points["series"]))
     places = sorted(set(points["x"]), key=_rank)
@@ -292,6 +293,13 @@ def plot_factor(path: Path | str, panels: dict[str, pd.DataFrame], title: str, x
         labels += ["the paper (all classes)"]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     save_figure(path, figure)
+
+
+def _without_short_lines(panel: pd.DataFrame) -> pd.DataFrame:
+    """Where x is a number and some series have all places, those series."""
+    places = panel.groupby("series")["x"].nunique()
+    whole = panel[panel["series"].isin(places.index[places == panel["x"].nunique()])]
+    return panel if whole.empty or isinstance(panel["x"].iloc[0], str) else whole
 
 
 # --- Figs. 2, 3 and 4: inlier priority ---------------------------------------------------------

@@ -73,8 +73,6 @@ def headline_table(rows: Iterable[dict], folders: dict[str, pd.DataFrame]) -> st
 
 def _sets(runs: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     """Runs of the same images, with those that need no training beside each protocol's."""
-    # Of methods that have no newer rows.
-    runs = runs.assign(protocol=runs["protocol"].replace("quick1", "quick"))
     untrained = runs["protocol"] == ""
     for dataset, title in SETS.items():
         for size in (500, 0):

@@ -54,7 +54,7 @@ OUTPUTS = [
     (compile_for, COMPILED, "compiled.csv"),
     (compile_for, (*COMPILED, "--hlo", "."), "v5e-1-draw-wrn-10-4-float32-1-7777-128.txt"),
     (tables, ("--write", "."), "results.md"),
-    (tables, (*ROWS, "--figures", "."), "fig5-ratios-quick1.png"),
+    (tables, (*ROWS, "--figures", "."), "fig5-ratios-quick.png"),
 ]
 
 
