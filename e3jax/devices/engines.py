@@ -4,6 +4,8 @@ An engine does not know what it is used for, so a command may be stopped, and an
 """
 
 import collections
+import contextlib
+import functools
 import importlib.util
 import itertools
 import logging
@@ -47,27 +49,42 @@ def ordered_map(
     if executor is None:
         yield from map(function, items)
         return
+    together = getattr(executor, "together", 1)
+    if together == 1:
+        yield from _in_order(executor, function, items, ahead)
+        return
+    items = iter(items)
+    groups = iter(lambda: list(itertools.islice(items, together)), [])
+    several = functools.partial(_each, function)
+    with contextlib.closing(_in_order(executor, several, groups, ahead)) as results:
+        for group in results:
+            yield from group
+
+
+def _each(function: Callable[[Any], Any], items: list) -> list:
+    return list(map(function, items))
+
+
+def _in_order(
+    executor: Executor, function: Callable[[Any], Any], items: Iterable, ahead: int | None
+) -> Generator:
     # All executors of the standard library have it.
     ahead = ahead or 2 * executor._max_workers  # pyright: ignore[reportAttributeAccessIssue]
-    futures, items, together = collections.deque(), iter(items), getattr(executor, "together", 1)
+    futures = collections.deque()
     try:
-        while group := list(itertools.islice(items, together)):
-            futures.append(executor.submit(_each, function, group))
+        for item in items:
+            futures.append(executor.submit(function, item))
             if len(futures) >= ahead:
-                yield from futures[0].result()
+                yield futures[0].result()
                 futures.popleft()
         while futures:
-            yield from futures[0].result()
+            yield futures[0].result()
             futures.popleft()
     finally:
         if isinstance(executor, _Processes) and not all(future.done() for future in futures):
             executor.shutdown()  # a command that is stopped does not wait for what has begun
         for future in futures:
             future.cancel()
-
-
-def _each(function: Callable[[Any], Any], items: list) -> list:
-    return list(map(function, items))
 
 
 def local() -> Executor | None:

@@ -130,18 +130,19 @@ def place_split(mesh: Mesh, images: Any) -> Shaped[jax.Array, "rows d"]:
     They move a few thousand at a time, so those on a disk need not fit into the host's memory; n is
     rounded up to a multiple of the devices by rows of 0.
     """
-    count, d = -(-len(images) // mesh.size), math.prod(images.shape[1:])
-    shape, sharding = (count * mesh.size, d), NamedSharding(mesh, SPLIT)
-    parts = []
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        first, end, _ = index[0].indices(shape[0])
-        part = jnp.zeros((count, d), images.dtype, device=device)
-        for start in range(first, min(end, len(images)), _BLOCK):
-            block = images[start : min(start + _BLOCK, end)]
-            rows = jax.device_put(block.reshape(len(block), d), device)
-            part = _written(part, rows, start - first)
-        parts.append(part)
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+    n, d = len(images), math.prod(images.shape[1:])
+    count, parts = -(-n // mesh.size), []
+    for i, device in enumerate(mesh.devices.flat):
+        if device.process_index == jax.process_index():
+            part = jnp.zeros((count, d), images.dtype, device=device)
+            end = min((i + 1) * count, n)
+            for start in range(i * count, end, _BLOCK):
+                block = images[start : min(start + _BLOCK, end)]
+                rows = jax.device_put(block.reshape(len(block), d), device)
+                part = _written(part, rows, start - i * count)
+            parts.append(part)
+    sharding = NamedSharding(mesh, SPLIT)
+    return jax.make_array_from_single_device_arrays((count * mesh.size, d), sharding, parts)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

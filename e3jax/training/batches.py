@@ -148,11 +148,12 @@ class BatchLoader:
             drawn, the next time goes on after those.
         """
         # Copies, for the state that they are part of is donated.
-        start = (shuffle_key, position)
         if isinstance(bank, jax.Array):
-            return self._from_devices(*devices.copied(start), bank, n, counts)
-        start = devices.place(self._host, devices.fetched(start))
-        return made_ahead(self._from_host(*start, bank, n, counts))
+            shuffle_key, position = devices.copied((shuffle_key, position))
+            return self._from_devices(shuffle_key, position, bank, n, counts)
+        start = devices.fetched((shuffle_key, position))
+        shuffle_key, position = devices.place(self._host, start)
+        return made_ahead(self._from_host(shuffle_key, position, bank, n, counts))
 
     def _from_host(self, shuffle_key, position, bank, n, counts) -> Iterator[DrawnBatches]:
         for count in counts:
