@@ -119,8 +119,8 @@ def broadcast_from_first(tree: Any) -> Any:
 
 def fits(mesh: Mesh, nbytes: int) -> bool:
     """Whether so many bytes, split over a mesh, take at most a quarter of its devices' memory."""
-    stats = mesh.local_devices[0].memory_stats() or {}
-    return 4 * nbytes <= stats.get("bytes_limit", _UNKNOWN_MEMORY) * mesh.size
+    limit = runtime.memory_limit(mesh.local_devices[0]) or _UNKNOWN_MEMORY
+    return 4 * nbytes <= limit * mesh.size
 
 
 @settings()

@@ -88,10 +88,15 @@ def describe_devices() -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
+def memory_limit(device: Any) -> int | None:
+    """The bytes of a device's memory that JAX may use; None where it does not tell, as on CPUs."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def describe_work(network: Any, *details: str) -> str:
     """What works on what, in a line: "Device: 1 x NVIDIA H100, wrn-10-4, tensorfloat32".
 
-    It also says how long programs take to compile, on accelerators for which none are kept.
+    It also says how long programs take to compile, on accelerators where none are kept.
     """
     name = str(getattr(network, "__name__", network))
     line = f"Device: {', '.join([describe_devices(), name, *details])}"

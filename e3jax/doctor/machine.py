@@ -51,7 +51,7 @@ def devices() -> Iterator[Finding]:
     wrong = str(caught[0].message) if caught else ""
     yield Finding("devices", runtime.describe_devices(), wrong=wrong)
     yield Finding("cores", runtime.cores())
-    limit = (everything[0].memory_stats() or {}).get("bytes_limit")
+    limit = runtime.memory_limit(everything[0])
     if limit:
         yield Finding("memory of a device that JAX may use", limit / 2**30, "GiB")
     if hasattr(os, "sysconf"):
