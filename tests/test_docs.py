@@ -29,8 +29,8 @@ PAGES.append(DOCS / "skill" / "SKILL.md")
 RUN = [
     pytest.param(page, marks=getattr(pytest.mark, lane))
     for lane, pages in {
-        "campaign": ("quickstart", "clean-a-folder", "features", "extend", "from-python"),
-        "nightly": ("inlier-priority", "reproduce"),
+        "campaign": ("clean-a-folder", "features", "from-python"),
+        "nightly": ("quickstart", "extend", "inlier-priority", "reproduce"),
     }.items()
     for page in pages
 ]
@@ -83,7 +83,7 @@ def run_page(page, tmp_path, monkeypatch):
         np.testing.assert_allclose(features, expected, atol=1e-3)
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_the_cells_of_the_notebook_run_and_find_other_digits_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pyplot.switch_backend("agg")

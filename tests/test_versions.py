@@ -53,6 +53,7 @@ for _ in range(100):
 """
 
 
+@pytest.mark.nightly
 def test_a_hundred_calls_on_two_devices_come_to_an_end():
     """jax 0.11.1 and 0.11.2 mostly wait for ever after a few."""
     subprocess.run([sys.executable, "-c", TWO_DEVICES], cwd=ROOT, check=True, timeout=120)

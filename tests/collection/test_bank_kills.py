@@ -159,21 +159,12 @@ def test_after_a_kill_at_any_line_the_same_bank_is_made(children, tmp_path, kind
     assert kill_at_every(step, kind, children, tmp_path, signal.SIGKILL) >= 2
 
 
-def many_lines():
-    """Each kind of bank at fewer lines with one signal, by turns; nightly at more with both."""
-    for i, kind in enumerate(KINDS):
-        number = (signal.SIGKILL, signal.SIGINT)[i % 2]
-        yield pytest.param(kind, number, 151, marks=pytest.mark.campaign)
-        for number in (signal.SIGKILL, signal.SIGINT):
-            yield pytest.param(kind, number, 61, marks=pytest.mark.nightly)
-
-
-@pytest.mark.parametrize(("kind", "number", "step"), [*many_lines()])
-def test_after_a_kill_at_each_of_many_lines_the_same_bank_is_made(
-    children, tmp_path, kind, number, step
-):
-    kills = kill_at_every(step, kind, children, tmp_path, number)
-    assert kills >= KINDS[kind] // step
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_kill_at_each_of_many_lines_the_same_bank_is_made(children, tmp_path, kind, number):
+    kills = kill_at_every(61, kind, children, tmp_path, number)
+    assert kills >= KINDS[kind] // 61
     print(kills, "kills")
 
 

@@ -875,7 +875,7 @@ print(int(status[status.index("VmHWM:") + 1]) * 1024)
 """
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's resident set size")
 def test_six_large_transparent_pictures_take_the_memory_of_one(tmp_path):
     array = np.full((9000, 9000, 4), 200, np.uint8)

@@ -41,7 +41,7 @@ def peak_bytes(n: int) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's resident set size")
 def test_the_papers_protocol_on_12000_colour_images_stays_under_2_gb():
     # The first start compiles, which takes memory of its own.

@@ -33,7 +33,7 @@ SWEEP = (
 )
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:pretext accuracy")
 def test_any_number_of_devices_of_a_plugin_does(digits, run_script, tmp_path):
     """A report and a sweep on 3 devices, of which a batch of 128 takes 2, as here."""

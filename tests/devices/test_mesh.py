@@ -153,7 +153,7 @@ np.savez(out + process, **results, steps=in_time.health_.steps)
 """
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_detector_fits_a_bank_in_two_processes_as_in_one(digits, tmp_path):
     bank.write_arrays(tmp_path / "bank", [digits])
     for processes in (1, 2):
@@ -199,7 +199,7 @@ assert not np.array_equal(alone[0][1].mean(), alone[1][1].mean())
 """
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_runs_at_once_give_the_bits_of_runs_alone(mnist):
     [done] = run_together([["-c", IN_FLIGHT]], [environment(2)])
     assert done.returncode == 0, done.stderr

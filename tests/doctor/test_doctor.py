@@ -91,7 +91,7 @@ def test_a_rate_is_that_between_reports(monkeypatch):
     assert speed.rate(work) == (120 - 50) / 10
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_all_is_well_on_this_machine():
     done = e3jax_command("doctor", "--json", code=0)
     found = json.loads(done.stdout)

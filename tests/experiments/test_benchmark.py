@@ -121,7 +121,7 @@ def test_ablations_train_and_draw(monkeypatch, capsys, tmp_path, mnist):
     assert code == 2 and "max_images is 40" in err and not list(tmp_path.glob("few/**/*.json"))
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_kill_minus_nine_loses_and_doubles_nothing(tmp_path):
     """Killed at three moments, each later in its work than the last, then left to finish."""
     folder = tmp_path / "killed"

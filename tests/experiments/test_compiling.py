@@ -18,7 +18,7 @@ from timing.worker import COLUMNS
 from e3jax import devices
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_script_for_the_first_gpu_runs_small_on_a_cpu(tmp_path, cache):
     """It leaves the device to its parts, which would find a part of its memory taken."""
     arguments = ("--toy", "--source", "embedded", "--results-dir", tmp_path, "--minutes", 5)

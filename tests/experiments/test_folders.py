@@ -50,7 +50,7 @@ def test_a_row_judges_the_ranking(mnist, tmp_path):
     assert set(kept) <= set(again) and list(kept)[:8] == list(again)[:8]
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.usefixtures("kept")
 def test_rows_without_and_with_decisions_are_of_all_pictures_that_were_not_judged(mnist):
     options = (*FAST, "--contamination", "0.5")

@@ -33,7 +33,7 @@ def job(folders, each_process=((), ()), arguments=()):
     return run_together(commands, [sweeping(1)] * 2)
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
     folders = [tmp_path / "first", tmp_path / "second"]
     what = ("--classes", 4, "--methods", "e3outlier", "pixel-pca", "cae")

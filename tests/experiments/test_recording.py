@@ -81,7 +81,7 @@ def test_curves_are_weighted_means_over_images():
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("method", ["e3outlier", "cae"])
+@pytest.mark.parametrize("method", ["e3outlier", pytest.param("cae", marks=pytest.mark.nightly)])
 def test_event_files_tell_a_training_and_change_nothing(monkeypatch, capsys, tmp_path, method):
     command = ("--dataset", "mnist", "--source", "embedded", "--classes", 4, "--operations", "PR")
     command += ("--network", "tiny-8", "--steps", 12, "--max-images", 60)

@@ -173,7 +173,7 @@ def one_device(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_measurement_ends_with_a_line_for_programs_and_a_row(run_script, tmp_path, one_device):
     options = (*SMALL, "--torch-compile", "eager", "--pipeline", "--results-dir", tmp_path)
     finished = run_script(SCRIPT, *options)

@@ -579,7 +579,7 @@ def workers(node) -> list[int]:
 
 
 @forks
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_ray_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, tmp_path):
     folder, head, [other] = tmp_path / "ray", cluster.head_node, cluster.worker_nodes
     on_ray = ("--engine", "ray", "--ray-address", cluster.address)
@@ -645,7 +645,7 @@ np.save(scores, detector.decision_scores_)
 
 
 @forks
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, mnist, tmp_path):
     bank.write_arrays(tmp_path / "bank", [mnist.images[:120]])
 

@@ -11,11 +11,11 @@ from conftest import ROOT, keeping
 from PIL import Image
 
 QUICK = ["--network", "tiny-8", "--operations", "PR", "--steps", "4"]
+COMMANDS = ("rank photos", "rank bank", "score model bank")
 # Of all operations so many are tried, evenly; 0: all of them.
-KILLS = [
-    pytest.param(3, marks=pytest.mark.campaign),
-    pytest.param(int(os.environ.get("E3JAX_KILLS", 12)), marks=pytest.mark.nightly),
-]
+KILLS = int(os.environ.get("E3JAX_KILLS", 12))
+CASES = [pytest.param(command, KILLS, marks=pytest.mark.nightly) for command in COMMANDS]
+CASES += [pytest.param("rank photos", 3, marks=pytest.mark.campaign)]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,9 @@ def content(folder):
     return {name: p.read_bytes() for name, p in files.items() if not name.startswith("bank/")}
 
 
-@pytest.mark.parametrize("kills", KILLS)
-@pytest.mark.parametrize(
-    "command", [("rank", "photos"), ("rank", "bank"), ("score", "model", "bank")], ids=" ".join
-)
+@pytest.mark.parametrize(("command", "kills"), CASES)
 def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, command, kills):
-    name, *inputs = command
+    name, *inputs = command.split()
 
     def start(out, kill_at=None):
         arguments = [name, *(place / i for i in inputs), "--out", tmp_path / out]
