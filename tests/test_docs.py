@@ -29,8 +29,8 @@ PAGES.append(DOCS / "skill" / "SKILL.md")
 RUN = [
     pytest.param(page, marks=getattr(pytest.mark, lane))
     for lane, pages in {
-        "campaign": ("clean-a-folder", "features", "from-python"),
-        "nightly": ("quickstart", "extend", "inlier-priority", "reproduce"),
+        "campaign": ("clean-a-folder", "features"),
+        "nightly": ("quickstart", "from-python", "extend", "inlier-priority", "reproduce"),
     }.items()
     for page in pages
 ]

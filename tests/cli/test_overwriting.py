@@ -163,11 +163,11 @@ sys.exit(cli.main(sys.argv[2:]))
 
 
 def commands_and_limits():
-    """Each command on a full disk; of closed folders, one command stands for all."""
+    """Each command on a full disk and in a closed folder; but for nightly, one stands for all."""
     for name in COMMANDS:
-        yield pytest.param(name, "disk", marks=pytest.mark.campaign)
-        lane = pytest.mark.campaign if name == "rank" else pytest.mark.nightly
-        yield pytest.param(name, "folder", marks=lane)
+        for limit in ("disk", "folder"):
+            lane = pytest.mark.campaign if name == "rank" else pytest.mark.nightly
+            yield pytest.param(name, limit, marks=lane)
 
 
 @pytest.mark.parametrize(("name", "limit"), [*commands_and_limits()])

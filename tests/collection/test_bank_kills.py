@@ -168,24 +168,16 @@ def test_after_a_kill_at_each_of_many_lines_the_same_bank_is_made(children, tmp_
     print(kills, "kills")
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [
-        pytest.param(8, marks=pytest.mark.campaign),
-        pytest.param(20, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
-def test_kills_at_random_and_two_commands_at_once_make_the_same_bank(
-    children, tmp_path, kind, rounds
-):
+def test_kills_at_random_and_two_commands_at_once_make_the_same_bank(children, tmp_path, kind):
     disk, command = started(kind, children, tmp_path)
     shutil.copytree(disk / "banks", tmp_path / "before")
     began = time.monotonic()
     assert children.run(command) == [0]
     takes, expected = time.monotonic() - began, content(disk)
     draw, kills = random.Random(0), 0
-    for _ in range(rounds):
+    for _ in range(20):
         restore(disk / "banks", tmp_path / "before")
         commands = [command] * draw.choice([1, 2])
         codes = children.run(*commands, after=draw.uniform(0, 1.2 * takes))

@@ -889,11 +889,11 @@ def test_six_large_transparent_pictures_take_the_memory_of_one(tmp_path):
 # --- Damaged files ---------------------------------------------------------------------------
 
 
-@pytest.mark.campaign
+@pytest.mark.parametrize("files", [30, pytest.param(300, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("format", fuzz_images.FORMATS)
-def test_damaged_images_are_read_or_named(tmp_path, mnist, format):
+def test_damaged_images_are_read_or_named(tmp_path, mnist, format, files):
     paths = []
-    for i in range(300):
+    for i in range(files):
         rng = np.random.default_rng([FORMAT_SEED, i])
         content = fuzz_images.sound(mnist.images[i, ..., 0], format, rng)
         paths.append(tmp_path / f"{i}.{format.lower()}")
@@ -901,7 +901,7 @@ def test_damaged_images_are_read_or_named(tmp_path, mnist, format):
     began = time.monotonic()
     collection, _ = read(paths), thumbnails(paths)
     assert time.monotonic() - began < 60
-    assert len(collection.ids) + len(collection.unreadable) == 300
+    assert len(collection.ids) + len(collection.unreadable) == files
     assert all(reason and "\n" not in reason for _, reason in collection.unreadable)
 
 

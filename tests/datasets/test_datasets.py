@@ -461,7 +461,7 @@ def test_damaged_prepared_data_are_a_sentence(tmp_path, publish, damage):
 
 
 @needs_tfds
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "source", "mean"),
     [

@@ -221,7 +221,9 @@ def test_what_is_not_a_key_is_one_sentence(digits, key):
 # --- Functions that a program calls in its own programs, which keep its settings -----------------
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("name", ["64 bits", "strict promotion", "nothing is compiled"])
 def test_views_are_the_same_and_of_their_images_dtype(digits, dtype, name):
     unit = images.to_unit(jnp.asarray(digits[:2, ::4, ::4])).astype(dtype)

@@ -61,7 +61,7 @@ def test_rows_without_and_with_decisions_are_of_all_pictures_that_were_not_judge
     assert undecided["flagged"] == pytest.approx(2 / 14) and 0 <= decided["auroc"] <= 1
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.usefixtures("kept")
 def test_folders_that_people_have_are_measured_with_their_features(mnist, tmp_path):
     with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:

@@ -54,7 +54,7 @@ def test_a_benchmark_in_two_processes_is_written_by_the_first(cache, tmp_path):
     assert "3 of them finished before" in again[0].stderr and "[1/" not in again[0].stderr
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_processes_with_different_commands_are_told(tmp_path):
     folders = [tmp_path / "first", tmp_path / "second"]
     differing = (("--classes", 0), ("--classes", 1))

@@ -63,7 +63,7 @@ def test_pages_of_inlier_priority(monkeypatch, capsys, tmp_path):
     assert code == 0 and "2 of them finished" in said and again == printed
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_the_cost_of_recording_is_a_row(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(overhead, "EVERY", 4)
     monkeypatch.setattr(overhead, "ROUNDS", 2)

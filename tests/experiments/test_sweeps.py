@@ -509,7 +509,7 @@ def test_two_commands_in_one_folder_share_its_runs_and_both_have_the_whole_table
     assert untimed(folder) == undisturbed
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
     undisturbed, tmp_path
 ):
@@ -527,7 +527,9 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+)
 def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, number):
     folder = tmp_path / "interrupted"
     process = start_stubs(folder)
@@ -596,7 +598,7 @@ def test_ray_survives_the_loss_of_a_worker_and_of_a_node(undisturbed, cluster, t
 
 
 @forks
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_killed_driver_loses_nothing_and_engines_take_turns(undisturbed, cluster, tmp_path):
     """Two runs in process; Ray, its driver killed after one more; then Ray to the end."""
     folder = tmp_path / "turns"

@@ -135,7 +135,7 @@ def test_one_outlier_is_coherent_by_itself(synthetic, operation_set):
     assert rows["measured_over_predicted"].between(0.5, 0.65, inclusive="neither").all()
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_the_command_writes_its_table_and_figure(monkeypatch, capsys, tmp_path):
     small = ("--initialisations", 10, "--hidden", 2, "--ratios", 0.1, "--datasets")
     asked = ("--results-dir", tmp_path, *small)

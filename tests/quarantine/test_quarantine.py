@@ -1291,7 +1291,7 @@ def test_ctrl_c_at_any_line_leaves_every_file_whole(children, tmp_path, place):
     assert kill_at_every(199, children, tmp_path, place, signal.SIGINT) > 4
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_kill_at_each_of_many_lines_leaves_every_file_whole(children, tmp_path, place, number):
     print(kill_at_every(53, children, tmp_path, place, number), "kills")

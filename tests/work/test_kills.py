@@ -11,11 +11,8 @@ from conftest import ROOT, keeping
 from PIL import Image
 
 QUICK = ["--network", "tiny-8", "--operations", "PR", "--steps", "4"]
-COMMANDS = ("rank photos", "rank bank", "score model bank")
 # Of all operations so many are tried, evenly; 0: all of them.
 KILLS = int(os.environ.get("E3JAX_KILLS", 12))
-CASES = [pytest.param(command, KILLS, marks=pytest.mark.nightly) for command in COMMANDS]
-CASES += [pytest.param("rank photos", 3, marks=pytest.mark.campaign)]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +54,9 @@ def content(folder):
     return {name: p.read_bytes() for name, p in files.items() if not name.startswith("bank/")}
 
 
-@pytest.mark.parametrize(("command", "kills"), CASES)
-def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, command, kills):
+@pytest.mark.nightly
+@pytest.mark.parametrize("command", ["rank photos", "rank bank", "score model bank"])
+def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, command):
     name, *inputs = command.split()
 
     def start(out, kill_at=None):
@@ -70,7 +68,7 @@ def test_a_kill_at_any_operation_leaves_work_that_goes_on(run, place, tmp_path, 
     code, operations = start("whole")
     assert code in (0, 1) and operations > 30
     whole = content(tmp_path / "whole")
-    step = max(operations // kills, 1) if kills else 1
+    step = max(operations // KILLS, 1) if KILLS else 1
     killed = range(1, operations + 1, step)
     for kill_at in killed:
         out = f"killed-{kill_at}"
