@@ -21,7 +21,7 @@ def opaque(picture: Image.Image) -> Image.Image:
     """
     on_white, opacity, white = _on_ground(picture, "white")
     counts = np.reshape(on_white.histogram(), (3, 256)).mean(axis=0)
-    difference = counts @ np.arange(255, -1, -1) ** 2
+    difference = float(counts @ np.arange(255, -1, -1) ** 2)
     total, squares = (float(opacity @ np.arange(256) ** power) for power in (1, 2))
     spread = squares - total**2 / opacity.sum()
     if not has_vanished(difference, squares, spread, white > MOST * total):

@@ -135,7 +135,7 @@ def _compare(
     x: Float[Array, "b h w c"], reconstruction: Float[jax.Array, "b h w c"]
 ) -> tuple[Float[jax.Array, " b"], Float[jax.Array, " b"]]:
     """Relative Euclidean error and cosine similarity of each image."""
-    a, b = x.reshape(len(x), -1), reconstruction.reshape(len(x), -1)
+    a, b = (jnp.reshape(v, (len(v), -1)) for v in (x, reconstruction))
     tiny = 1e-12  # keeps the derivative of the root finite at 0
     norm_a, norm_b, error = (jnp.sqrt((v * v).sum(1) + tiny) for v in (a, b, a - b))
     return error / norm_a, (a * b).sum(1) / (norm_a * norm_b)
