@@ -26,14 +26,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("results/*.md"))]
 PAGES.append(DOCS / "skill" / "SKILL.md")
 # From top to bottom in one folder; ```console is what takes hours or installs.
-RUN = [
-    pytest.param(page, marks=getattr(pytest.mark, lane))
-    for lane, pages in {
-        "campaign": ("clean-a-folder", "features"),
-        "nightly": ("quickstart", "from-python", "extend", "inlier-priority", "reproduce"),
-    }.items()
-    for page in pages
-]
+LONG = "quickstart clean-a-folder from-python extend inlier-priority reproduce".split()
+RUN = ["features", *(pytest.param(page, marks=pytest.mark.nightly) for page in LONG)]
 NOTEBOOK = DOCS / "digits.ipynb"
 REGISTRIES = (rules.RULES, evidence.EVIDENCE, operations.FAMILIES)
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -64,7 +64,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.campaign
 def test_commands_work_without_forks_in_a_program_that_is_only_read(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "photos").mkdir()

@@ -22,7 +22,7 @@ _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
 # (jax-ml/jax issue 38445).
 _REFUSES_KEPT = jax.__version_info__ < (0, 10, 2)
 # Of the default network's programs on two cores (results/compiled.csv), to the next half a minute.
-_COMPILE_SECONDS = {"gpu": 30, "tpu": 60}
+_COMPILE_SECONDS = {"gpu": 30, "tpu": 120}
 # What JAX's plug-ins for accelerators are called, as modules and as distributions.
 _ACCELERATORS = (
     "jax_cuda12_plugin",

@@ -237,7 +237,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not list(tmp_path.rglob("scores.csv"))
 
 
-@pytest.mark.campaign
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux limits a program's memory")
 def test_too_little_memory_is_one_sentence(photos, tmp_path):
     limited = 'ulimit -v 6000000; exec "$@"'

@@ -166,8 +166,7 @@ def commands_and_limits():
     """Each command on a full disk and in a closed folder; but for nightly, one stands for all."""
     for name in COMMANDS:
         for limit in ("disk", "folder"):
-            lane = pytest.mark.campaign if name == "rank" else pytest.mark.nightly
-            yield pytest.param(name, limit, marks=lane)
+            yield pytest.param(name, limit, marks=[pytest.mark.nightly] * (name != "rank"))
 
 
 @pytest.mark.parametrize(("name", "limit"), [*commands_and_limits()])
@@ -225,7 +224,6 @@ def test_shards_share_a_report_folder_with_each_other_alone(place, capsys):
         refused(shard, place, capsys)
 
 
-@pytest.mark.campaign
 def test_of_two_equal_commands_one_is_refused_and_the_other_ends_as_if_alone(place):
     """Both begin at once, on a bank, whose unfinished work they would share."""
     command = [sys.executable, "-c", LIMITED, "", *COMMANDS["rank a bank"][0]]

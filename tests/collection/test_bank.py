@@ -686,7 +686,6 @@ def test_folders_may_have_any_name(photos, tmp_path):
     assert len(bank.open_bank(tmp_path / "\udcfe").ids[:]) == 29
 
 
-@pytest.mark.campaign
 def test_files_are_decoded_in_processes(photos, tmp_path):
     found = write(tmp_path / "bank", photos, executor=PROCESSES())
     expected = read(finding.find_files(photos)[0])

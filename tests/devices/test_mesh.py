@@ -118,7 +118,6 @@ def one_process(mnist, tmp_path_factory):
     return saved
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize("devices", [3, 6, 8])
 def test_any_number_of_devices_does_the_same_run(one_process, devices):
     alone = run_of(one_process, 1)
@@ -126,7 +125,6 @@ def test_any_number_of_devices_does_the_same_run(one_process, devices):
     assert_same_run(run_of(one_process, devices), alone)
 
 
-@pytest.mark.campaign
 def test_two_processes_do_the_same_run_as_one(one_process, tmp_path):
     both = results(tmp_path, 2, 2, [4])
     for name, values in both[0].items():

@@ -88,7 +88,6 @@ def test_a_sweep_leaves_rows_scores_tables_and_figures(monkeypatch, capsys, tmp_
     assert {p.suffix for p in (tmp_path / "runs").iterdir()} == {".json", ".npz", ".png"}
 
 
-@pytest.mark.campaign
 def test_features_of_a_model_are_compared_with_and_without_ours(monkeypatch, capsys, tmp_path):
     with mock.patch.dict(library.METHODS), mock.patch.dict(methods.METHODS):
         encoder = model(tmp_path / "x.onnx", ["n", 3, 32, 32])

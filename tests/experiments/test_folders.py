@@ -36,7 +36,7 @@ def test_a_folder_has_what_was_planned_under_names_that_say_nothing(mnist, tmp_p
     assert [label not in (4, 0) for label in labels] == list(is_outlier.values())
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 @pytest.mark.usefixtures("kept")
 def test_a_row_judges_the_ranking(mnist, tmp_path):
     row = usage.measure(FOLDER, mnist, FAST)

@@ -63,7 +63,7 @@ def test_processes_with_different_commands_are_told(tmp_path):
         assert "different commands or images" in process.stderr
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_a_process_that_finds_no_job_says_what_to_do(run_script, tmp_path):
     job = (*SMALL, "--distributed", "--results-dir", tmp_path / "r", "--num-processes", 2)
     third = ("--coordinator", "localhost:1", "--process-id", 2)
@@ -73,7 +73,6 @@ def test_a_process_that_finds_no_job_says_what_to_do(run_script, tmp_path):
         assert said in " ".join(done.stderr.split())
 
 
-@pytest.mark.campaign
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 10, 2), reason="refuses the programs that it kept on CPUs"
 )

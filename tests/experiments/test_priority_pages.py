@@ -30,7 +30,7 @@ def test_a_summary_is_of_the_thirds_of_a_training():
     assert found["pl_auroc"] == 1 and "view_update_control_small_second" in found
 
 
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_pages_of_inlier_priority(monkeypatch, capsys, tmp_path):
     asked = (monkeypatch, capsys, command.main, "--dataset", "mnist", "--inlier-class", 4)
     asked += (

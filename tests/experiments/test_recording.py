@@ -80,8 +80,8 @@ def test_curves_are_weighted_means_over_images():
     np.testing.assert_allclose(values["view_update"], [[12, 13], [15.5, 16]])
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize("method", ["e3outlier", pytest.param("cae", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", ["e3outlier", "cae"])
 def test_event_files_tell_a_training_and_change_nothing(monkeypatch, capsys, tmp_path, method):
     command = ("--dataset", "mnist", "--source", "embedded", "--classes", 4, "--operations", "PR")
     command += ("--network", "tiny-8", "--steps", 12, "--max-images", 60)

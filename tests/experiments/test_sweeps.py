@@ -495,7 +495,6 @@ def undisturbed(cache, tmp_path_factory):
     return untimed(folder)
 
 
-@pytest.mark.campaign
 def test_two_commands_in_one_folder_share_its_runs_and_both_have_the_whole_table(
     undisturbed, tmp_path
 ):
@@ -526,10 +525,8 @@ def test_of_two_commands_the_one_that_is_left_does_what_a_killed_one_had_begun(
     assert {path.suffix for path in (folder / "runs").iterdir()} == {".json", ".npz", ".png"}
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_keeps_what_is_finished(undisturbed, tmp_path, number):
     folder = tmp_path / "interrupted"
     process = start_stubs(folder)
@@ -674,7 +671,7 @@ def test_a_cluster_that_loses_a_node_scores_to_the_same_bits(cluster, mnist, tmp
 
 
 @forks
-@pytest.mark.campaign
+@pytest.mark.nightly
 def test_scoring_takes_gpus_where_a_cluster_has_them(cluster):
     """Here a node claims one, so its task starts, and finds none."""
     assert engines.on_ray(cluster.address, "best").platform == "cpu"

@@ -1297,7 +1297,6 @@ def test_a_kill_at_each_of_many_lines_leaves_every_file_whole(children, tmp_path
     print(kill_at_every(53, children, tmp_path, place, number), "kills")
 
 
-@pytest.mark.campaign
 def test_kills_at_random_and_two_commands_at_once_leave_every_file_whole(children, tmp_path, place):
     names = [f"{folder}/{number}.png" for folder in "ab" for number in range(60)]
     report, before = killed_collection(tmp_path, place, names)
