@@ -21,7 +21,7 @@ _MOST_CPU_DEVICES = 64  # the quick protocol's batch size
 # On CPUs these versions refuse the programs that they kept, with a page of warnings for each
 # (jax-ml/jax issue 38445).
 _REFUSES_KEPT = jax.__version_info__ < (0, 10, 2)
-# Of the default network's programs on two cores (results/compiled.csv), roughly: of a v6e twice that.
+# Of the default programs on two cores (results/compiled.csv), roughly; a v6e takes twice that.
 _COMPILE_SECONDS = {"gpu": 30, "tpu": 120}
 # What JAX's plug-ins for accelerators are called, as modules and as distributions.
 _ACCELERATORS = (

@@ -222,6 +222,6 @@ def test_one_line_says_what_works_on_what(monkeypatch, tmp_path):
     # As if the first start on an accelerator were slow.
     monkeypatch.setattr(runtime, "_COMPILE_SECONDS", {"cpu": 60})
     monkeypatch.setattr(runtime, "setting", lambda name: str(tmp_path))
-    assert runtime.describe_work(*details) == f"{line}; compiling, about 120 s"
+    assert runtime.describe_work(*details) == f"{line}; compiling, about 60 s"
     (tmp_path / "a program").touch()
     assert runtime.describe_work(*details) == line
