@@ -55,6 +55,7 @@ _INSTRUCTION = re.compile(
     r'(?:.*?op_name="([^"]*)")?(?:.*?"estimated_cycles":"(\d+)")?',
     re.MULTILINE,
 )
+_UNKNOWN = str(2**63 - 1)  # instead of cycles, for what the compiler cannot tell
 # By what is in an instruction and its name; the first that fits counts.
 _KINDS = {
     "collectives": "^(all-reduce|all-gather|collective-permute|reduce-scatter)",
@@ -81,7 +82,7 @@ def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
     """The compiler's estimated cycles of a program's costliest computation, which is its step.
 
     Returns:
-      Cycles by kind of work, and how many gathers and collectives have no estimate.
+      Cycles by kind of work, and how many instructions that take some have no estimate.
     """
     computations = []
     for computation in text.split("\n\n"):
@@ -89,8 +90,9 @@ def cycles_of_step(text: str) -> tuple[collections.Counter, int]:
         for instruction, name, cycles in _INSTRUCTION.findall(computation):
             what = f"{instruction} {name}"
             kind = next(kind for kind, pattern in _KINDS.items() if re.search(pattern, what))
-            computations[-1][kind] += int(cycles or 0)
             is_slow = kind == "collectives" or instruction in ("gather", "scatter")
-            computations[-1]["unknown"] += is_slow and not cycles
+            is_unknown = cycles == _UNKNOWN or is_slow and not cycles
+            computations[-1]["unknown"] += is_unknown
+            computations[-1][kind] += 0 if is_unknown else int(cycles or 0)
     step = max(computations, key=collections.Counter.total)
     return step, step.pop("unknown", 0)
