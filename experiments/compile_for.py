@@ -65,7 +65,7 @@ def compile_all(args: argparse.Namespace) -> bool:
     cases, failed = left_to_do(plan(args), args.out), 0
     for case in cases if args.hlo else ():
         files.check_output(hlo_file(args.hlo, case), HLO_MARK)
-    long = "up to 20 seconds each for a GPU, 3 minutes for a TPU in bfloat16, else up to 30"
+    long = "up to 25 seconds each for a GPU, 3 minutes for a TPU in bfloat16, else up to 30"
     command.say(f"Plan: {len(cases)} cases, {long}")
     for (target, count), group in itertools.groupby(cases, key=lambda c: (c.target, c.devices)):
         command.say(f"{target}, {count} device(s)")
